@@ -1,0 +1,241 @@
+"""Seam 1: what carries jobs. An adapter translates to a job system's own API and decides nothing that others would too."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from msgspec.structs import replace
+
+from anyjob.clock import Clock, SystemClock
+from anyjob.envelope import JobEnvelope, JobPriority
+from anyjob.errors import EnqueueError, UnknownJobError, UnsupportedCapabilityError
+from anyjob.executor import JobExecutor
+from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
+from anyjob.store import JobFilter, JobPage, JobState, StoredJob
+from anyjob.worker import JobWorker, WorkerOptions
+
+__all__ = [
+    "BackendConfig",
+    "BulkAtomicity",
+    "Capabilities",
+    "JobBackend",
+    "JobShelf",
+    "NativeCommand",
+    "Quality",
+    "TakenJob",
+]
+
+
+class Quality(StrEnum):
+    """How well a feature is kept."""
+
+    EXACT = "exact"
+    APPROXIMATE = "approximate"
+    NONE = "none"
+
+
+class BulkAtomicity(StrEnum):
+    """What a failing `send` of many leaves behind."""
+
+    ALL_OR_NONE = "all or none"
+    BATCH = "batch"
+    """Whole batches got through; `EnqueueError` tells which jobs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What one backend instance can do, as data: the core refuses what is lacking, docs and tests are made from it.
+
+    Features: a call that needs one that is missing is refused before anything is sent.
+    """
+
+    priority: Quality = Quality.NONE
+    """Higher runs sooner among the waiting jobs of a queue."""
+    delay: Quality = Quality.NONE
+    """Never early, and within 2 s on an idle worker (exact). Back-off between tries needs it too."""
+    max_delay: timedelta | None = None
+    """Longest delay; None is no limit."""
+    bulk: BulkAtomicity = BulkAtomicity.BATCH
+    unique_ids: bool = False
+    """A second job with an id that is still there is refused with `DuplicateJobIdError`."""
+
+    # Guarantees: declared with their bound.
+    in_process: bool = False
+    """Jobs live and end with this process; no other process can see them."""
+    redelivery_bound: timedelta | None = None
+    """A job whose worker vanished runs again within this; None is no bound."""
+    exact_loss_count: bool = False
+    """`lost_count` counts exactly; otherwise it is an upper bound."""
+
+    def refuse_unsupported(self, envelope: JobEnvelope, *, delay: timedelta, retries: bool, backend: str) -> None:
+        """Raise `UnsupportedCapabilityError`, with the way out, if the job asks for what is lacking."""
+        lacking = None
+        if envelope.priority is not JobPriority.NORMAL and self.priority is Quality.NONE:
+            lacking = f"priority {envelope.priority.name}: it has no priorities. Use a queue of its own"
+        elif delay > timedelta() and self.delay is Quality.NONE:
+            lacking = "a delay: it has none. Route the job to a backend that has"
+        elif self.max_delay is not None and delay > self.max_delay:
+            lacking = f"a delay of {delay}: its longest is {self.max_delay}. Route the job to a backend without that limit"
+        elif retries and self.delay is Quality.NONE:
+            lacking = 'retries with back-off: it has no delay. Give the job retry=None, or set retry = "none"'
+        if lacking is not None:
+            raise UnsupportedCapabilityError(f"Backend {backend!r}: job {envelope.name!r} asks for {lacking}.")
+
+
+@dataclass(frozen=True, slots=True)
+class NativeCommand:
+    """The command line of a job system's own worker, set up safely.
+
+    `environment` is added to the process's: broker URLs travel there, for `ps` shows a command line to everybody.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendConfig:
+    """What the settings say about one backend; an adapter's entry point is called with it and returns the backend."""
+
+    alias: str
+    url: str = field(repr=False)
+    namespace: str = "anyjob"
+    """Prefix of every native queue and key."""
+    queues: tuple[str, ...] | None = None
+    """The logical queues there are, if the settings close the list."""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Handed to the native library as they are."""
+    enqueue_timeout: float = 5.0
+    """Seconds within which `send` has to succeed or fail."""
+    clock: Clock = field(default_factory=SystemClock)
+
+
+class JobBackend(ABC):
+    """Carries envelopes from `send` to an executor. Thread-safe and fork-safe: connects on first use per process."""
+
+    capabilities: Capabilities
+    """Of this instance: they may differ by transport and by whose application it is."""
+
+    shelf: JobShelf | None = None
+    """What waits, seen from outside; None where the system can't be looked into."""
+
+    @abstractmethod
+    def send(self, envelopes: Sequence[JobEnvelope], once: str | None = None) -> None:
+        """Hand the jobs over, and return when they were accepted; what is due later (`due_at`) waits in there.
+
+        Raises `EnqueueError` within the configured bound when the system is away, refuses or never answers, with the
+        ids accepted, rejected and in doubt. The core has checked the capabilities. `once` names a run of a move: where
+        the server can tell, a job that this run sent before is not sent again.
+        """
+
+    @abstractmethod
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand | JobWorker:
+        """Return the worker: a command of the system's own, or one of ours, not started."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """Do what an outcome asks for; the adapter then acknowledges the message. Written once, for all adapters.
+
+        Raises `EnqueueError` if that failed: leave the message unacknowledged, so that it comes again.
+        """
+        if isinstance(outcome, Completed):
+            return
+        if not isinstance(outcome, Abandoned):
+            self.send([outcome.envelope])
+        elif self.shelf is not None:
+            self.shelf.park(outcome.raw, outcome.failure)
+        else:
+            raise EnqueueError("This backend has no place to park an abandoned job.")
+
+    def close(self) -> None:
+        """Close connections. A later call opens them anew."""
+        return None
+
+
+class TakenJob(ABC):
+    """A job held off the shelf. What is neither acknowledged nor replaced goes back when the `take` ends."""
+
+    job: StoredJob
+
+    @abstractmethod
+    def acknowledge(self) -> None:
+        """Remove the job for good."""
+
+    @abstractmethod
+    def replace(self, envelope: JobEnvelope) -> None:
+        """Put `envelope` in its place, due at its `due_at`: sent first, then acknowledged."""
+
+
+class JobShelf(ABC):
+    """The jobs that wait or are parked, seen from outside. Works on raw envelopes: no job code is needed.
+
+    The last five methods are the core's, made of `take`; an adapter writes the first four.
+    """
+
+    clock: Clock
+
+    @abstractmethod
+    def count(self) -> Mapping[JobState, int]:
+        """Return how many jobs are in each state that can be told; a state that can't is missing, never 0."""
+
+    @abstractmethod
+    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        """Return a page of the chosen jobs; `cursor` comes from the page before."""
+
+    @abstractmethod
+    def take(self, chosen: JobFilter, *, limit: int) -> AbstractContextManager[Sequence[TakenJob]]:
+        """Hold up to `limit` chosen jobs that no worker runs, for the length of the context."""
+
+    @abstractmethod
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        """Keep what can't run, with why, without expiry; return the id it got."""
+
+    def find(self, job_id: str) -> StoredJob | None:
+        """Return the job of that id in any state, or None."""
+        jobs = self.scan(JobFilter(ids=frozenset({job_id})), limit=1).jobs
+        return jobs[0] if jobs else None
+
+    def cancel(self, job_id: str) -> bool:
+        """Remove a job that waits; return whether there was one (running and parked jobs are not touched)."""
+        return self._remove(job_id, JobState.WAITING, JobState.SCHEDULED)
+
+    def discard(self, job_id: str) -> bool:
+        """Remove a parked job for good; return whether there was one."""
+        return self._remove(job_id, JobState.ABANDONED)
+
+    def retry(self, job_id: str) -> bool:
+        """Send a parked job anew, due now, with its whole retry budget; return whether there was one.
+
+        Raises `UnknownJobError` when what is parked can't be read as a job by this version.
+        """
+        now = self.clock.now()
+        return self._resend(job_id, JobState.ABANDONED, try_count=0, lost_count=0, first_due_at=now, due_at=None)
+
+    def run_now(self, job_id: str) -> bool:
+        """Make a scheduled job due now; return whether there was one."""
+        return self._resend(job_id, JobState.SCHEDULED, due_at=None)
+
+    def _remove(self, job_id: str, *states: JobState) -> bool:
+        with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset(states)), limit=1) as taken:
+            for job in taken:
+                job.acknowledge()
+            return bool(taken)
+
+    def _resend(self, job_id: str, state: JobState, **changes: Any) -> bool:
+        with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset({state})), limit=1) as taken:
+            for job in taken:
+                envelope = job.job.envelope
+                if envelope is None:
+                    raise UnknownJobError(f"{job_id} can't be read as a job: {_why(job.job)}")
+                headers = {k: v for k, v in envelope.headers.items() if not k.startswith("anyjob-")}
+                job.replace(replace(envelope, headers=headers, **changes))
+            return bool(taken)
+
+
+def _why(job: StoredJob) -> str:
+    return job.failure.message if job.failure else "it is no envelope."

@@ -1,0 +1,75 @@
+"""The one place of module state: the default registry, and the manager that jobs enqueue to by default."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from anyjob import host
+from anyjob.manager import JobManager
+from anyjob.registry import JobRegistry
+
+__all__ = ["configure", "default_registry", "get_manager", "override"]
+
+default_registry = JobRegistry()
+"""Where job classes and functions register themselves unless they name another registry."""
+
+_lock = threading.RLock()
+_manager: JobManager | None = None
+_overrides: list[JobManager] = []
+
+
+def get_manager() -> JobManager:
+    """Return the manager in force: an override's, else the configured one, else one made from the settings now.
+
+    Raises `NotConfiguredError`, saying how to configure, if no settings name a backend.
+    """
+    global _manager
+    if _overrides:
+        return _overrides[-1]
+    if _manager is None:
+        with _lock:
+            if _manager is None:
+                _manager = host.load(registry=default_registry)
+    return _manager
+
+
+def configure(manager: JobManager | None = None, **settings: Any) -> JobManager:
+    """Set the default manager and return it: the given one, or one made from `settings` over environment and files.
+
+    `settings` have the keys of the schema, and `backend="memory:"` (a URL) or `backend="main"` (an alias) for short.
+    """
+    global _manager
+    made = manager or host.load(_spelt_out(settings), registry=default_registry)
+    with _lock:
+        _manager = made
+    return made
+
+
+@contextmanager
+def override(manager: JobManager | None = None, **settings: Any) -> Iterator[JobManager]:
+    """Put another manager in force, in all threads, for the length of the context: for tests.
+
+    Takes what `configure` takes. Closes a manager that it made.
+    """
+    made = manager or host.load(_spelt_out(settings), registry=default_registry)
+    with _lock:
+        _overrides.append(made)
+    try:
+        yield made
+    finally:
+        with _lock:
+            _overrides.remove(made)
+        if manager is None:
+            made.close()
+
+
+def _spelt_out(settings: dict[str, Any]) -> Mapping[str, Any]:
+    backend = settings.pop("backend", None)
+    if backend is None:
+        return settings
+    if ":" not in backend:
+        return {**settings, "default": backend}
+    return {**settings, "default": "default", "backends": {**settings.get("backends", {}), "default": backend}}

@@ -1,0 +1,288 @@
+"""Runs one job: raw envelope in, outcome out. Every backend's worker, native or ours, comes through here."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import threading
+from datetime import datetime, timedelta
+from threading import Event
+from typing import Any, Final
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from anyjob.clock import Clock, SystemClock
+from anyjob.context import JobExecutionContext, running_job
+from anyjob.envelope import MAX_ERROR_LENGTH, JobEnvelope, read_envelope, write_envelope
+from anyjob.errors import (
+    AnyjobError,
+    EnvelopeError,
+    InvalidArgsError,
+    JobDefinitionError,
+    JobLostError,
+    JobResolutionError,
+    UnknownJobError,
+)
+from anyjob.invoker import JobInvoker, JobResolver, construct
+from anyjob.log import log_event
+from anyjob.observer import JobObservers
+from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, Retry, describe_error
+from anyjob.registry import JobConfiguration, JobRegistry
+from anyjob.retry import DEFAULT_RETRY, GiveUp, RetryLater, RetryPolicy
+from anyjob.serializer import JobSerializer, JsonJobSerializer
+
+__all__ = ["DEFAULT_MAX_LOSSES", "DEFERRALS_HEADER", "JobExecutor", "worker_name"]
+
+logger = logging.getLogger("anyjob.worker")
+
+DEFAULT_MAX_LOSSES: Final = 5
+DEFERRALS_HEADER: Final = "anyjob-deferrals"
+FIRST_DEFERRAL: Final = 30
+DEFERRED_FOR: Final = 3600
+
+# What no further try can mend.
+_PERMANENT: Final = (GiveUp, InvalidArgsError, JobDefinitionError, JobResolutionError)
+
+
+class _Run(Struct, frozen=True):
+    """A job about to be called."""
+
+    envelope: JobEnvelope
+    configuration: JobConfiguration
+    args: Any
+    context: JobExecutionContext
+
+
+class JobExecutor:
+    """Executes envelopes. Thread-safe; one per process is enough.
+
+    `execute` decides everything and does nothing but run the job: the caller settles the outcome (in its store, or by
+    `JobBackend.settle`) and then acknowledges the message. A caller that dies in between leaves a job that runs again,
+    never one that is lost.
+    """
+
+    def __init__(
+        self,
+        registry: JobRegistry,
+        *,
+        clock: Clock | None = None,
+        serializer: JobSerializer | None = None,
+        resolver: JobResolver = construct,
+        observers: JobObservers | None = None,
+        retry: RetryPolicy | None = DEFAULT_RETRY,
+        max_losses: int = DEFAULT_MAX_LOSSES,
+        worker: str | None = None,
+    ) -> None:
+        self.registry = registry
+        self.clock = clock or SystemClock()
+        self.serializer = serializer or JsonJobSerializer()
+        self.worker = worker or worker_name()
+        self._invoker = JobInvoker(self.clock, resolver)
+        self._observers = observers or JobObservers()
+        self._retry = retry
+        self._max_losses = max_losses
+
+    def execute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
+        """Run the job in `raw` and return what became of it. Raises nothing of the job's own.
+
+        `redelivered`: the broker handed this very message out before, and whoever had it did not settle it; the loss
+        is counted and the job sent anew before it runs. `stop`: set while the worker stops.
+
+        Re-raises only what is meant for the process: KeyboardInterrupt and SystemExit in the main thread, and any
+        BaseException that is no Exception while stopping. The caller then gives the job back, uncharged, and passes
+        the exception on.
+        """
+        run = self._begin(raw, redelivered, stop)
+        if not isinstance(run, _Run):
+            return run
+        token = running_job.set(run.context)
+        try:
+            self._invoker.invoke(run.configuration, run.args)
+        except BaseException as error:
+            return self._failed(run, error)
+        finally:
+            running_job.reset(token)
+        return self._succeeded(run)
+
+    async def aexecute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
+        """Like `execute`, in the caller's event loop: async jobs run in this task, sync ones in a thread."""
+        run = self._begin(raw, redelivered, stop)
+        if not isinstance(run, _Run):
+            return run
+        token = running_job.set(run.context)
+        try:
+            await self._invoker.ainvoke(run.configuration, run.args)
+        except BaseException as error:
+            return self._failed(run, error)
+        finally:
+            running_job.reset(token)
+        return self._succeeded(run)
+
+    def cancel_async_jobs(self) -> None:
+        """Cancel the async jobs that run now (those of `execute`); with `stop` set they go back uncharged."""
+        self._invoker.loop.cancel_all()
+
+    def close(self) -> None:
+        """Stop the event loop of async jobs, if one was started."""
+        self._invoker.loop.close()
+
+    def _begin(self, raw: bytes, redelivered: bool, stop: Event | None) -> _Run | Outcome:
+        now = self.clock.now()
+        try:
+            envelope = read_envelope(raw)
+        except EnvelopeError as error:
+            return self._abandon(raw, None, error, now)
+        if redelivered:
+            envelope = replace(envelope, args=envelope.args.copy(), lost_count=envelope.lost_count + 1)
+        if envelope.lost_count > self._max_losses:
+            lost = JobLostError(f"its process ended {envelope.lost_count} times while it ran")
+            return self._abandon(write_envelope(envelope), envelope, lost, now)
+        if redelivered:
+            return Retry(envelope)
+        if envelope.due_at is not None and envelope.due_at > now:
+            return Deferred(envelope)
+        configuration = self.registry.find(envelope.name)
+        if configuration is None:
+            return self._defer_unknown(raw, envelope, now)
+        policy = self._retry if configuration.retry is UNSET else configuration.retry
+        context = JobExecutionContext(envelope, policy, now, stop)
+        try:
+            args = self.serializer.deserialize(envelope.args, configuration.args_type)
+        except Exception as error:
+            return self._abandon(raw, envelope, error, now)
+        if logger.isEnabledFor(logging.INFO):
+            waited = (now - (envelope.due_at or envelope.created_at)).total_seconds()
+            log_event(
+                logger,
+                logging.INFO,
+                "started",
+                envelope,
+                try_=_of(context),
+                waited=f"{waited:.3f}s",
+                worker=self.worker,
+            )
+        if self._observers:
+            self._observers.tell("started", context)
+        return _Run(envelope, configuration, args, context)
+
+    def _succeeded(self, run: _Run) -> Completed:
+        if logger.isEnabledFor(logging.INFO):
+            took = (self.clock.now() - run.context.started_at).total_seconds()
+            log_event(logger, logging.INFO, "done", run.envelope, took=f"{took:.3f}s")
+        if self._observers:
+            self._observers.tell("succeeded", run.context)
+        return _COMPLETED
+
+    def _failed(self, run: _Run, error: BaseException) -> Outcome:
+        """Decide what a failed try leads to; re-raise what was meant for the process, not for the job."""
+        if not isinstance(error, Exception) and _is_for_the_process(error, run.context):
+            log_event(logger, logging.WARNING, "interrupted", run.envelope, error=type(error).__qualname__)
+            raise error
+        context, policy, now = run.context, run.context.policy, self.clock.now()
+        next_try_at = None
+        if policy is not None and not isinstance(error, (*_PERMANENT, *policy.give_up_on)):
+            next_try_at = policy.next_try_at(
+                try_count=context.try_count,
+                started_at=context.started_at,
+                first_due_at=context.first_due_at,
+                wanted=error.wanted_at(now) if isinstance(error, RetryLater) else None,
+            )
+        envelope = replace(
+            run.envelope,
+            args=run.envelope.args.copy(),
+            try_count=context.try_count,
+            last_try_at=context.started_at,
+            last_error=describe_error(error, MAX_ERROR_LENGTH),
+            due_at=next_try_at or run.envelope.due_at,
+            headers={key: value for key, value in run.envelope.headers.items() if key != DEFERRALS_HEADER},
+        )
+        if self._observers:
+            self._observers.tell("failed", context, error, next_try_at)
+        if next_try_at is None:
+            return self._abandon(write_envelope(envelope), envelope, error, now)
+        log_event(
+            logger,
+            logging.WARNING,
+            "failed",
+            envelope,
+            try_=_of(context),
+            error=type(error).__qualname__,
+            next=next_try_at.isoformat(timespec="seconds"),
+        )
+        return Retry(envelope)
+
+    def _defer_unknown(self, raw: bytes, envelope: JobEnvelope, now: datetime) -> Outcome:
+        """Send a job of an unknown name back, for a process with newer code, uncharged; after an hour park it."""
+        count = _deferrals(envelope)
+        waited, until = _deferred_by(count), _deferred_by(count + 1)
+        if until == waited:
+            try:
+                self.registry.get(envelope.name)
+            except UnknownJobError as error:
+                return self._abandon(raw, envelope, error, now)
+        wait = timedelta(seconds=until - waited)
+        log_event(logger, logging.WARNING, "unknown", envelope, deferred=f"{wait.total_seconds():g}s", worker=self.worker)
+        return Deferred(
+            replace(
+                envelope,
+                args=envelope.args.copy(),
+                due_at=now + wait,
+                first_due_at=envelope.first_due_at + wait,  # uncharged: the retry budget moves along
+                headers={**envelope.headers, DEFERRALS_HEADER: str(count + 1)},
+            )
+        )
+
+    def _abandon(self, raw: bytes, envelope: JobEnvelope | None, error: BaseException, now: datetime) -> Abandoned:
+        tries = envelope.try_count if envelope else 0
+        outcome = Abandoned(raw, JobFailure.of(error, at=now, worker=self.worker, tries=tries), envelope)
+        # The traceback of our own refusals says nothing; that of the job's error is wanted once, here.
+        own = isinstance(error, AnyjobError)
+        log_event(
+            logger,
+            logging.ERROR,
+            "gave up",
+            envelope,
+            tries=tries,
+            error=type(error).__qualname__,
+            exc_info=None if own else error,
+        )
+        if self._observers:
+            self._observers.tell("abandoned", outcome)
+        return outcome
+
+
+_COMPLETED: Final = Completed()
+
+
+def worker_name() -> str:
+    """Return `host-pid`, the name by which this process is known in logs and failures."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _is_for_the_process(error: BaseException, context: JobExecutionContext) -> bool:
+    """Tell an order to the process from a job's own `sys.exit()`.
+
+    Signal handlers raise in the main thread only; anywhere else it was the job, and giving it back uncharged would run
+    it for ever.
+    """
+    if context.should_stop:
+        return True
+    in_main = threading.current_thread() is threading.main_thread()
+    return in_main and isinstance(error, KeyboardInterrupt | SystemExit)
+
+
+def _deferrals(envelope: JobEnvelope) -> int:
+    count = envelope.headers.get(DEFERRALS_HEADER, "0")
+    return int(count) if count.isascii() and count.isdigit() and len(count) < 4 else 0
+
+
+def _deferred_by(count: int) -> float:
+    """Return the seconds for which `count` deferrals hold a job back in all: 30, 90, 210, ..., at most an hour."""
+    return min(math.ldexp(FIRST_DEFERRAL, count) - FIRST_DEFERRAL, DEFERRED_FOR)
+
+
+def _of(context: JobExecutionContext) -> str:
+    return f"{context.try_count}/{context.max_tries}" if context.max_tries else str(context.try_count)

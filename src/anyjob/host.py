@@ -1,0 +1,113 @@
+"""The composition root: settings in, a manager with its backends out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from anyjob.backend import BackendConfig, JobBackend
+from anyjob.clock import Clock, SystemClock
+from anyjob.errors import NotConfiguredError
+from anyjob.invoker import JobResolver, construct
+from anyjob.loader import installed_schemes, load_backend
+from anyjob.manager import JobManager
+from anyjob.observer import JobObserver
+from anyjob.registry import JobRegistry
+from anyjob.serializer import JsonJobSerializer
+from anyjob.settings import Settings, load_settings
+
+__all__ = ["build", "load"]
+
+
+def load(
+    given: Mapping[str, Any] | None = None,
+    *,
+    registry: JobRegistry,
+    clock: Clock | None = None,
+    resolver: JobResolver = construct,
+    observers: Iterable[JobObserver] = (),
+) -> JobManager:
+    """Read the settings from all doors, `given` the strongest, and return the manager they describe.
+
+    Raises `NotConfiguredError` if no door names a backend, `ConfigurationError` with all faults otherwise. Backends
+    are made on first use; none connects before it is used.
+    """
+    settings = load_settings(given, schemes=installed_schemes())
+    if settings is None:
+        raise NotConfiguredError(
+            "No backend is configured, so there is nowhere to enqueue to. Set ANYJOB_BACKEND=memory: in the "
+            "environment, or write [tool.anyjob.backends.main] with url = \"memory:\" into pyproject.toml, or call "
+            "anyjob.configure(backend=\"memory:\")."
+        )
+    return build(settings, registry=registry, clock=clock, resolver=resolver, observers=observers)
+
+
+def build(
+    settings: Settings,
+    *,
+    registry: JobRegistry,
+    clock: Clock | None = None,
+    resolver: JobResolver = construct,
+    observers: Iterable[JobObserver] = (),
+) -> JobManager:
+    """Return the manager that `settings` describe."""
+    clock = clock or SystemClock()
+    configs = {
+        alias: BackendConfig(
+            alias=alias,
+            url=row.url,
+            namespace=settings.namespace,
+            queues=row.queues,
+            options=row.options,
+            enqueue_timeout=settings.enqueue_timeout,
+            clock=clock,
+        )
+        for alias, row in settings.backends.items()
+    }
+    return JobManager(
+        _Backends(configs, load_backend),
+        registry=registry,
+        default=settings.default,
+        worker_backend=settings.worker_backend,
+        routes=settings.routes,
+        queues={alias: row.queues for alias, row in settings.backends.items()},
+        clock=clock,
+        serializer=JsonJobSerializer(max_size=settings.max_args_size),
+        resolver=resolver,
+        observers=observers,
+        retry=settings.retry,
+        max_losses=settings.max_losses,
+        enqueue_only=settings.enqueue_only,
+        imports=settings.imports,
+    )
+
+
+class _Backends(Mapping[str, JobBackend]):
+    """Makes each backend when it is first asked for, so that a process pays only for those it uses."""
+
+    def __init__(self, configs: Mapping[str, BackendConfig], make: Callable[[BackendConfig], JobBackend]) -> None:
+        self._configs = configs
+        self._make = make
+        self._made: dict[str, JobBackend] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, alias: str) -> JobBackend:
+        try:
+            return self._made[alias]
+        except KeyError:
+            pass
+        config = self._configs[alias]
+        with self._lock:
+            if alias not in self._made:
+                self._made[alias] = self._make(config)
+            return self._made[alias]
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in self._configs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._configs)
+
+    def __len__(self) -> int:
+        return len(self._configs)

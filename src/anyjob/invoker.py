@@ -1,0 +1,176 @@
+"""Builds a job in its scope and calls it: the one place where application code runs, sync and async."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from typing import Any
+
+from anyjob.clock import Clock
+from anyjob.errors import JobResolutionError, JobTimeLimitError
+from anyjob.loop import JobLoop
+from anyjob.registry import JobConfiguration
+from anyjob.signature import JobFunction, describe_place
+from anyjob.timelimit import TimeLimits
+
+__all__ = ["JobInvoker", "JobResolver", "construct"]
+
+JobResolver = Callable[[type[Any]], Any]
+"""Gives the job object for a job class, one scope per run.
+
+It returns the object itself, a context manager or async context manager that yields it (the scope: left after the
+run), or an awaitable of it. `JobResolutionError` says that the job can never be built: it is abandoned at once. Any
+other exception is a failed try.
+"""
+
+
+def construct(job: type[Any]) -> Any:
+    """Build a job without arguments: the default resolver."""
+    try:
+        return job()
+    except TypeError as error:
+        try:
+            inspect.signature(job).bind()
+        except TypeError as mismatch:
+            raise JobResolutionError(
+                f"{describe_place(job)} can't be built without arguments: {mismatch}. "
+                "Give the manager a resolver that knows them."
+            ) from error
+        raise
+
+
+class JobInvoker:
+    """Calls jobs with their decoded arguments. Thread-safe."""
+
+    def __init__(self, clock: Clock, resolver: JobResolver = construct) -> None:
+        self._resolver = resolver
+        self._limits = TimeLimits(clock)
+        self.loop = JobLoop()
+
+    def invoke(self, configuration: JobConfiguration, args: Any) -> None:
+        """Run the job to its end, here if it is sync, on the loop if it is async. Raises what the job raises."""
+        if configuration.is_async:
+            self.loop.run(self.ainvoke(configuration, args))
+        elif configuration.time_limit is None:
+            self._call(configuration.job, args)
+        else:
+            with self._limits.in_this_thread(configuration.time_limit):
+                self._call(configuration.job, args)
+
+    async def ainvoke(self, configuration: JobConfiguration, args: Any) -> None:
+        """Run the job to its end, in this task if it is async, in a thread if it is sync."""
+        if not configuration.is_async:
+            import asyncio
+
+            await asyncio.to_thread(self.invoke, configuration, args)
+        elif configuration.time_limit is None:
+            await self._acall(configuration.job, args)
+        else:
+            await self._limited(self._acall(configuration.job, args), configuration.time_limit)
+
+    def _call(self, job: type[Any] | JobFunction, args: Any) -> None:
+        if isinstance(job, JobFunction):
+            job.call(args)
+            return
+        resolved = self._resolver(job)
+        if isinstance(resolved, job):
+            resolved.execute(args)
+            return
+        with self._scope(resolved) as instance:
+            instance.execute(args)
+
+    async def _acall(self, job: type[Any] | JobFunction, args: Any) -> None:
+        if isinstance(job, JobFunction):
+            await job.call(args)
+            return
+        resolved = self._resolver(job)
+        if isinstance(resolved, job):
+            await resolved.execute(args)
+        elif isinstance(resolved, AbstractAsyncContextManager):
+            async with resolved as instance:
+                await instance.execute(args)
+        elif isinstance(resolved, AbstractContextManager):
+            with resolved as instance:
+                await instance.execute(args)
+        else:
+            instance = await resolved if isinstance(resolved, Awaitable) else resolved
+            await instance.execute(args)
+
+    @contextmanager
+    def _scope(self, resolved: Any) -> Iterator[Any]:
+        """Enter a scope for a sync job. An async scope is entered and left on the loop, in one task."""
+        if isinstance(resolved, AbstractContextManager):
+            with resolved as instance:
+                yield instance
+        elif isinstance(resolved, AbstractAsyncContextManager):
+            with _OnLoop(self.loop, resolved) as instance:
+                yield instance
+        elif isinstance(resolved, Awaitable):
+            yield self.loop.run(_wait_for(resolved))
+        else:
+            yield resolved
+
+    async def _limited(self, call: Awaitable[None], seconds: float) -> None:
+        import asyncio
+
+        task = asyncio.ensure_future(call)
+        loop = asyncio.get_running_loop()
+        expired = []
+
+        def expire() -> None:
+            expired.append(True)
+            loop.call_soon_threadsafe(task.cancel)
+
+        with self._limits.watch(seconds, expire):
+            try:
+                await task
+            except asyncio.CancelledError:
+                task.cancel()  # ours were cancelled: the job must not go on alone
+                if expired:
+                    raise JobTimeLimitError(f"ran longer than {seconds:g} s") from None
+                raise
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+class _OnLoop(AbstractContextManager[Any]):
+    """An async scope around a sync job. One task on the loop enters it, waits, and leaves it (cancel scopes insist)."""
+
+    def __init__(self, loop: JobLoop, scope: AbstractAsyncContextManager[Any]) -> None:
+        self._loop = loop
+        self._scope = scope
+        self._entered: Future[Any] = Future()
+        self._left: Future[BaseException | None] = Future()
+
+    async def _hold(self) -> None:
+        import asyncio
+
+        async with self._scope as instance:
+            self._entered.set_result(instance)
+            failure = await asyncio.wrap_future(self._left)
+            if failure is not None:
+                raise failure
+
+    def __enter__(self) -> Any:
+        self._held = self._loop.submit(self._hold())
+        self._held.add_done_callback(self._fail_to_enter)
+        return self._entered.result()
+
+    def _fail_to_enter(self, held: Future[None]) -> None:
+        if not self._entered.done():
+            error = CancelledError() if held.cancelled() else held.exception()
+            self._entered.set_exception(error or JobResolutionError("the scope was left before it was entered"))
+
+    def __exit__(self, _type: Any, failure: BaseException | None, _traceback: Any) -> bool:
+        self._left.set_result(failure)
+        try:
+            self._held.result()
+        except BaseException as error:
+            if error is failure:
+                return False
+            raise
+        return failure is not None  # the scope swallowed it

@@ -1,0 +1,179 @@
+"""What an application writes: jobs as classes or functions, which register themselves and enqueue by themselves."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, Unpack, overload
+
+from msgspec import UNSET, UnsetType
+
+from anyjob.current import default_registry, get_manager
+from anyjob.envelope import JobEnvelope, JobPriority
+from anyjob.errors import JobDefinitionError
+from anyjob.options import EnqueueOptions
+from anyjob.registry import JobConfiguration, JobRegistry, args_type_of, seconds_or_none
+from anyjob.retry import RetryPolicy
+from anyjob.signature import JobFunction, describe_place
+
+__all__ = ["AsyncBackgroundJob", "BackgroundJob", "FunctionJob", "background_job"]
+
+TArgs = TypeVar("TArgs")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Job(ABC, Generic[TArgs]):
+    """What the sync and the async base have in common. Concrete subclasses register themselves."""
+
+    queue: ClassVar[str] = "default"
+    priority: ClassVar[JobPriority] = JobPriority.NORMAL
+    retry: ClassVar[RetryPolicy | UnsetType | None] = UNSET
+    """Unset is the settings' policy; None is a single try."""
+    time_limit: ClassVar[timedelta | float | None] = None
+    """Seconds, or a timedelta; longer runs end with `JobTimeLimitError`, a failed try."""
+
+    def __init_subclass__(cls, *, registry: JobRegistry | None = default_registry, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if registry is None or cls.__module__ == __name__ or any(_is_abstract(cls, name) for name in dir(cls)):
+            return
+        args_type = args_type_of(cls, _Job)
+        if isinstance(args_type, TypeVar):
+            return
+        if isinstance(args_type, str) or args_type is Any or getattr(args_type, "__forward_arg__", None):
+            raise JobDefinitionError(
+                f"{describe_place(cls)}: say what the job takes, by a class that is defined above it: "
+                f"class {cls.__name__}(BackgroundJob[Email])."
+            )
+        registry.register(JobConfiguration.of_class(cls, args_type))
+
+    @classmethod
+    def enqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> str:
+        """Enqueue a run of this job with the manager in force; see `JobManager.enqueue`."""
+        manager = get_manager()
+        return manager.send(manager.prepare(args, job=cls, **options))
+
+    @classmethod
+    async def aenqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> str:
+        """Like `enqueue`, without blocking the event loop."""
+        manager = get_manager()
+        return await manager.asend(manager.prepare(args, job=cls, **options))
+
+    @classmethod
+    def prepare(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> JobEnvelope:
+        """Return the envelope of a run, for `JobManager.enqueue_many`."""
+        return get_manager().prepare(args, job=cls, **options)
+
+
+class BackgroundJob(_Job[TArgs]):
+    """A job with typed arguments: subclass it, name the args class, write `execute`."""
+
+    @abstractmethod
+    def execute(self, args: TArgs) -> None:
+        """Do the work. Returning is success; raising is a failed try."""
+
+
+class AsyncBackgroundJob(_Job[TArgs]):
+    """An async job with typed arguments; it runs on the one event loop that a worker process has for its jobs."""
+
+    @abstractmethod
+    async def execute(self, args: TArgs) -> None:
+        """Do the work. Returning is success; raising is a failed try."""
+
+
+def _is_abstract(cls: type[Any], name: str) -> bool:
+    return bool(getattr(getattr(cls, name, None), "__isabstractmethod__", False))
+
+
+class FunctionJob(Generic[P, R]):
+    """A function that can be enqueued. Calling it stays a plain call."""
+
+    def __init__(self, function: Callable[P, R], job: JobFunction) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._job = job
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._function(*args, **kwargs)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Enqueue a run with these arguments, with the manager in force; see `JobManager.enqueue`."""
+        return self.using().enqueue(*args, **kwargs)
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Like `enqueue`, without blocking the event loop."""
+        return await self.using().aenqueue(*args, **kwargs)
+
+    def prepare(self, *args: P.args, **kwargs: P.kwargs) -> JobEnvelope:
+        """Return the envelope of a run, for `JobManager.enqueue_many`."""
+        return self.using().prepare(*args, **kwargs)
+
+    def using(self, **options: Unpack[EnqueueOptions]) -> _Using[P]:
+        """Return the job with options for one run: `report.using(delay=60).enqueue(7)`."""
+        return _Using(self._job, options)
+
+
+class _Using(Generic[P]):
+    def __init__(self, job: JobFunction, options: EnqueueOptions) -> None:
+        self._job = job
+        self._options = options
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        return get_manager().send(self.prepare(*args, **kwargs))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        return await get_manager().asend(self.prepare(*args, **kwargs))
+
+    def prepare(self, *args: P.args, **kwargs: P.kwargs) -> JobEnvelope:
+        return get_manager().prepare(self._job.bind(args, kwargs), job=self._job, **self._options)
+
+
+@overload
+def background_job(name: Callable[P, R], /) -> FunctionJob[P, R]: ...
+@overload
+def background_job(
+    name: str | None = None,
+    *,
+    aliases: Iterable[str] = (),
+    queue: str = "default",
+    priority: JobPriority = JobPriority.NORMAL,
+    retry: RetryPolicy | UnsetType | None = UNSET,
+    time_limit: timedelta | float | None = None,
+    registry: JobRegistry | None = default_registry,
+) -> Callable[[Callable[P, R]], FunctionJob[P, R]]: ...
+def background_job(
+    name: Callable[P, R] | str | None = None,
+    *,
+    aliases: Iterable[str] = (),
+    queue: str = "default",
+    priority: JobPriority = JobPriority.NORMAL,
+    retry: RetryPolicy | UnsetType | None = UNSET,
+    time_limit: timedelta | float | None = None,
+    registry: JobRegistry | None = default_registry,
+) -> FunctionJob[P, R] | Callable[[Callable[P, R]], FunctionJob[P, R]]:
+    """Make a module-level function, sync or async, a job under a stable `name` (default: `module.qualname`).
+
+    Its annotated parameters are its arguments, checked when it is enqueued; `*args`, `**kwargs` and positional-only
+    ones are refused. `aliases` are names it had before; `time_limit` is in seconds or a timedelta.
+    """
+
+    def decorate(function: Callable[P, R]) -> FunctionJob[P, R]:
+        job = JobFunction(function)
+        if registry is not None:
+            registry.register(
+                JobConfiguration(
+                    name=name if isinstance(name, str) else f"{function.__module__}.{function.__qualname__}",
+                    aliases=tuple(aliases),
+                    job=job,
+                    queue=queue,
+                    priority=priority,
+                    retry=retry,
+                    time_limit=seconds_or_none(time_limit),
+                    is_async=job.is_async,
+                )
+            )
+        return FunctionJob(function, job)
+
+    return decorate(name) if callable(name) else decorate

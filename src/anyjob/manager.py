@@ -1,0 +1,371 @@
+"""The door in: checks everything about a job once, for every backend, and hands it to the one that is to carry it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from msgspec import Raw, Struct
+
+from anyjob.backend import JobBackend, JobShelf, NativeCommand
+from anyjob.clock import Clock, SystemClock
+from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, new_job_id
+from anyjob.errors import (
+    ConfigurationError,
+    EnqueueError,
+    InvalidArgsError,
+    InvalidOptionError,
+    JobDefinitionError,
+    UnsupportedCapabilityError,
+    did_you_mean,
+)
+from anyjob.executor import DEFAULT_MAX_LOSSES, JobExecutor
+from anyjob.invoker import JobResolver, construct
+from anyjob.log import log_event
+from anyjob.observer import JobObserver, JobObservers
+from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
+from anyjob.registry import JobConfiguration, JobRegistry
+from anyjob.retry import DEFAULT_RETRY, RetryPolicy
+from anyjob.serializer import JobSerializer, JsonJobSerializer
+from anyjob.worker import JobWorker, WorkerOptions
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["JobManager", "JobRoute"]
+
+logger = logging.getLogger("anyjob.enqueue")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class JobRoute(Struct, frozen=True, kw_only=True):
+    """Sends the jobs whose name fits the pattern `job`, or those of `queue`, to the backend of that alias."""
+
+    backend: str
+    job: str | None = None
+    queue: str | None = None
+
+    def fits(self, name: str, queue: str) -> bool:
+        return fnmatchcase(name, self.job) if self.job is not None else queue == self.queue
+
+
+class JobManager:
+    """Enqueues jobs. Thread-safe; `aenqueue` and its kin never block the event loop.
+
+    `backends` is one backend or several by alias; `routes` choose among them, first match first, else `default` takes
+    the job. `queues` closes the list of logical queues of an alias. `imports` are the modules that define jobs; they
+    are imported when a worker is made or an unknown name is asked for. With `enqueue_only`, no worker starts here.
+    """
+
+    def __init__(
+        self,
+        backends: JobBackend | Mapping[str, JobBackend],
+        *,
+        registry: JobRegistry,
+        default: str | None = None,
+        worker_backend: str | None = None,
+        routes: Sequence[JobRoute] = (),
+        queues: Mapping[str, Sequence[str] | None] | None = None,
+        clock: Clock | None = None,
+        serializer: JobSerializer | None = None,
+        resolver: JobResolver = construct,
+        observers: Iterable[JobObserver] = (),
+        retry: RetryPolicy | None = DEFAULT_RETRY,
+        max_losses: int = DEFAULT_MAX_LOSSES,
+        enqueue_only: bool = False,
+        imports: Iterable[str] = (),
+    ) -> None:
+        self.backends = {"default": backends} if isinstance(backends, JobBackend) else backends
+        self.default = default or next(iter(self.backends))
+        self.worker_backend = worker_backend or self.default
+        self.registry = registry
+        self.enqueue_only = enqueue_only
+        self._imports = tuple(imports)
+        self._routes = tuple(routes)
+        self._queues = dict(queues or {})
+        for alias in (self.default, self.worker_backend, *(route.backend for route in self._routes)):
+            self._refuse_unknown_alias(alias)
+        self._clock = clock or SystemClock()
+        self._serializer = serializer or JsonJobSerializer()
+        self._observers = JobObservers(observers)
+        self._retries = retry is not None and retry.max_tries != 1
+        self._senders: dict[tuple[int, str], ThreadPoolExecutor] = {}
+        self._senders_lock = threading.Lock()
+        self.executor = JobExecutor(
+            registry,
+            clock=self._clock,
+            serializer=self._serializer,
+            resolver=resolver,
+            observers=self._observers,
+            retry=retry,
+            max_losses=max_losses,
+        )
+
+    # Enqueue
+
+    def enqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> str:
+        """Enqueue the job that takes `type(args)`; return its id once the backend accepted it.
+
+        Raises `UnknownJobError`, `InvalidArgsError`, `InvalidOptionError`, `UnsupportedCapabilityError`, before
+        anything is sent, and `EnqueueError` when the backend did not take it.
+        """
+        return self._send(self._prepare(self.registry.get_for(args), args, options))
+
+    async def aenqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> str:
+        """Like `enqueue`. If it is cancelled, the job may have been enqueued all the same."""
+        return await self.asend(self._prepare(self.registry.get_for(args), args, options))
+
+    def enqueue_by_name(self, name: str, payload: object, **options: Unpack[EnqueueOptions]) -> str:
+        """Enqueue the job of that name with plain JSON data: checked against its args type if it has one (an unknown
+        field is refused), handed to its handler as it is if the job is dynamic. Raises as `enqueue` does.
+        """
+        return self._send(self._prepare(self._named(name), payload, options))
+
+    async def aenqueue_by_name(self, name: str, payload: object, **options: Unpack[EnqueueOptions]) -> str:
+        """Like `enqueue_by_name`."""
+        return await self.asend(self._prepare(self._named(name), payload, options))
+
+    def enqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[str]:
+        """Enqueue several jobs, of any kinds, in few round trips; return their ids in order.
+
+        Items are args objects, which take the `options`, or envelopes from `prepare`, which have theirs. Everything is
+        checked before anything is sent. An `EnqueueError` tells which jobs got through.
+        """
+        return self._send_many(self._prepare_many(items, options))
+
+    async def aenqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[str]:
+        """Like `enqueue_many`."""
+        envelopes = self._prepare_many(items, options)
+        return await self._in_thread(self._alias_of(envelopes[0]) if envelopes else "", self._send_many, envelopes)
+
+    def prepare(self, args: object, *, job: object = None, **options: Unpack[EnqueueOptions]) -> JobEnvelope:
+        """Check everything and return the envelope that `enqueue` would send. `job` names the job where the type of
+        `args` does not.
+        """
+        configuration = self.registry.get_for(args) if job is None else self.registry.get_for_job(job)
+        if job is not None:
+            _refuse_other_args(configuration, args)
+        return self._prepare(configuration, args, options)
+
+    def send(self, envelope: JobEnvelope) -> str:
+        """Send a prepared envelope; return its id."""
+        return self._send(envelope)
+
+    async def asend(self, envelope: JobEnvelope) -> str:
+        """Like `send`."""
+        return await self._in_thread(self._alias_of(envelope), self._send, envelope)
+
+    # Look and work
+
+    def backend(self, alias: str | None = None) -> JobBackend:
+        """Return the backend of that alias, or the default one."""
+        alias = alias or self.default
+        self._refuse_unknown_alias(alias)
+        return self.backends[alias]
+
+    def shelf(self, alias: str | None = None) -> JobShelf:
+        """Return what waits or is parked in a backend; raise `UnsupportedCapabilityError` if it can't be looked into."""
+        shelf = self.backend(alias).shelf
+        if shelf is None:
+            raise UnsupportedCapabilityError(f"Backend {alias or self.default!r} can't be looked into.")
+        return shelf
+
+    def worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
+        """Return a worker for this process, not started. Raises `ConfigurationError` if the backend has its own."""
+        self.import_jobs()
+        alias = alias or self.worker_backend
+        worker = self.backend(alias).worker(self.executor, options or WorkerOptions())
+        if isinstance(worker, NativeCommand):
+            raise ConfigurationError(f"Backend {alias!r} has a worker of its own: run `anyjob worker --backend {alias}`.")
+        return worker
+
+    def start_worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
+        """Start a worker in threads of this process and return it; `stop` it, or use it in a `with`.
+
+        Raises `JobDefinitionError` if some registered job can't travel. With `enqueue_only`, the worker is returned
+        without being started, and a log line says so.
+        """
+        worker = self.worker(alias, options)
+        self.registry.check(self._serializer)
+        if self.enqueue_only:
+            logger.warning("enqueue_only is set: no worker was started")
+            return worker
+        return worker.start()
+
+    def drain(self, alias: str | None = None) -> int:
+        """Run in this thread all jobs that are due; return how many ran. For tests and bursts."""
+        return self.worker(alias).drain()
+
+    def import_jobs(self) -> None:
+        """Import the modules of `imports`, so that the jobs in them are known; raise `ConfigurationError` if one is not
+        there."""
+        for module in self._imports:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                    raise  # something that the module imports: its own affair
+                raise ConfigurationError(f"imports: there is no module {module!r}.") from error
+
+    def close(self) -> None:
+        """Close the backends' connections and the threads of `aenqueue`. What is used later opens anew."""
+        with self._senders_lock:
+            senders, self._senders = self._senders, {}
+        for (pid, _), sender in senders.items():
+            if pid == os.getpid():
+                sender.shutdown()
+        for backend in self.backends.values():
+            backend.close()
+        self.executor.close()
+
+    # Inside
+
+    def _named(self, name: str) -> JobConfiguration:
+        if self.registry.find(name) is None:
+            self.import_jobs()
+        return self.registry.get(name)
+
+    def _prepare(self, configuration: JobConfiguration, args: object, options: EnqueueOptions) -> JobEnvelope:
+        data = self._serializer.serialize(args, configuration.args_type)
+        now = self._clock.now()
+        if not options:
+            return JobEnvelope(
+                ENVELOPE_VERSION,
+                new_job_id(now),
+                configuration.name,
+                Raw(data),
+                configuration.queue,
+                configuration.priority,
+                now,
+                now,
+            )
+        refuse_bad_options(options)
+        due = due_at(options, now)
+        return JobEnvelope(
+            v=ENVELOPE_VERSION,
+            id=options.get("job_id") or new_job_id(now),
+            name=configuration.name,
+            args=Raw(data),
+            queue=options.get("queue", configuration.queue),
+            priority=options.get("priority", configuration.priority),
+            created_at=now,
+            first_due_at=due or now,
+            due_at=due,
+            headers=dict(options.get("headers", {})),
+        )
+
+    def _prepare_many(self, items: Iterable[object], options: EnqueueOptions) -> list[JobEnvelope]:
+        if "job_id" in options:
+            raise InvalidOptionError("enqueue_many(job_id=...): several jobs can't share an id; give each by prepare().")
+        return [
+            item if isinstance(item, JobEnvelope) else self._prepare(self.registry.get_for(item), item, options)
+            for item in items
+        ]
+
+    def _send(self, envelope: JobEnvelope) -> str:
+        alias = self._alias_of(envelope)
+        backend = self.backends[alias]
+        self._refuse_unsupported(envelope, alias, backend)
+        backend.send((envelope,))
+        self._report(envelope, alias)
+        return envelope.id
+
+    def _send_many(self, envelopes: Sequence[JobEnvelope]) -> list[str]:
+        groups: dict[str, list[JobEnvelope]] = {}
+        for envelope in envelopes:
+            alias = self._alias_of(envelope)
+            self._refuse_unsupported(envelope, alias, self.backends[alias])
+            groups.setdefault(alias, []).append(envelope)
+        sent: list[str] = []
+        for alias, group in groups.items():
+            try:
+                self.backends[alias].send(group)
+            except EnqueueError as error:
+                if len(groups) == 1:
+                    raise
+                told = {*sent, *error.accepted, *error.rejected, *error.in_doubt}
+                raise EnqueueError(
+                    f"Backend {alias!r}: {error}",
+                    accepted=[*sent, *error.accepted],
+                    rejected=[*error.rejected, *(each.id for each in envelopes if each.id not in told)],
+                    in_doubt=error.in_doubt,
+                ) from error
+            sent.extend(envelope.id for envelope in group)
+            for envelope in group:
+                self._report(envelope, alias)
+        return [envelope.id for envelope in envelopes]
+
+    def _alias_of(self, envelope: JobEnvelope) -> str:
+        for route in self._routes:
+            if route.fits(envelope.name, envelope.queue):
+                return route.backend
+        return self.default
+
+    def _refuse_unsupported(self, envelope: JobEnvelope, alias: str, backend: JobBackend) -> None:
+        queues = self._queues.get(alias)
+        if queues is not None and envelope.queue not in queues:
+            raise InvalidOptionError(
+                f"Backend {alias!r} has no queue {envelope.queue!r}.{did_you_mean(envelope.queue, queues)} "
+                f"Its queues are closed to: {', '.join(queues)}."
+            )
+        can = backend.capabilities
+        if not can.in_process and envelope.name.startswith("__main__."):
+            raise JobDefinitionError(
+                f"{envelope.name} has no name that a worker would know it by, for __main__ is another module there. "
+                'Give it one: @job_name("mail.send") or @background_job("mail.send").'
+            )
+        configuration = self.registry.find(envelope.name)
+        own = configuration.retry if configuration is not None else None
+        retries = own.max_tries != 1 if isinstance(own, RetryPolicy) else own is not None and self._retries
+        delay = timedelta() if envelope.due_at is None else envelope.due_at - self._clock.now()
+        can.refuse_unsupported(envelope, delay=delay, retries=retries, backend=alias)
+
+    def _report(self, envelope: JobEnvelope, alias: str) -> None:
+        if logger.isEnabledFor(logging.INFO):
+            facts: dict[str, Any] = {
+                "backend": alias,
+                "queue": envelope.queue,
+                "priority": envelope.priority.name.lower(),
+            }
+            if envelope.due_at is not None:
+                facts["run_at"] = envelope.due_at.isoformat(timespec="seconds")
+            log_event(logger, logging.INFO, "enqueued", envelope, **facts)
+        if self._observers:
+            self._observers.tell("enqueued", envelope)
+
+    async def _in_thread(self, alias: str, call: Callable[[T], R], argument: T) -> R:
+        """Run a blocking call in the one thread that belongs to a backend: its connection, in its order."""
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
+        key = (os.getpid(), alias)
+        with self._senders_lock:
+            if key not in self._senders:
+                self._senders[key] = ThreadPoolExecutor(1, thread_name_prefix=f"anyjob-send-{alias}")
+            sender = self._senders[key]
+        return await asyncio.get_running_loop().run_in_executor(sender, call, argument)
+
+    def _refuse_unknown_alias(self, alias: str) -> None:
+        if alias not in self.backends:
+            raise ConfigurationError(
+                f"No backend is called {alias!r}.{did_you_mean(alias, self.backends)} "
+                f"Defined: {', '.join(self.backends)}."
+            )
+
+
+def _refuse_other_args(configuration: JobConfiguration, args: object) -> None:
+    """Raise unless `args` are what the job named by the caller takes: exactly its type, or plain data for a TypedDict."""
+    wanted = configuration.args_type
+    if isinstance(wanted, type) and type(args) is not wanted and not isinstance(args, dict):
+        raise InvalidArgsError(
+            f"{configuration.name} takes {wanted.__qualname__}, not {type(args).__qualname__}. "
+            "A subclass won't do: its own fields would be lost."
+        )

@@ -1,0 +1,290 @@
+"""The built-in store: jobs in this process's memory, for tests and for work that may end with the process."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from anyjob.clock import Clock, SystemClock
+from anyjob.envelope import JobEnvelope, JobPriority, new_job_id, read_envelope, write_envelope
+from anyjob.errors import DuplicateJobIdError
+from anyjob.outcome import Abandoned, Deferred, JobFailure, Outcome, Retry
+from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob, StoredJob
+
+__all__ = ["InMemoryJobStore"]
+
+
+class _Row(Struct, order=True, gc=False):
+    """A job. Rows compare by `due`, then `seq`, which is unique: within its lane, the order in which they run.
+
+    No field can form a cycle, hence gc=False: a million waiting jobs cost the collector nothing. What few jobs have
+    (a lease, a failure) is kept beside the rows.
+    """
+
+    due: float
+    seq: int
+    id: str
+    queue: str
+    priority: int
+    raw: bytes
+
+
+class _Lease(Struct, frozen=True):
+    """A row out of its lane: run by a worker, or held by whoever took it."""
+
+    row: _Row
+    token: int
+    worker: str
+    until: datetime
+    running: bool
+
+
+class _Lane:
+    """The free jobs of one queue and one priority: those due when they came, and those that came for later.
+
+    Two heaps, so that a million scheduled jobs don't deepen the one that immediate jobs go through. What is taken out
+    of the middle stays in its heap, no longer the row that `rows` holds, until it surfaces or is the greater part.
+    """
+
+    def __init__(self, rows: dict[str, _Row]) -> None:
+        self._rows = rows
+        self._ready: list[_Row] = []
+        self._scheduled: list[_Row] = []
+        self._stale = 0
+
+    def push(self, row: _Row, now: float) -> None:
+        heapq.heappush(self._scheduled if row.due > now else self._ready, row)
+
+    def first(self) -> _Row | None:
+        """Return the row that is due first, whether it is due yet or not."""
+        if self._stale:
+            self._drop_stale_heads()
+        if self._ready and self._scheduled:
+            return min(self._ready[0], self._scheduled[0])
+        return (self._ready or self._scheduled or _NOTHING)[0]
+
+    def pop(self, row: _Row) -> None:
+        """Remove what `first` returned."""
+        heapq.heappop(self._ready if self._ready and self._ready[0] is row else self._scheduled)
+
+    def leave_stale(self) -> None:
+        """Note that a row in here was replaced in `rows`."""
+        self._stale += 1
+        if self._stale > 100 and self._stale * 2 > len(self._ready) + len(self._scheduled):
+            for heap in (self._ready, self._scheduled):
+                heap[:] = [row for row in heap if self._rows.get(row.id) is row]
+                heapq.heapify(heap)
+            self._stale = 0
+
+    def _drop_stale_heads(self) -> None:
+        for heap in (self._ready, self._scheduled):
+            while heap and self._rows.get(heap[0].id) is not heap[0]:
+                heapq.heappop(heap)
+                self._stale -= 1
+
+
+_NOTHING: Final = (None,)
+
+
+class InMemoryJobStore(JobStore):
+    """Keeps jobs in memory, as the bytes that any other backend would carry; they end with the process."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._sequence = itertools.count(1)
+        self._tokens = itertools.count(1)
+        self._rows: dict[str, _Row] = {}
+        self._leases: dict[str, _Lease] = {}
+        self._failures: dict[str, JobFailure] = {}
+        self._lanes: dict[int, dict[str, _Lane]] = {level: {} for level in sorted(JobPriority, reverse=True)}
+
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        now = self.clock.now().timestamp()
+        with self._lock:
+            repeated = [each.id for each in envelopes if each.id in self._rows]
+            if repeated or (len(envelopes) > 1 and len({each.id for each in envelopes}) < len(envelopes)):
+                raise DuplicateJobIdError(
+                    f"Already enqueued: {', '.join(repeated) or 'an id that occurs twice'}. Nothing was sent.",
+                    rejected=[each.id for each in envelopes],
+                )
+            for envelope in envelopes:
+                self._add(envelope, now)
+
+    def claim(
+        self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str
+    ) -> Sequence[JobClaim]:
+        now = self.clock.now()
+        until, due_by = now + lease, now.timestamp()
+        claims: list[JobClaim] = []
+        with self._lock:
+            for level in self._lanes.values():
+                while level and len(claims) < limit:
+                    row, lane = _first(level, queues)
+                    if row is None or lane is None or row.due > due_by:
+                        break
+                    lane.pop(row)
+                    claims.append(self._lease(row, worker, until, running=True))
+        return claims
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        with self._lock:
+            row = self._held(claim)
+            if row is None:
+                return False
+            if isinstance(outcome, Retry | Deferred):
+                self._refuse_taken_id(outcome.envelope.id, row)
+            del self._leases[row.id], self._rows[row.id]
+            self._failures.pop(row.id, None)
+            if isinstance(outcome, Retry | Deferred):
+                self._add(outcome.envelope, self.clock.now().timestamp())
+            elif isinstance(outcome, Abandoned):
+                self._rows[row.id], self._failures[row.id] = row, outcome.failure
+                row.raw = outcome.raw
+            return True
+
+    def release(self, claims: Sequence[JobClaim]) -> None:
+        with self._lock:
+            for claim in claims:
+                row = self._held(claim)
+                if row is not None:
+                    self._put_back(row)
+
+    def renew(self, claims: Sequence[JobClaim], lease: timedelta) -> Sequence[JobClaim]:
+        until = self.clock.now() + lease
+        lost = []
+        with self._lock:
+            for claim in claims:
+                if self._held(claim) is None:
+                    lost.append(claim)
+                else:
+                    self._leases[claim.id] = replace(self._leases[claim.id], until=until)
+        return lost
+
+    def recover(self) -> Sequence[LostJob]:
+        now = self.clock.now()
+        lost = []
+        with self._lock:
+            for held in [held for held in self._leases.values() if held.until <= now]:
+                row = held.row
+                if held.running:
+                    lost.append(LostJob(row.id, held.worker, held.until))
+                    envelope = read_envelope(row.raw)
+                    row.raw = write_envelope(replace(envelope, lost_count=envelope.lost_count + 1))
+                self._put_back(row)
+        return lost
+
+    def next_due_at(self, queues: Sequence[str] | None) -> datetime | None:
+        with self._lock:
+            firsts = [row for level in self._lanes.values() if (row := _first(level, queues)[0]) is not None]
+        return datetime.fromtimestamp(min(firsts).due, UTC) if firsts else None
+
+    def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
+        until = self.clock.now() + lease
+        claims: list[JobClaim] = []
+        with self._lock:
+            free = (row for row in self._chosen(chosen) if row.id not in self._leases)
+            for row in list(itertools.islice(free, limit)):
+                if row.id not in self._failures:  # it is in a lane: what goes on from here is another row
+                    self._rows[row.id] = held = replace(row)
+                    self._lanes[row.priority][row.queue].leave_stale()
+                    row = held
+                claims.append(self._lease(row, worker, until, running=False))
+        return claims
+
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        now = self.clock.now()
+        row = _Row(now.timestamp(), next(self._sequence), new_job_id(now), "", 0, raw)
+        with self._lock:
+            self._rows[row.id], self._failures[row.id] = row, failure
+        return row.id
+
+    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        after, now = int(cursor or 0), self.clock.now().timestamp()
+        with self._lock:
+            found = [row for row in self._chosen(chosen) if row.seq > after]
+            page = heapq.nsmallest(limit, found, key=attrgetter("seq"))
+            jobs = [self._show(row, now) for row in page]
+        return JobPage(jobs, str(page[-1].seq) if len(found) > len(page) else None)
+
+    def count(self) -> Mapping[JobState, int]:
+        now = self.clock.now().timestamp()
+        counts = dict.fromkeys(JobState, 0)
+        with self._lock:
+            for row in self._rows.values():
+                counts[self._state(row, now)] += 1
+        return counts
+
+    def _add(self, envelope: JobEnvelope, now: float) -> None:
+        due = now if envelope.due_at is None else envelope.due_at.timestamp()
+        raw = bytes(memoryview(write_envelope(envelope)))  # a copy that fits: the encoder's has slack, 100 B a job
+        row = _Row(due, next(self._sequence), envelope.id, envelope.queue, envelope.priority, raw)
+        self._rows[row.id] = row
+        self._lane(row).push(row, now)
+
+    def _refuse_taken_id(self, job_id: str, row: _Row) -> None:
+        """Raise when what was parked under an id of its own turns out to be a job that is here already."""
+        if job_id != row.id and job_id in self._rows:
+            raise DuplicateJobIdError(f"{row.id} holds job {job_id}, which is in the store already.", rejected=[job_id])
+
+    def _lane(self, row: _Row) -> _Lane:
+        level = self._lanes[row.priority]
+        try:
+            return level[row.queue]
+        except KeyError:
+            lane = level[row.queue] = _Lane(self._rows)
+            return lane
+
+    def _lease(self, row: _Row, worker: str, until: datetime, *, running: bool) -> JobClaim:
+        token = next(self._tokens)
+        self._leases[row.id] = _Lease(row, token, worker, until, running)
+        return JobClaim(row.id, row.raw, token)
+
+    def _held(self, claim: JobClaim) -> _Row | None:
+        """Return the row that the claim holds, if it does."""
+        held = self._leases.get(claim.id)
+        return held.row if held is not None and held.token == claim.token else None
+
+    def _put_back(self, row: _Row) -> None:
+        del self._leases[row.id]
+        if row.id not in self._failures:
+            self._lane(row).push(row, self.clock.now().timestamp())
+
+    def _chosen(self, chosen: JobFilter) -> Iterator[_Row]:
+        rows: Iterable[_Row] = self._rows.values()
+        if chosen.ids is not None:
+            rows = [self._rows[job_id] for job_id in chosen.ids if job_id in self._rows]
+        now = self.clock.now().timestamp()
+        return (row for row in rows if chosen.matches(self._show(row, now)))
+
+    def _show(self, row: _Row, now: float) -> StoredJob:
+        held = self._leases.get(row.id)
+        state = self._state(row, now)
+        return StoredJob(row.id, state, row.raw, self._failures.get(row.id), held.worker if held else None)
+
+    def _state(self, row: _Row, now: float) -> JobState:
+        if row.id in self._failures:
+            return JobState.ABANDONED
+        held = self._leases.get(row.id)
+        if held is not None and held.running:
+            return JobState.RUNNING
+        return JobState.SCHEDULED if row.due > now else JobState.WAITING
+
+
+def _first(level: Mapping[str, _Lane], queues: Sequence[str] | None) -> tuple[_Row | None, _Lane | None]:
+    """Return the row of a level that is due first, and its lane."""
+    first, lane = None, None
+    for queue in level if queues is None else queues:
+        candidate = level.get(queue)
+        row = candidate.first() if candidate is not None else None
+        if row is not None and (first is None or row < first):
+            first, lane = row, candidate
+    return first, lane

@@ -1,0 +1,57 @@
+"""A hook for what happens to jobs: metrics, tracing, error reports. It looks on; it can't break a job."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from anyjob.context import JobExecutionContext
+from anyjob.envelope import JobEnvelope
+from anyjob.outcome import Abandoned
+
+__all__ = ["JobObserver", "JobObservers"]
+
+logger = logging.getLogger("anyjob.observer")
+
+
+class JobObserver:
+    """Subclass and override what you want to hear of.
+
+    Called in the thread that enqueues or runs the job, so be quick and thread-safe. What an observer raises is logged
+    and goes no further.
+    """
+
+    def enqueued(self, envelope: JobEnvelope) -> None:
+        """The backend accepted a new job."""
+
+    def started(self, job: JobExecutionContext) -> None:
+        """A try begins."""
+
+    def succeeded(self, job: JobExecutionContext) -> None:
+        """The try returned."""
+
+    def failed(self, job: JobExecutionContext, error: BaseException, next_try_at: datetime | None) -> None:
+        """The try raised `error`; None means that it was the last, and `abandoned` follows."""
+
+    def abandoned(self, outcome: Abandoned) -> None:
+        """A job was given up, after its last try or because it can't be read, found or built."""
+
+
+class JobObservers:
+    """Tells several observers, each guarded."""
+
+    def __init__(self, observers: Iterable[JobObserver] = ()) -> None:
+        self._observers = list(observers)
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def tell(self, event: str, *facts: Any) -> None:
+        """Call the method `event` of every observer."""
+        for observer in self._observers:
+            try:
+                getattr(observer, event)(*facts)
+            except Exception:
+                logger.exception("observer %s.%s raised", type(observer).__qualname__, event)

@@ -1,0 +1,107 @@
+"""What a call may say about one run, checked where it is said."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, TypedDict
+
+from anyjob.envelope import MAX_HEADERS_SIZE, RESERVED_HEADER_PREFIX, JobPriority
+from anyjob.errors import InvalidOptionError, did_you_mean
+from anyjob.registry import QUEUE_NAME, QUEUE_RULE
+
+__all__ = ["EnqueueOptions", "due_at", "refuse_bad_options"]
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """What may be said about one run; the rest comes from the job's configuration."""
+
+    priority: JobPriority
+    delay: timedelta | float
+    """Not before so long from now; seconds, or a timedelta. Not together with `run_at`."""
+    run_at: datetime
+    """Not before this aware datetime; at once if it is past."""
+    queue: str
+    job_id: str
+    """An id of the caller's: 1 to 64 of `A-Z a-z 0-9 _ -`. Refused if taken, where `Capabilities.unique_ids`."""
+    headers: Mapping[str, str]
+    """Carried along and given to the job; 8 KiB at most, `anyjob-` is reserved."""
+
+
+def refuse_bad_options(options: EnqueueOptions) -> None:
+    for name, value in options.items():
+        rule = _RULES.get(name)
+        if rule is None:
+            raise InvalidOptionError(
+                f"There is no option {name!r}.{did_you_mean(name, _RULES)} Options: {', '.join(_RULES)}."
+            )
+        fault = rule(value)
+        if fault:
+            raise InvalidOptionError(f"{name} = {value!r}: {fault}")
+    if "delay" in options and "run_at" in options:
+        raise InvalidOptionError("delay and run_at say the same thing: give one of them.")
+
+
+def _fault_of_priority(value: Any) -> str:
+    if isinstance(value, JobPriority):
+        return ""
+    return "a number means the opposite on some brokers; use JobPriority.LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL or HIGH."
+
+
+def _fault_of_delay(value: Any) -> str:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "a delay is a timedelta or a number of seconds."
+    return "" if math.isfinite(value) and 0 <= value <= _LONGEST_DELAY else "a delay is between 0 seconds and 1000 years."
+
+
+def _fault_of_run_at(value: Any) -> str:
+    if not isinstance(value, datetime):
+        return "run_at is a datetime."
+    if value.utcoffset() is None:
+        return "it has no time zone, so nobody can tell when that is. Use datetime.now(UTC) or .astimezone()."
+    return ""
+
+
+def _fault_of_queue(value: Any) -> str:
+    return "" if isinstance(value, str) and QUEUE_NAME.fullmatch(value) else QUEUE_RULE
+
+
+def _fault_of_job_id(value: Any) -> str:
+    return "" if isinstance(value, str) and _JOB_ID.fullmatch(value) else "an id is 1 to 64 of A-Z a-z 0-9 _ -."
+
+
+def _fault_of_headers(value: Any) -> str:
+    if not isinstance(value, Mapping) or not all(isinstance(x, str) for pair in value.items() for x in pair):
+        return "headers map strings to strings."
+    reserved = [key for key in value if key.startswith(RESERVED_HEADER_PREFIX)]
+    if reserved:
+        return f"{reserved[0]!r}: names that begin with {RESERVED_HEADER_PREFIX!r} are anyjob's own."
+    size = sum(len(x.encode()) for pair in value.items() for x in pair)
+    return "" if size <= MAX_HEADERS_SIZE else f"they take {size:,} bytes; the limit is {MAX_HEADERS_SIZE:,}."
+
+
+_JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LONGEST_DELAY: Final = 1000 * 365 * 86_400.0
+
+_RULES: Final[Mapping[str, Callable[[Any], str]]] = {
+    "priority": _fault_of_priority,
+    "delay": _fault_of_delay,
+    "run_at": _fault_of_run_at,
+    "queue": _fault_of_queue,
+    "job_id": _fault_of_job_id,
+    "headers": _fault_of_headers,
+}
+
+
+def due_at(options: EnqueueOptions, now: datetime) -> datetime | None:
+    """Return when the job is due if that is later than now, in UTC."""
+    run_at = options.get("run_at")
+    if run_at is None:
+        delay = options.get("delay", 0.0)
+        run_at = now + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
+    run_at = run_at.astimezone(now.tzinfo)
+    return run_at if run_at > now else None

@@ -1,0 +1,120 @@
+"""When to try again: a policy as plain data with pure functions, and what a job may raise to override it."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from anyjob.errors import JobDefinitionError
+
+__all__ = ["DEFAULT_RETRY", "GiveUp", "RetryLater", "RetryPolicy"]
+
+_LONGEST_WAIT: Final = 100.0 * 365 * 86_400  # keeps datetime arithmetic in range however long the policy runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often, and after how long, a failed job is tried again. All durations in seconds.
+
+    The defaults are ABP's (`AbpBackgroundJobWorkerOptions`): 60 s doubling, within two days, which makes 12 tries.
+
+    - `max_tries`: executions at most, crashes apart; None is no limit other than `timeout`. At least 1.
+    - `first_wait`, `wait_factor`: the wait after the n-th failed try is `first_wait * wait_factor ** (n - 1)`, counted
+      from the start of that try.
+    - `max_wait`: upper bound of one wait; None is none.
+    - `jitter`: each wait is shortened by a random share of itself, at most this one, between 0 and 1.
+    - `timeout`: no try begins later than this after the first one was due; None is no limit.
+    - `give_up_on`: exceptions (with their subclasses) that are never retried.
+    """
+
+    max_tries: int | None = None
+    first_wait: float = 60.0
+    wait_factor: float = 2.0
+    max_wait: float | None = None
+    jitter: float = 0.0
+    timeout: float | None = 172_800.0
+    give_up_on: tuple[type[BaseException], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, valid, rule in (
+            ("max_tries", self.max_tries, self.max_tries is None or self.max_tries >= 1, "at least 1, or None"),
+            ("first_wait", self.first_wait, _is_duration(self.first_wait), "seconds, 0 or more"),
+            ("wait_factor", self.wait_factor, self.wait_factor >= 1, "1 or more"),
+            ("max_wait", self.max_wait, self.max_wait is None or _is_duration(self.max_wait), "seconds, or None"),
+            ("jitter", self.jitter, 0 <= self.jitter <= 1, "between 0 and 1"),
+            ("timeout", self.timeout, self.timeout is None or _is_duration(self.timeout), "seconds, or None"),
+        ):
+            if not valid:
+                raise JobDefinitionError(f"RetryPolicy({name}={value!r}): {name} must be {rule}.")
+        if self.max_tries is None and self.timeout is None:
+            raise JobDefinitionError("RetryPolicy: max_tries and timeout can't both be None, or a job is tried for ever.")
+
+    def wait(self, try_count: int, draw: float = 0.0) -> float:
+        """Return the seconds between the start of the `try_count`-th try (from 1) and the next; `draw` in [0, 1)."""
+        exponent = try_count - 1
+        try:
+            wait = self.first_wait * self.wait_factor**exponent
+        except OverflowError:
+            wait = _LONGEST_WAIT
+        wait = min(wait, _LONGEST_WAIT if self.max_wait is None else self.max_wait)
+        return wait * (1.0 - self.jitter * draw)
+
+    def next_try_at(
+        self,
+        *,
+        try_count: int,
+        started_at: datetime,
+        first_due_at: datetime,
+        wanted: datetime | None = None,
+        draw: float | None = None,
+    ) -> datetime | None:
+        """Return when to try again after `try_count` failed tries, or None to give up.
+
+        `wanted` replaces the back-off (`RetryLater`), never the budget. ABP counts `timeout` from creation, so that a
+        delay eats it; here it runs from `first_due_at`.
+        """
+        if self.max_tries is not None and try_count >= self.max_tries:
+            return None
+        if wanted is None:
+            wait = self.wait(try_count, random.random() if draw is None else draw)
+            wanted = started_at + timedelta(seconds=wait)
+        if self.timeout is not None and wanted - first_due_at > timedelta(seconds=self.timeout):
+            return None
+        return wanted
+
+
+def _is_duration(seconds: float) -> bool:
+    return math.isfinite(seconds) and 0 <= seconds <= _LONGEST_WAIT
+
+
+DEFAULT_RETRY: Final = RetryPolicy()
+
+
+class RetryLater(Exception):
+    """Raised by a job: this try failed, try again after `delay` or at `run_at` instead of the policy's back-off.
+
+    It is a try like any other: the policy's budget (`max_tries`, `timeout`) still holds. `delay` is a timedelta or
+    seconds and counts from now; `run_at` is an aware datetime. Exactly one of them is given.
+    """
+
+    def __init__(
+        self, delay: timedelta | float | None = None, *, run_at: datetime | None = None, reason: str = ""
+    ) -> None:
+        if (delay is None) == (run_at is None):
+            raise TypeError("RetryLater takes either delay or run_at.")
+        if run_at is not None and run_at.utcoffset() is None:
+            raise ValueError("RetryLater(run_at=...) needs an aware datetime, as datetime.now(UTC) gives.")
+        super().__init__(reason or "the job asked to be retried later")
+        self.delay = delay if delay is None or isinstance(delay, timedelta) else timedelta(seconds=delay)
+        self.run_at = run_at
+
+    def wanted_at(self, now: datetime) -> datetime:
+        """Return the time that was asked for."""
+        return self.run_at if self.run_at is not None else now + (self.delay or timedelta())
+
+
+class GiveUp(Exception):
+    """Raised by a job: it can't succeed, don't try again. The job is abandoned with this as its failure."""

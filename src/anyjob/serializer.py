@@ -1,0 +1,206 @@
+"""Arguments to JSON and back, checked on the way in by the decoder that the worker will use on the way out."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from anyjob.errors import InvalidArgsError, JobDefinitionError, did_you_mean
+
+__all__ = ["DEFAULT_MAX_ARGS_SIZE", "JobSerializer", "JsonJobSerializer"]
+
+DEFAULT_MAX_ARGS_SIZE: Final = 1024 * 1024
+
+
+class JobSerializer(Protocol):
+    """Turns arguments into JSON and back. Thread-safe; never imports or builds what a message names."""
+
+    def serialize(self, args: object, args_type: Any) -> bytes:
+        """Return the JSON of `args`, which `deserialize` is sure to accept; raise `InvalidArgsError` otherwise."""
+        ...
+
+    def deserialize(self, data: bytes | msgspec.Raw, args_type: Any) -> Any:
+        """Return the `args_type` that `data` holds, ignoring unknown fields; raise `InvalidArgsError` if it can't."""
+        ...
+
+    def prepare(self, args_type: Any) -> None:
+        """Compile what `args_type` needs; raise `JobDefinitionError` if it can't travel. Costs nothing when repeated."""
+        ...
+
+
+class JsonJobSerializer:
+    """The JSON codec of msgspec: dataclass, TypedDict, NamedTuple, Struct, attrs, pydantic models when installed, and
+    datetime, date, time, timedelta, UUID, Decimal, Enum, bytes (base64), set, tuple, Path inside of them.
+
+    `max_size`: bytes of JSON at most.
+    """
+
+    def __init__(self, *, max_size: int = DEFAULT_MAX_ARGS_SIZE) -> None:
+        self._max_size = max_size
+        self._encoder = msgspec.json.Encoder(enc_hook=_encode_other)
+        self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+    def prepare(self, args_type: Any) -> None:
+        self._decoder(args_type)
+
+    def serialize(self, args: object, args_type: Any) -> bytes:
+        decoder = self._decoder(args_type)
+        try:
+            data = self._encoder.encode(args)
+        except Exception as error:  # also what a property or model_dump raises
+            raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
+        if len(data) > self._max_size:
+            raise InvalidArgsError(
+                f"{_name(args_type)}: the arguments take {len(data):,} bytes of JSON; the limit is {self._max_size:,}. "
+                "Store the data and pass its key."
+            )
+        try:
+            value = decoder.decode(data)
+        except Exception as error:  # also what a __post_init__ or validator raises
+            raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
+        if isinstance(args, dict):  # plain data: an unknown field is a slip, and defaults are to be written out
+            refuse_unknown_fields(args, args_type)
+            data = self._encoder.encode(value)
+        if b"null" in data:  # what JSON makes of NaN, without a word
+            _refuse_nan(msgspec.to_builtins(args, enc_hook=_encode_other), _name(args_type), "$")
+        return data
+
+    def deserialize(self, data: bytes | msgspec.Raw, args_type: Any) -> Any:
+        decoder = self._decoder(args_type)
+        try:
+            return decoder.decode(data)
+        except Exception as error:  # also what a __post_init__ or validator raises
+            raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
+
+    def _decoder(self, args_type: Any) -> msgspec.json.Decoder[Any]:
+        try:
+            return self._decoders[args_type]
+        except KeyError:
+            decoder = self._decoders[args_type] = _compile(args_type)
+            return decoder
+
+
+def _compile(args_type: Any) -> msgspec.json.Decoder[Any]:
+    if _is_orm_model(args_type):
+        raise JobDefinitionError(f"{_name(args_type)} is a database model. {_PASS_THE_KEY}")
+    try:
+        return msgspec.json.Decoder(args_type, dec_hook=_decode_other)
+    except TypeError as error:
+        advice = ""
+        if "union" in str(error):
+            advice = (
+                " JSON can't tell the members apart: make them msgspec.Struct classes with tag=True, "
+                "or give each a field of its own."
+            )
+        raise JobDefinitionError(f"{_name(args_type)} can't be job arguments: {error}.{advice}") from error
+    except NameError as error:
+        raise JobDefinitionError(
+            f"{_name(args_type)} can't be job arguments: {error}. "
+            "Its annotations must be importable names, not only under TYPE_CHECKING."
+        ) from error
+
+
+_PASS_THE_KEY: Final = "Pass its primary key and load it in the job."
+
+
+def _encode_other(value: Any) -> Any:
+    """Encode what msgspec doesn't know."""
+    if isinstance(value, PurePath):
+        return str(value)
+    if _is_pydantic_model(type(value)):
+        return value.model_dump(mode="json")
+    if _is_orm_model(type(value)):
+        raise TypeError(f"{_name(type(value))} is a database model. {_PASS_THE_KEY}")
+    raise TypeError(f"{_name(type(value))} can't be written as JSON")
+
+
+def _decode_other(wanted: Any, value: Any) -> Any:
+    """Decode what msgspec doesn't know."""
+    if isinstance(wanted, type):
+        if issubclass(wanted, PurePath) and isinstance(value, str):
+            return wanted(value)
+        if _is_pydantic_model(wanted):
+            return _validate(wanted, value)
+    raise TypeError(f"expected {_name(wanted)}, which can't be read from JSON")
+
+
+def _validate(model: Any, value: Any) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:  # its own text quotes the input
+        faults = error.errors(include_input=False, include_url=False)
+        text = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+        raise ValueError(f"{_name(model)}: {text}") from None
+
+
+def _is_pydantic_model(cls: Any) -> bool:
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(cls, type) and issubclass(cls, pydantic.BaseModel)
+
+
+def _is_orm_model(cls: Any) -> bool:
+    """Tell SQLAlchemy's mapped classes (dataclasses among them) and Django's models without importing either."""
+    return hasattr(cls, "__mapper__") or (hasattr(cls, "_meta") and hasattr(cls, "_base_manager"))
+
+
+def _name(cls: Any) -> str:
+    return getattr(cls, "__qualname__", None) or str(cls)
+
+
+def refuse_unknown_fields(data: Any, args_type: Any) -> None:
+    """Raise `InvalidArgsError` at the first key of plain data that no field of `args_type` takes, however deep."""
+    from msgspec import inspect  # only plain data needs it, and it is not light
+
+    def walk(value: Any, info: Any, path: str) -> None:
+        fields = _fields(info)
+        if isinstance(value, Mapping):
+            if isinstance(info, inspect.DictType):
+                for key, item in value.items():
+                    walk(item, info.value_type, f"{path}[...]")
+            elif fields:
+                for key, item in value.items():
+                    if key not in fields and key != getattr(info, "tag_field", None):
+                        hint = did_you_mean(str(key), fields)
+                        raise InvalidArgsError(f"{_name(args_type)}: unknown field {key!r} at `{path}`.{hint}")
+                    if key in fields:
+                        walk(item, fields[key], f"{path}.{key}")
+            elif isinstance(info, inspect.UnionType):
+                for member in info.types:
+                    if getattr(member, "fields", None) and getattr(member, "tag", None) in (
+                        None,
+                        value.get(getattr(member, "tag_field", None)),
+                    ):
+                        walk(value, member, path)
+        elif isinstance(value, list | tuple | set | frozenset) and hasattr(info, "item_type"):
+            for index, item in enumerate(value):
+                walk(item, info.item_type, f"{path}[{index}]")
+        elif isinstance(value, list | tuple) and isinstance(info, inspect.UnionType):
+            for member in info.types:
+                if hasattr(member, "item_type"):
+                    walk(value, member, path)
+
+    walk(data, inspect.type_info(args_type), "$")
+
+
+def _fields(info: Any) -> dict[str, Any]:
+    """Return the fields that a type has on the wire, with the type of each; empty if it has none, or any."""
+    model: Any = getattr(info, "cls", None)
+    if _is_pydantic_model(model) and model.model_config.get("extra") != "allow":
+        named = {alias: None for name, field in model.model_fields.items() for alias in (name, field.alias) if alias}
+        return named
+    return {field.encode_name: field.type for field in getattr(info, "fields", ())}
+
+
+def _refuse_nan(value: Any, where: str, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidArgsError(f"{where}: {value} can't be written as JSON - at `{path}`. Pass None or a string.")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in items:
+        _refuse_nan(item, where, f"{path}.{key}" if isinstance(value, dict) else f"{path}[{key}]")

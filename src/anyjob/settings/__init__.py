@@ -1,0 +1,158 @@
+"""One schema for settings and several doors; every fault of every door is found at once, with its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from anyjob.errors import ConfigurationError, did_you_mean
+from anyjob.manager import JobRoute
+from anyjob.retry import DEFAULT_RETRY, RetryPolicy
+from anyjob.serializer import DEFAULT_MAX_ARGS_SIZE
+from anyjob.settings.doors import CONFIG_VARIABLE, read_environment, read_files
+from anyjob.settings.schema import read_door
+from anyjob.settings.urls import expand_url, hide_password, is_url
+
+__all__ = ["BackendSettings", "Settings", "load_settings"]
+
+
+class BackendSettings(Struct, frozen=True, kw_only=True):
+    """One row of `backends`."""
+
+    url: str
+    """With `${...}` filled in: it may hold a password, and is never shown."""
+    queues: tuple[str, ...] | None = None
+    """The logical queues there are, if the list is to be closed."""
+    options: Mapping[str, Any] = {}
+    """Handed to the native library as they are."""
+
+    def __repr__(self) -> str:
+        return f"BackendSettings(url={hide_password(self.url)!r}, queues={self.queues!r})"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What all doors say together."""
+
+    default: str
+    """Alias of the backend that new jobs go to, unless a route says otherwise."""
+    backends: Mapping[str, BackendSettings]
+    worker_backend: str | None = None
+    """Alias of the backend that a worker serves, if it is not the default."""
+    imports: tuple[str, ...] = ()
+    """Modules that define jobs."""
+    routes: tuple[JobRoute, ...] = ()
+    retry: RetryPolicy | None = DEFAULT_RETRY
+    """Policy of the jobs that have none of their own; None is a single try."""
+    namespace: str = "anyjob"
+    enqueue_only: bool = False
+    """Start no worker here."""
+    enqueue_timeout: float = 5.0
+    """Seconds within which an enqueue succeeds or fails."""
+    max_args_size: int = DEFAULT_MAX_ARGS_SIZE
+    """Bytes of JSON."""
+    max_losses: int = 5
+    """How often a job's process may end while it runs before the job is given up."""
+    sources: Mapping[str, str] = {}
+    """Which door said it, by path."""
+
+
+def load_settings(
+    given: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    config: Path | None = None,
+    schemes: Iterable[str] | None = None,
+) -> Settings | None:
+    """Return the settings, or None if no door names a backend. The strongest first: `given`, environment, files.
+
+    Of files, `config` (else `ANYJOB_CONFIG`) is read, else anyjob.toml and [tool.anyjob] of pyproject.toml in the
+    nearest of `directory` (default: the current one) and its parents that has any. `schemes`: the URL schemes to
+    accept; None accepts all. Raises `ConfigurationError` with every fault that there is.
+    """
+    environ = os.environ if environ is None else environ
+    faults: list[str] = []
+    if config is None and environ.get(CONFIG_VARIABLE):
+        config = Path(environ[CONFIG_VARIABLE])
+    doors = [
+        ("arguments", given or {}),
+        read_environment(environ, faults),
+        *read_files(directory or Path.cwd(), config, faults),
+    ]
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for source, said in reversed(doors):
+        for path, value in read_door(source, said, faults):
+            if value is None and path.startswith("backends."):
+                for weaker in [each for each in values if each.startswith(f"{path}.")]:
+                    del values[weaker], sources[weaker]
+            else:
+                values[path], sources[path] = value, source
+    settings = _assemble(values, sources, environ, faults, schemes)
+    if faults:
+        raise ConfigurationError(*faults)
+    return settings
+
+
+def _assemble(
+    values: Mapping[str, Any],
+    sources: Mapping[str, str],
+    environ: Mapping[str, str],
+    faults: list[str],
+    schemes: Iterable[str] | None,
+) -> Settings | None:
+    """Put the parts together; note the faults that show only now: what names what."""
+    rows: dict[str, dict[str, Any]] = {}
+    plain: dict[str, Any] = {}
+    for path, value in values.items():
+        if path.startswith("backends."):
+            alias, name = path.removeprefix("backends.").rsplit(".", 1)
+            rows.setdefault(alias, {})[name] = value
+        else:
+            plain[path] = value
+    backends: dict[str, BackendSettings] = {}
+    for alias, row in rows.items():
+        where = f"{sources[f'backends.{alias}.{next(iter(row))}']}: backends.{alias}"
+        try:
+            if "url" not in row:
+                raise ValueError(": url is missing, as 'memory:'.")
+            backends[alias] = BackendSettings(**{**row, "url": _finish_url(row["url"], environ, schemes)})
+        except ValueError as error:
+            faults.append(f"{where}{error}")
+
+    def refuse_unknown_alias(path: str, key: str, alias: str) -> None:
+        if alias not in rows:
+            known = ", ".join(rows) or "none"
+            faults.append(
+                f"{sources[key]}: {path} = {alias!r} names no backend.{did_you_mean(alias, rows)} Defined: {known}."
+            )
+
+    for key in ("default", "worker_backend"):
+        if key in plain:
+            refuse_unknown_alias(key, key, plain[key])
+    for index, route in enumerate(plain.get("routes", ())):
+        refuse_unknown_alias(f"routes[{index}].backend", "routes", route.backend)
+    if not rows or faults:
+        return None
+    if "default" not in plain:
+        if len(rows) > 1:
+            faults.append(f"default is missing: which of {', '.join(rows)} do new jobs go to?")
+            return None
+        plain["default"] = next(iter(rows))
+    return Settings(**plain, backends=backends, sources=dict(sources))
+
+
+def _finish_url(url: str, environ: Mapping[str, str], schemes: Iterable[str] | None) -> str:
+    try:
+        url = expand_url(url, environ)
+    except ValueError as error:
+        raise ValueError(f".url: {error}") from error
+    scheme = url.partition(":")[0]
+    if schemes is not None and (not is_url(url) or scheme not in (known := sorted(schemes))):
+        known = sorted(schemes)
+        raise ValueError(f".url: unknown scheme {scheme!r}.{did_you_mean(scheme, known)} Known: {', '.join(known)}.")
+    return url

@@ -1,0 +1,154 @@
+"""The schema of all doors: each key with the reader that checks its value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from anyjob.errors import JobDefinitionError, did_you_mean
+from anyjob.manager import JobRoute
+from anyjob.registry import QUEUE_NAME, QUEUE_RULE
+from anyjob.retry import RetryPolicy
+from anyjob.settings.urls import is_url
+
+__all__ = ["FIELDS", "read_door"]
+
+Reader = Callable[[Any], Any]
+
+
+def _plain(kind: Any, *, at_least: float | None = None) -> Reader:
+    """Make a reader of one type; strings stand for numbers and switches, for the environment has nothing else."""
+
+    def read(value: Any) -> Any:
+        converted = msgspec.convert(value, kind, strict=False)
+        if at_least is not None and converted < at_least:
+            raise ValueError(f"{converted!r} must be {at_least:g} or more.")
+        return converted
+
+    return read
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"{value!r} must be a list, as ['mail'].")
+    return msgspec.convert(tuple(value), tuple[str, ...])
+
+
+def _queues(value: Any) -> tuple[str, ...]:
+    names = _names(value)
+    for name in names:
+        if not QUEUE_NAME.fullmatch(name):
+            raise ValueError(f"{name!r}: {QUEUE_RULE}")
+    return names
+
+
+def _namespace(value: Any) -> str:
+    if not isinstance(value, str) or not QUEUE_NAME.fullmatch(value):
+        raise ValueError(f"{value!r}: a namespace is spelt like a queue: {QUEUE_RULE}")
+    return value
+
+
+def _url(value: Any) -> str:
+    if not isinstance(value, str) or not is_url(value):
+        raise ValueError("must be a URL, as 'memory:' or 'rq+redis://localhost:6379/0'.")
+    return value
+
+
+def _retry(value: Any) -> RetryPolicy | None:
+    if value is None or isinstance(value, RetryPolicy):
+        return value
+    if value == "none":
+        return None
+    if not isinstance(value, Mapping):
+        raise ValueError(f'{value!r} must be "none" or a table, as {{ max_tries = 5 }}.')
+    _refuse_unknown_keys(value, [name for name in RetryPolicy.__dataclass_fields__ if name != "give_up_on"])
+    return msgspec.convert(dict(value), RetryPolicy)
+
+
+def _routes(value: Any) -> tuple[JobRoute, ...]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise ValueError("must be a list of tables, as [[routes]] makes.")
+    return tuple(_route(index, each) for index, each in enumerate(value))
+
+
+def _route(index: int, value: Any) -> JobRoute:
+    if isinstance(value, JobRoute):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"[{index}] must be a table.")
+    try:
+        _refuse_unknown_keys(value, JobRoute.__struct_fields__)
+        route = msgspec.convert(dict(value), JobRoute)
+    except ValueError as error:
+        raise ValueError(f"[{index}]: {error}") from error
+    if (route.job is None) == (route.queue is None):
+        raise ValueError(f"[{index}]: a route has either a job pattern or a queue.")
+    return route
+
+
+def _refuse_unknown_keys(value: Mapping[str, Any], known: Iterable[str]) -> None:
+    known = list(known)
+    for key in value:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}.{did_you_mean(key, known)} Known keys: {', '.join(known)}.")
+
+
+FIELDS: Final[Mapping[str, Reader]] = {
+    "default": _plain(str),
+    "worker_backend": _plain(str),
+    "imports": _names,
+    "routes": _routes,
+    "retry": _retry,
+    "namespace": _namespace,
+    "enqueue_only": _plain(bool),
+    "enqueue_timeout": _plain(float, at_least=0.1),
+    "max_args_size": _plain(int, at_least=1),
+    "max_losses": _plain(int, at_least=0),
+}
+
+BACKEND_FIELDS: Final[Mapping[str, Reader]] = {
+    "url": _url,
+    "queues": _queues,
+    "options": _plain(dict[str, Any]),
+}
+
+
+def read_door(source: str, said: Any, faults: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield what a door says as (path, value), checked; note every fault. `backends.x` stands before a whole row."""
+    if not isinstance(said, Mapping):
+        faults.append(f"{source}: must be a table.")
+        return
+    for key, value in said.items():
+        if key != "backends":
+            yield from _read_field(source, "", key, value, FIELDS, faults)
+        elif not isinstance(value, Mapping):
+            faults.append(f"{source}: backends must be a table of backends by alias.")
+        else:
+            for alias, row in value.items():
+                if isinstance(row, str):  # a URL alone is the whole row: nothing of a weaker door's clings to it
+                    yield f"backends.{alias}", None
+                    row = {"url": row}
+                if not isinstance(row, Mapping):
+                    faults.append(f"{source}: backends.{alias} must be a URL, or a table with one.")
+                    continue
+                for name, item in row.items():
+                    yield from _read_field(source, f"backends.{alias}", name, item, BACKEND_FIELDS, faults)
+
+
+def _read_field(
+    source: str, table: str, key: str, value: Any, fields: Mapping[str, Reader], faults: list[str]
+) -> Iterator[tuple[str, Any]]:
+    path = f"{table}.{key}" if table else key
+    if key not in fields:
+        known = sorted(fields) if table else sorted([*fields, "backends"])
+        hint = did_you_mean(key, known)
+        faults.append(
+            f"{source}: {table + ': ' if table else ''}unknown key {key!r}.{hint} Known keys: {', '.join(known)}."
+        )
+        return
+    try:
+        yield path, fields[key](value)
+    except (ValueError, JobDefinitionError) as error:
+        faults.append(f"{source}: {path}{'' if str(error).startswith('[') else ': '}{error}")

@@ -1,0 +1,93 @@
+"""A function as a job: its signature becomes the args type, keyword-only on the wire."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from anyjob.errors import InvalidArgsError, JobDefinitionError
+
+__all__ = ["JobFunction", "describe_place"]
+
+
+class JobFunction:
+    """A plain or async function, with the Struct that carries its arguments.
+
+    The signature is checked here, at decoration; the Struct is made on first use, so that annotations may name what
+    is defined further down the module.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self._parameters = tuple(inspect.signature(function).parameters.values())
+        for parameter in self._parameters:
+            if parameter.kind in _REFUSED:
+                raise JobDefinitionError(
+                    f"{describe_place(function)}: {_REFUSED[parameter.kind]} {parameter.name!r} can't be a job's "
+                    "argument: every argument travels under its name. Give it a name, or take a dict or a list."
+                )
+        self._positional = tuple(p.name for p in self._parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+    @cached_property
+    def args_type(self) -> type[msgspec.Struct]:
+        """The Struct with one field per parameter. Raises `JobDefinitionError` if an annotation can't be resolved."""
+        try:
+            hints = typing.get_type_hints(self.function, include_extras=True)
+        except (NameError, TypeError) as error:
+            raise JobDefinitionError(
+                f"{describe_place(self.function)}: {error}. "
+                "The annotations of a job must be importable names, not only under TYPE_CHECKING."
+            ) from error
+        fields = [
+            (p.name, hints.get(p.name, Any), *(() if p.default is p.empty else (_default(p.default),)))
+            for p in self._parameters
+        ]
+        return msgspec.defstruct(
+            self.function.__qualname__, fields, kw_only=True, frozen=True, module=self.function.__module__
+        )
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> msgspec.Struct:
+        """Return the Struct for a call with these arguments; raise `InvalidArgsError` as Python would `TypeError`."""
+        if len(args) > len(self._positional):
+            raise InvalidArgsError(
+                f"{self.function.__qualname__}() takes {len(self._positional)} positional arguments; {len(args)} given"
+            )
+        try:
+            return self.args_type(**dict(zip(self._positional, args, strict=False)), **kwargs)
+        except TypeError as error:
+            raise InvalidArgsError(f"{self.function.__qualname__}(): {error}") from error
+
+    def call(self, args: msgspec.Struct) -> Any:
+        """Call the function with the fields of `args`; an async one returns its coroutine."""
+        return self.function(**{name: getattr(args, name) for name in args.__struct_fields__})
+
+
+_REFUSED: Mapping[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "variable arguments",
+    inspect.Parameter.VAR_KEYWORD: "variable keyword arguments",
+    inspect.Parameter.POSITIONAL_ONLY: "the positional-only parameter",
+}
+
+
+def _default(value: Any) -> Any:
+    """Return `value` as a field default; mutable ones are copied for each call, so that no two jobs share one."""
+    if isinstance(value, str | bytes | int | float | tuple | frozenset | type(None)):
+        return value
+    return msgspec.field(default_factory=lambda: copy.deepcopy(value))
+
+
+def describe_place(thing: Any) -> str:
+    """Return `module.qualname (file:line)`, as far as it can be told."""
+    name = f"{getattr(thing, '__module__', '?')}.{getattr(thing, '__qualname__', repr(thing))}"
+    try:
+        path, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
+    except (TypeError, OSError):
+        return name
+    return f"{name} ({path}:{line})"

@@ -1,0 +1,168 @@
+"""Seam 2: what keeps jobs. A store and a `JobWorker` make a backend (`StoreBackend`); it knows no job and runs none."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from fnmatch import fnmatchcase
+
+from msgspec import Struct
+
+from anyjob.clock import Clock
+from anyjob.envelope import JobEnvelope, read_envelope
+from anyjob.errors import EnvelopeError
+from anyjob.outcome import JobFailure, Outcome
+
+__all__ = ["JobClaim", "JobFilter", "JobPage", "JobState", "JobStore", "LostJob", "StoredJob"]
+
+
+class JobState(StrEnum):
+    """Where a job is in its life. A completed job is in no state: it is gone."""
+
+    WAITING = "waiting"
+    """Due, and free to be claimed."""
+    SCHEDULED = "scheduled"
+    """Due later."""
+    RUNNING = "running"
+    """Claimed by a worker."""
+    ABANDONED = "abandoned"
+    """Given up; parked with its failure until somebody retries or discards it."""
+
+
+class StoredJob(Struct, frozen=True):
+    """A job seen from outside, as it is kept. Looking at it imports no job code and decodes no arguments."""
+
+    id: str
+    state: JobState
+    raw: bytes
+    failure: JobFailure | None = None
+    worker: str | None = None
+    """Who runs it, or holds it (see `JobStore.take`)."""
+
+    @property
+    def envelope(self) -> JobEnvelope | None:
+        """What `raw` holds, or None if that can't be read."""
+        try:
+            return read_envelope(self.raw)
+        except EnvelopeError:
+            return None
+
+
+class JobPage(Struct, frozen=True):
+    """One page of a scan. `cursor` leads to the next; None: there is none."""
+
+    jobs: Sequence[StoredJob]
+    cursor: str | None
+
+
+class JobClaim(Struct, frozen=True):
+    """The right to settle one job. `token` fences: after the lease was lost, the claim settles nothing."""
+
+    id: str
+    raw: bytes
+    token: int
+
+
+class LostJob(Struct, frozen=True):
+    """A job whose worker vanished; it is waiting again, with one more in its `lost_count`."""
+
+    id: str
+    worker: str
+    expired_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Chooses jobs; what is None chooses all. `name` is a pattern (`mail.*`, case matters)."""
+
+    ids: frozenset[str] | None = None
+    states: frozenset[JobState] | None = None
+    queues: frozenset[str] | None = None
+    name: str | None = None
+
+    def matches(self, job: StoredJob) -> bool:
+        """Whether the job is chosen. One that can't be read has neither queue nor name to be chosen by."""
+        if self.ids is not None and job.id not in self.ids:
+            return False
+        if self.states is not None and job.state not in self.states:
+            return False
+        if self.queues is None and self.name is None:
+            return True
+        envelope = job.envelope
+        return (
+            envelope is not None
+            and (self.queues is None or envelope.queue in self.queues)
+            and (self.name is None or fnmatchcase(envelope.name, self.name))
+        )
+
+
+class JobStore(ABC):
+    """Keeps jobs and hands each to one worker at a time. Thread-safe, all methods atomic; time is `clock`'s alone.
+
+    A job is WAITING or SCHEDULED until `claim`ed, then RUNNING under a lease that the worker `renew`s. `settle` ends
+    the claim by its outcome. A lease that is not renewed in time counts as lost: `recover` makes the job WAITING again
+    with one more in its envelope's `lost_count`.
+
+    Errors of the storage are raised as `EnqueueError` (`insert`) or another `AnyjobError`, with their cause.
+    """
+
+    clock: Clock
+
+    @abstractmethod
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        """Keep new jobs, all or none. Raise `DuplicateJobIdError` when the store has one of the ids, in any state."""
+
+    @abstractmethod
+    def claim(
+        self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str
+    ) -> Sequence[JobClaim]:
+        """Take up to `limit` due jobs of `queues` (None: of all) for `worker`, in order.
+
+        Order: priority, highest first; then the time they became due; then insertion. The time a claim takes must
+        depend neither on how many jobs wait nor on how many are scheduled.
+        """
+
+    @abstractmethod
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        """End a claim: Completed deletes the job; Retry and Deferred put back their envelope, due at its `due_at`;
+        Abandoned parks its raw bytes with the failure. Return False, changing nothing, if the claim is no longer held.
+        """
+
+    @abstractmethod
+    def release(self, claims: Sequence[JobClaim]) -> None:
+        """Give jobs back as they were before the claim, at their old place in the order. It costs them nothing."""
+
+    @abstractmethod
+    def renew(self, claims: Sequence[JobClaim], lease: timedelta) -> Sequence[JobClaim]:
+        """Let the leases end `lease` from now; return the claims that are lost already."""
+
+    @abstractmethod
+    def recover(self) -> Sequence[LostJob]:
+        """Make the jobs wait again whose lease ended, each with one more in `lost_count`; give back what was taken."""
+
+    @abstractmethod
+    def next_due_at(self, queues: Sequence[str] | None) -> datetime | None:
+        """Return when the earliest job of `queues` is due (it may be past), or None if there is none."""
+
+    @abstractmethod
+    def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
+        """Hold up to `limit` jobs that no worker runs, due or not, parked ones too: to be cancelled, retried, moved.
+
+        `settle` ends the claim as ever and `release` puts a job back where it was; a lease that ends does so as well,
+        and counts no loss, for nothing ran.
+        """
+
+    @abstractmethod
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        """Keep what can't run (raw bytes from anywhere) as abandoned; return the id it got here."""
+
+    @abstractmethod
+    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        """Return a page of the chosen jobs in the order they were inserted; `cursor` comes from the page before."""
+
+    @abstractmethod
+    def count(self) -> Mapping[JobState, int]:
+        """Return how many jobs are in each state, exactly."""

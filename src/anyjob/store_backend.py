@@ -1,0 +1,110 @@
+"""Any store and a `JobWorker` as a backend (ABP's default manager)."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+from anyjob.backend import BackendConfig, BulkAtomicity, Capabilities, JobBackend, JobShelf, Quality, TakenJob
+from anyjob.envelope import JobEnvelope
+from anyjob.executor import JobExecutor, worker_name
+from anyjob.memory import InMemoryJobStore
+from anyjob.outcome import Completed, Deferred, JobFailure
+from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, StoredJob
+from anyjob.worker import JobWorker, WorkerOptions
+
+__all__ = ["StoreBackend", "memory_backend"]
+
+logger = logging.getLogger("anyjob.worker")
+
+_MEMORY = Capabilities(
+    priority=Quality.EXACT,
+    delay=Quality.EXACT,
+    bulk=BulkAtomicity.ALL_OR_NONE,
+    unique_ids=True,
+    in_process=True,
+    redelivery_bound=timedelta(seconds=80),  # a lease of 60 s, looked at three times a lease
+    exact_loss_count=True,
+)
+
+
+class StoreBackend(JobBackend):
+    """Sends into a store; its workers, woken at once by a `send` of this process, claim from it."""
+
+    def __init__(self, store: JobStore, capabilities: Capabilities) -> None:
+        self.store = store
+        self.capabilities = capabilities
+        self.shelf = _StoreShelf(store)
+        self._workers: weakref.WeakSet[JobWorker] = weakref.WeakSet()
+
+    def send(self, envelopes: Sequence[JobEnvelope], once: str | None = None) -> None:
+        self.store.insert(envelopes)
+        for worker in self._workers:
+            worker.wake()
+
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
+        worker = JobWorker(self.store, executor, options)
+        self._workers.add(worker)
+        return worker
+
+
+def memory_backend(config: BackendConfig) -> StoreBackend:
+    """Make the backend of `memory:` URLs. What is still to be run when the process exits is logged with its count."""
+    backend = StoreBackend(InMemoryJobStore(config.clock), _MEMORY)
+    atexit.register(_report_unrun, weakref.ref(backend.store))
+    return backend
+
+
+def _report_unrun(store: weakref.ref[JobStore]) -> None:
+    counts = store().count() if store() else {}  # type: ignore[union-attr]
+    left = {state.value: counts[state] for state in counts if state is not JobState.ABANDONED and counts[state]}
+    if left:
+        told = " ".join(f"{state}={number}" for state, number in left.items())
+        logger.warning("memory: ends with this process, and with it the jobs that were not run: %s", told)
+
+
+class _TakenFromStore(TakenJob):
+    def __init__(self, store: JobStore, claim: JobClaim, job: StoredJob) -> None:
+        self._store = store
+        self._claim = claim
+        self.job = job
+
+    def acknowledge(self) -> None:
+        self._store.settle(self._claim, Completed())
+
+    def replace(self, envelope: JobEnvelope) -> None:
+        self._store.settle(self._claim, Deferred(envelope))
+
+
+class _StoreShelf(JobShelf):
+    """A store's jobs, held by its leases."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self.clock = store.clock
+
+    def count(self) -> Mapping[JobState, int]:
+        return self._store.count()
+
+    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        return self._store.scan(chosen, cursor=cursor, limit=limit)
+
+    @contextmanager
+    def take(self, chosen: JobFilter, *, limit: int) -> Iterator[Sequence[TakenJob]]:
+        claims = self._store.take(chosen, limit=limit, lease=_HOLD, worker=worker_name())
+        jobs = self._store.scan(JobFilter(ids=frozenset(claim.id for claim in claims)), limit=len(claims)).jobs
+        by_id = {job.id: job for job in jobs}
+        try:
+            yield [_TakenFromStore(self._store, claim, by_id[claim.id]) for claim in claims]
+        finally:
+            self._store.release(claims)  # those settled are no longer held
+
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        return self._store.park(raw, failure)
+
+
+_HOLD = timedelta(minutes=5)

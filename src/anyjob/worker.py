@@ -1,0 +1,241 @@
+"""Claims jobs from a store and executes them: the worker of every backend that has no native one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Final, Self
+
+from msgspec import Struct
+
+from anyjob.errors import InvalidOptionError
+from anyjob.executor import JobExecutor
+from anyjob.store import JobClaim, JobStore
+
+__all__ = ["JobWorker", "WorkerOptions"]
+
+logger = logging.getLogger("anyjob.worker")
+
+
+class WorkerOptions(Struct, frozen=True, kw_only=True):
+    """What a worker serves and how. Native workers translate these into their own options. Durations in seconds."""
+
+    queues: tuple[str, ...] | None = None
+    """Logical queues to serve; None is all."""
+    concurrency: int = 1
+    """Jobs run at the same time."""
+    stop_timeout: float = 30.0
+    """How long running jobs may take to finish when the worker stops; what is left goes back, uncharged."""
+    lease: float = 60.0
+    """A job whose worker gave no sign of life for so long runs again elsewhere (own stores only)."""
+    poll: float = 5.0
+    """Longest pause between two looks into a store that other processes write to."""
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "lease", "poll"):
+            if getattr(self, name) <= 0:
+                raise InvalidOptionError(f"WorkerOptions({name}={getattr(self, name)!r}): must be more than 0.")
+
+
+class _Shift:
+    """From one start to its stop. A thread that outlives its shift must not be revived by the next."""
+
+    def __init__(self, serving: int) -> None:
+        self.stop = threading.Event()
+        self.serving = serving
+        self.over = False
+
+
+class JobWorker:
+    """`concurrency` threads that claim, execute and settle, and one that keeps their leases alive.
+
+    Use `start` and `stop` (or `with worker.start():`), or `drain` to run what is due in the calling thread. Async jobs run on
+    one event loop beside the threads, each held by one of them. All methods are thread-safe; after `stop` a worker may
+    be started again.
+    """
+
+    def __init__(self, store: JobStore, executor: JobExecutor, options: WorkerOptions | None = None) -> None:
+        self._store = store
+        self._executor = executor
+        self._options = options or WorkerOptions()
+        self._clock = store.clock
+        self._lease = timedelta(seconds=self._options.lease)
+        self._changed = threading.Condition()
+        self._idle = 0
+        self._held: dict[int, JobClaim] = {}
+        self._shift: _Shift | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether `start` was called and `stop` was not."""
+        return self._shift is not None
+
+    def start(self) -> Self:
+        """Start the threads and return at once."""
+        with self._changed:
+            if self._shift is not None:
+                raise InvalidOptionError("The worker runs already; stop it first.")
+            self._shift = shift = _Shift(self._options.concurrency)
+        for number in range(shift.serving):
+            self._start_thread(f"anyjob-worker-{number}", self._serve, shift)
+        self._start_thread("anyjob-leases", self._keep_leases, shift)
+        return self
+
+    def wake(self) -> None:
+        """Look for jobs now: some were enqueued in this process."""
+        if self._idle:
+            with self._changed:
+                self._changed.notify_all()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Claim no more, wait up to `timeout` seconds (None: `stop_timeout`) for running jobs, give the rest back.
+
+        Jobs see `current_job().should_stop` at once; async ones are cancelled when the time is up. What was given back
+        costs its job no try. A sync job that goes on regardless can settle nothing any more. Return whether all
+        finished in time.
+        """
+        timeout = self._options.stop_timeout if timeout is None else timeout
+        with self._changed:
+            shift, self._shift = self._shift, None
+            if shift is None:
+                return True
+            logger.info("stopping running=%d timeout=%gs", len(self._held), timeout)
+            shift.stop.set()
+            self._changed.notify_all()
+            finished = self._wait_until_done(shift, timeout)
+        if not finished:
+            self._executor.cancel_async_jobs()
+            with self._changed:
+                self._wait_until_done(shift, _GRACE)
+                left = list(self._held.values())
+            self._store.release(left)
+            for claim in left:
+                logger.warning("released id=%s: still running after %gs", claim.id, timeout)
+        self._end(shift)
+        return finished
+
+    def drain(self, max_jobs: int | None = None) -> int:
+        """Run, in this thread, what is due now and what becomes due meanwhile; return how many jobs were run."""
+        self._recover()
+        claims = self._claim() if max_jobs != 0 else ()
+        if not claims:
+            return 0
+        count, shift = 0, _Shift(0)
+        self._start_thread("anyjob-leases", self._keep_leases, shift)
+        try:
+            while claims:
+                for claim in claims:
+                    self._run(claim, shift)
+                    count += 1
+                claims = self._claim() if count != max_jobs else ()
+        finally:
+            self._end(shift)
+        return count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _serve(self, shift: _Shift) -> None:
+        pause = _FIRST_PAUSE
+        while not shift.stop.is_set():
+            try:
+                for claim in self._claim() or self._wait_for_jobs(shift):
+                    self._run(claim, shift)
+                pause = _FIRST_PAUSE
+            except BaseException:  # the store failed, or a job was interrupted: no reason to end the thread
+                if not shift.stop.is_set():
+                    logger.exception("worker=%s goes on in %gs", self._executor.worker, pause)
+                    with self._changed:
+                        self._clock.wait(self._changed, pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+        with self._changed:
+            shift.serving -= 1
+            self._changed.notify_all()
+
+    def _claim(self) -> Sequence[JobClaim]:
+        return self._store.claim(
+            queues=self._options.queues, limit=1, lease=self._lease, worker=self._executor.worker
+        )
+
+    def _wait_for_jobs(self, shift: _Shift) -> Sequence[JobClaim]:
+        """Sleep until something may be due; return what was claimed in the last look before it."""
+        with self._changed:
+            self._idle += 1  # from here on an enqueue wakes us, so nothing slips in between look and wait
+            try:
+                claims = self._claim()
+                if not claims and not shift.stop.is_set():
+                    self._clock.wait(self._changed, self._until_due())
+                return claims
+            finally:
+                self._idle -= 1
+
+    def _until_due(self) -> float:
+        due_at = self._store.next_due_at(self._options.queues)
+        if due_at is None:
+            return self._options.poll
+        return min(max((due_at - self._clock.now()).total_seconds(), 0.0), self._options.poll)
+
+    def _run(self, claim: JobClaim, shift: _Shift) -> None:
+        self._held[claim.token] = claim
+        try:
+            outcome = self._executor.execute(claim.raw, stop=shift.stop)
+        except BaseException:
+            self._store.release([claim])
+            raise
+        else:
+            if not self._store.settle(claim, outcome):
+                logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", claim.id)
+        finally:
+            del self._held[claim.token]
+
+    def _keep_leases(self, shift: _Shift) -> None:
+        """Renew what this worker runs and recover what others lost, three times a lease."""
+        while not shift.over:
+            try:
+                self._store.renew(list(self._held.values()), self._lease)
+                self._recover()
+            except Exception:
+                logger.exception("worker=%s could not renew its leases", self._executor.worker)
+            with self._changed:
+                if not shift.over:
+                    self._clock.wait(self._changed, self._options.lease / 3)
+
+    def _recover(self) -> None:
+        lost = self._store.recover()
+        for job in lost:
+            ago = (self._clock.now() - job.expired_at).total_seconds()
+            logger.warning("rescued id=%s: lease of worker %s expired %.0f s ago", job.id, job.worker, ago)
+        if lost:
+            self.wake()
+
+    def _start_thread(self, name: str, target: Callable[[_Shift], None], shift: _Shift) -> None:
+        # A daemon: a job that ignores the stop must not keep a process alive that was told to end.
+        threading.Thread(target=target, args=(shift,), name=name, daemon=True).start()
+
+    def _end(self, shift: _Shift) -> None:
+        with self._changed:
+            shift.over = True
+            self._changed.notify_all()
+
+    def _wait_until_done(self, shift: _Shift, timeout: float) -> bool:
+        """Wait, holding `_changed`, until the shift's threads are done; each of them wakes us."""
+        deadline = self._clock.now() + timedelta(seconds=timeout)
+        while shift.serving:
+            left = (deadline - self._clock.now()).total_seconds()
+            if left <= 0:
+                return False
+            self._clock.wait(self._changed, left)
+        return True
+
+
+_GRACE: Final = 1.0
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 30.0
