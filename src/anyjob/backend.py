@@ -73,7 +73,7 @@ class Capabilities:
     exact_loss_count: bool = False
     """`lost_count` counts exactly; otherwise it is an upper bound."""
 
-    def refuse_unsupported(self, envelope: JobEnvelope, *, delay: timedelta, retries: bool, backend: str) -> None:
+    def refuse_unsupported(self, envelope: JobEnvelope, *, delay: timedelta, backend: str) -> None:
         """Raise `UnsupportedCapabilityError`, with the way out, if the job asks for what is lacking."""
         lacking = None
         if envelope.priority is not JobPriority.NORMAL and self.priority is Quality.NONE:
@@ -82,8 +82,6 @@ class Capabilities:
             lacking = "a delay: it has none. Route the job to a backend that has"
         elif self.max_delay is not None and delay > self.max_delay:
             lacking = f"a delay of {delay}: its longest is {self.max_delay}. Route the job to a backend without that limit"
-        elif retries and self.delay is Quality.NONE:
-            lacking = 'retries with back-off: it has no delay. Give the job retry=None, or set retry = "none"'
         if lacking is not None:
             raise UnsupportedCapabilityError(f"Backend {backend!r}: job {envelope.name!r} asks for {lacking}.")
 

@@ -8,25 +8,22 @@ from datetime import datetime
 from threading import Event
 from types import MappingProxyType
 
+from msgspec import Struct
+
 from anyjob.envelope import JobEnvelope, JobPriority
 from anyjob.retry import RetryPolicy
 
 __all__ = ["JobExecutionContext", "current_job", "running_job"]
 
 
-class JobExecutionContext:
+class JobExecutionContext(Struct, frozen=True, eq=False):
     """One try of one job, seen from inside. Read-only; `should_stop` alone changes while the job runs."""
 
-    __slots__ = ("_envelope", "_stop", "policy", "started_at")
-
-    def __init__(
-        self, envelope: JobEnvelope, policy: RetryPolicy | None, started_at: datetime, stop: Event | None
-    ) -> None:
-        self._envelope = envelope
-        self._stop = stop
-        self.policy = policy
-        """The retry policy in force; None is a single try."""
-        self.started_at = started_at
+    _envelope: JobEnvelope
+    policy: RetryPolicy | None
+    """The retry policy in force; None is a single try."""
+    started_at: datetime
+    _stop: Event | None
 
     @property
     def id(self) -> str:

@@ -121,6 +121,10 @@ class JobExecutor:
             running_job.reset(token)
         return self._succeeded(run)
 
+    def policy_of(self, configuration: JobConfiguration) -> RetryPolicy | None:
+        """Return the retry policy in force for a job: its own, or the one of the settings; None is a single try."""
+        return self._retry if configuration.retry is UNSET else configuration.retry
+
     def cancel_async_jobs(self) -> None:
         """Cancel the async jobs that run now (those of `execute`); with `stop` set they go back uncharged."""
         self._invoker.loop.cancel_all()
@@ -147,7 +151,7 @@ class JobExecutor:
         configuration = self.registry.find(envelope.name)
         if configuration is None:
             return self._defer_unknown(raw, envelope, now)
-        policy = self._retry if configuration.retry is UNSET else configuration.retry
+        policy = self.policy_of(configuration)
         context = JobExecutionContext(envelope, policy, now, stop)
         try:
             args = self.serializer.deserialize(envelope.args, configuration.args_type)

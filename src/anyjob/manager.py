@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from msgspec import Raw, Struct
 
-from anyjob.backend import JobBackend, JobShelf, NativeCommand
+from anyjob.backend import JobBackend, JobShelf, NativeCommand, Quality
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, new_job_id
+from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority, new_job_id
 from anyjob.errors import (
     ConfigurationError,
     EnqueueError,
@@ -57,6 +57,13 @@ class JobRoute(Struct, frozen=True, kw_only=True):
         return fnmatchcase(name, self.job) if self.job is not None else queue == self.queue
 
 
+class _Target(Struct, frozen=True):
+    """Where the jobs of one name and queue go."""
+
+    alias: str
+    backend: JobBackend
+
+
 class JobManager:
     """Enqueues jobs. Thread-safe; `aenqueue` and its kin never block the event loop.
 
@@ -96,7 +103,7 @@ class JobManager:
         self._clock = clock or SystemClock()
         self._serializer = serializer or JsonJobSerializer()
         self._observers = JobObservers(observers)
-        self._retries = retry is not None and retry.max_tries != 1
+        self._targets: dict[tuple[str, str], _Target] = {}
         self._senders: dict[tuple[int, str], ThreadPoolExecutor] = {}
         self._senders_lock = threading.Lock()
         self.executor = JobExecutor(
@@ -144,7 +151,7 @@ class JobManager:
     async def aenqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[str]:
         """Like `enqueue_many`."""
         envelopes = self._prepare_many(items, options)
-        return await self._in_thread(self._alias_of(envelopes[0]) if envelopes else "", self._send_many, envelopes)
+        return await self._in_thread(self._target_of(envelopes[0]).alias if envelopes else self.default, self._send_many, envelopes)
 
     def prepare(self, args: object, *, job: object = None, **options: Unpack[EnqueueOptions]) -> JobEnvelope:
         """Check everything and return the envelope that `enqueue` would send. `job` names the job where the type of
@@ -161,7 +168,7 @@ class JobManager:
 
     async def asend(self, envelope: JobEnvelope) -> str:
         """Like `send`."""
-        return await self._in_thread(self._alias_of(envelope), self._send, envelope)
+        return await self._in_thread(self._target_of(envelope).alias, self._send, envelope)
 
     # Look and work
 
@@ -271,19 +278,15 @@ class JobManager:
         ]
 
     def _send(self, envelope: JobEnvelope) -> str:
-        alias = self._alias_of(envelope)
-        backend = self.backends[alias]
-        self._refuse_unsupported(envelope, alias, backend)
-        backend.send((envelope,))
-        self._report(envelope, alias)
+        target = self._target_of(envelope)
+        target.backend.send((envelope,))
+        self._report(envelope, target.alias)
         return envelope.id
 
     def _send_many(self, envelopes: Sequence[JobEnvelope]) -> list[str]:
         groups: dict[str, list[JobEnvelope]] = {}
         for envelope in envelopes:
-            alias = self._alias_of(envelope)
-            self._refuse_unsupported(envelope, alias, self.backends[alias])
-            groups.setdefault(alias, []).append(envelope)
+            groups.setdefault(self._target_of(envelope).alias, []).append(envelope)
         sent: list[str] = []
         for alias, group in groups.items():
             try:
@@ -303,19 +306,31 @@ class JobManager:
                 self._report(envelope, alias)
         return [envelope.id for envelope in envelopes]
 
-    def _alias_of(self, envelope: JobEnvelope) -> str:
+    def _target_of(self, envelope: JobEnvelope) -> _Target:
+        """Return where the job goes; raise if that backend can't do what the job asks for."""
+        key = (envelope.name, envelope.queue)
+        try:
+            target = self._targets[key]
+        except KeyError:
+            target = self._targets[key] = self._choose_target(envelope)
+        if envelope.due_at is not None or envelope.priority is not JobPriority.NORMAL:
+            delay = timedelta() if envelope.due_at is None else envelope.due_at - self._clock.now()
+            target.backend.capabilities.refuse_unsupported(envelope, delay=delay, backend=target.alias)
+        return target
+
+    def _choose_target(self, envelope: JobEnvelope) -> _Target:
+        alias = self.default
         for route in self._routes:
             if route.fits(envelope.name, envelope.queue):
-                return route.backend
-        return self.default
-
-    def _refuse_unsupported(self, envelope: JobEnvelope, alias: str, backend: JobBackend) -> None:
+                alias = route.backend
+                break
         queues = self._queues.get(alias)
         if queues is not None and envelope.queue not in queues:
             raise InvalidOptionError(
                 f"Backend {alias!r} has no queue {envelope.queue!r}.{did_you_mean(envelope.queue, queues)} "
                 f"Its queues are closed to: {', '.join(queues)}."
             )
+        backend = self.backends[alias]
         can = backend.capabilities
         if not can.in_process and envelope.name.startswith("__main__."):
             raise JobDefinitionError(
@@ -323,10 +338,12 @@ class JobManager:
                 'Give it one: @job_name("mail.send") or @background_job("mail.send").'
             )
         configuration = self.registry.find(envelope.name)
-        own = configuration.retry if configuration is not None else None
-        retries = own.max_tries != 1 if isinstance(own, RetryPolicy) else own is not None and self._retries
-        delay = timedelta() if envelope.due_at is None else envelope.due_at - self._clock.now()
-        can.refuse_unsupported(envelope, delay=delay, retries=retries, backend=alias)
+        if configuration is not None and can.delay is Quality.NONE and self.executor.policy_of(configuration):
+            raise UnsupportedCapabilityError(
+                f"Backend {alias!r} has no delay, and the retries of {envelope.name!r} need one between tries. "
+                'Give the job retry=None, or set retry = "none".'
+            )
+        return _Target(alias, backend)
 
     def _report(self, envelope: JobEnvelope, alias: str) -> None:
         if logger.isEnabledFor(logging.INFO):

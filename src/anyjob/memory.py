@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import JobEnvelope, JobPriority, new_job_id, read_envelope, write_envelope
 from anyjob.errors import DuplicateJobIdError
-from anyjob.outcome import Abandoned, Deferred, JobFailure, Outcome, Retry
+from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, Retry
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob, StoredJob
 
 __all__ = ["InMemoryJobStore"]
@@ -48,50 +48,57 @@ class _Lease(Struct, frozen=True):
 
 
 class _Lane:
-    """The free jobs of one queue and one priority: those due when they came, and those that came for later.
+    """The free jobs of one queue and one priority.
 
-    Two heaps, so that a million scheduled jobs don't deepen the one that immediate jobs go through. What is taken out
-    of the middle stays in its heap, no longer the row that `rows` holds, until it surfaces or is the greater part.
+    Two structures: jobs that are due when they come line up in a deque, for they come in order; scheduled ones, and
+    those that go back to an old place, are in a heap. So neither a million due nor a million scheduled jobs slow down
+    an immediate one. What is taken out of the middle stays where it is, no longer the row that `rows` holds, until it
+    surfaces or is the greater part.
     """
 
     def __init__(self, rows: dict[str, _Row]) -> None:
         self._rows = rows
-        self._ready: list[_Row] = []
-        self._scheduled: list[_Row] = []
+        self._line: deque[_Row] = deque()
+        self._heap: list[_Row] = []
         self._stale = 0
 
     def push(self, row: _Row, now: float) -> None:
-        heapq.heappush(self._scheduled if row.due > now else self._ready, row)
+        if row.due <= now and (not self._line or self._line[-1] < row):
+            self._line.append(row)
+        else:
+            heapq.heappush(self._heap, row)
 
     def first(self) -> _Row | None:
         """Return the row that is due first, whether it is due yet or not."""
         if self._stale:
             self._drop_stale_heads()
-        if self._ready and self._scheduled:
-            return min(self._ready[0], self._scheduled[0])
-        return (self._ready or self._scheduled or _NOTHING)[0]
+        if self._heap:
+            return min(self._line[0], self._heap[0]) if self._line else self._heap[0]
+        return self._line[0] if self._line else None
 
-    def pop(self, row: _Row) -> None:
+    def pop(self) -> None:
         """Remove what `first` returned."""
-        heapq.heappop(self._ready if self._ready and self._ready[0] is row else self._scheduled)
+        if self._heap and not (self._line and self._line[0] < self._heap[0]):
+            heapq.heappop(self._heap)
+        else:
+            self._line.popleft()
 
     def leave_stale(self) -> None:
         """Note that a row in here was replaced in `rows`."""
         self._stale += 1
-        if self._stale > 100 and self._stale * 2 > len(self._ready) + len(self._scheduled):
-            for heap in (self._ready, self._scheduled):
-                heap[:] = [row for row in heap if self._rows.get(row.id) is row]
-                heapq.heapify(heap)
+        if self._stale > 100 and self._stale * 2 > len(self._line) + len(self._heap):
+            self._line = deque(row for row in self._line if self._rows.get(row.id) is row)
+            self._heap = [row for row in self._heap if self._rows.get(row.id) is row]
+            heapq.heapify(self._heap)
             self._stale = 0
 
     def _drop_stale_heads(self) -> None:
-        for heap in (self._ready, self._scheduled):
-            while heap and self._rows.get(heap[0].id) is not heap[0]:
-                heapq.heappop(heap)
-                self._stale -= 1
-
-
-_NOTHING: Final = (None,)
+        while self._line and self._rows.get(self._line[0].id) is not self._line[0]:
+            self._line.popleft()
+            self._stale -= 1
+        while self._heap and self._rows.get(self._heap[0].id) is not self._heap[0]:
+            heapq.heappop(self._heap)
+            self._stale -= 1
 
 
 class InMemoryJobStore(JobStore):
@@ -110,12 +117,11 @@ class InMemoryJobStore(JobStore):
     def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
         now = self.clock.now().timestamp()
         with self._lock:
-            repeated = [each.id for each in envelopes if each.id in self._rows]
-            if repeated or (len(envelopes) > 1 and len({each.id for each in envelopes}) < len(envelopes)):
-                raise DuplicateJobIdError(
-                    f"Already enqueued: {', '.join(repeated) or 'an id that occurs twice'}. Nothing was sent.",
-                    rejected=[each.id for each in envelopes],
-                )
+            for envelope in envelopes:
+                if envelope.id in self._rows:
+                    raise _duplicate(envelope.id, envelopes)
+            if len(envelopes) > 1 and len({envelope.id for envelope in envelopes}) < len(envelopes):
+                raise _duplicate("an id that occurs twice", envelopes)
             for envelope in envelopes:
                 self._add(envelope, now)
 
@@ -128,11 +134,12 @@ class InMemoryJobStore(JobStore):
         with self._lock:
             for level in self._lanes.values():
                 while level and len(claims) < limit:
-                    row, lane = _first(level, queues)
-                    if row is None or lane is None or row.due > due_by:
+                    lane = _first(level, queues)
+                    row = lane.first() if lane is not None else None
+                    if lane is None or row is None or row.due > due_by:
                         break
-                    lane.pop(row)
-                    claims.append(self._lease(row, worker, until, running=True))
+                    lane.pop()
+                    claims.append(self._lease(row, worker, until, True))
         return claims
 
     def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
@@ -140,15 +147,17 @@ class InMemoryJobStore(JobStore):
             row = self._held(claim)
             if row is None:
                 return False
-            if isinstance(outcome, Retry | Deferred):
-                self._refuse_taken_id(outcome.envelope.id, row)
-            del self._leases[row.id], self._rows[row.id]
-            self._failures.pop(row.id, None)
-            if isinstance(outcome, Retry | Deferred):
-                self._add(outcome.envelope, self.clock.now().timestamp())
-            elif isinstance(outcome, Abandoned):
+            if isinstance(outcome, Completed | Abandoned):
+                self._drop(row)
+            if isinstance(outcome, Abandoned):
                 self._rows[row.id], self._failures[row.id] = row, outcome.failure
                 row.raw = outcome.raw
+            elif isinstance(outcome, Retry | Deferred):
+                known_by = outcome.envelope.id  # another than the row's, if this was parked as unreadable
+                if known_by != row.id and known_by in self._rows:
+                    raise _duplicate(known_by, [outcome.envelope])
+                self._drop(row)
+                self._add(outcome.envelope, self.clock.now().timestamp())
             return True
 
     def release(self, claims: Sequence[JobClaim]) -> None:
@@ -184,7 +193,8 @@ class InMemoryJobStore(JobStore):
 
     def next_due_at(self, queues: Sequence[str] | None) -> datetime | None:
         with self._lock:
-            firsts = [row for level in self._lanes.values() if (row := _first(level, queues)[0]) is not None]
+            lanes = [lane for level in self._lanes.values() if (lane := _first(level, queues)) is not None]
+            firsts = [row for lane in lanes if (row := lane.first()) is not None]
         return datetime.fromtimestamp(min(firsts).due, UTC) if firsts else None
 
     def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
@@ -197,7 +207,7 @@ class InMemoryJobStore(JobStore):
                     self._rows[row.id] = held = replace(row)
                     self._lanes[row.priority][row.queue].leave_stale()
                     row = held
-                claims.append(self._lease(row, worker, until, running=False))
+                claims.append(self._lease(row, worker, until, False))
         return claims
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
@@ -230,10 +240,10 @@ class InMemoryJobStore(JobStore):
         self._rows[row.id] = row
         self._lane(row).push(row, now)
 
-    def _refuse_taken_id(self, job_id: str, row: _Row) -> None:
-        """Raise when what was parked under an id of its own turns out to be a job that is here already."""
-        if job_id != row.id and job_id in self._rows:
-            raise DuplicateJobIdError(f"{row.id} holds job {job_id}, which is in the store already.", rejected=[job_id])
+    def _drop(self, row: _Row) -> None:
+        del self._leases[row.id], self._rows[row.id]
+        if self._failures:
+            self._failures.pop(row.id, None)
 
     def _lane(self, row: _Row) -> _Lane:
         level = self._lanes[row.priority]
@@ -243,7 +253,7 @@ class InMemoryJobStore(JobStore):
             lane = level[row.queue] = _Lane(self._rows)
             return lane
 
-    def _lease(self, row: _Row, worker: str, until: datetime, *, running: bool) -> JobClaim:
+    def _lease(self, row: _Row, worker: str, until: datetime, running: bool) -> JobClaim:
         token = next(self._tokens)
         self._leases[row.id] = _Lease(row, token, worker, until, running)
         return JobClaim(row.id, row.raw, token)
@@ -279,12 +289,15 @@ class InMemoryJobStore(JobStore):
         return JobState.SCHEDULED if row.due > now else JobState.WAITING
 
 
-def _first(level: Mapping[str, _Lane], queues: Sequence[str] | None) -> tuple[_Row | None, _Lane | None]:
-    """Return the row of a level that is due first, and its lane."""
-    first, lane = None, None
-    for queue in level if queues is None else queues:
-        candidate = level.get(queue)
-        row = candidate.first() if candidate is not None else None
-        if row is not None and (first is None or row < first):
-            first, lane = row, candidate
-    return first, lane
+def _duplicate(what: str, envelopes: Sequence[JobEnvelope]) -> DuplicateJobIdError:
+    ids = [envelope.id for envelope in envelopes]
+    return DuplicateJobIdError(f"Already enqueued: {what}. Nothing was sent.", rejected=ids)
+
+
+def _first(level: Mapping[str, _Lane], queues: Sequence[str] | None) -> _Lane | None:
+    """Return the lane of a level whose first row is due first."""
+    lanes = list(level.values()) if queues is None else [level[queue] for queue in queues if queue in level]
+    if len(lanes) == 1:
+        return lanes[0]
+    firsts = [(row, lane) for lane in lanes if (row := lane.first()) is not None]
+    return min(firsts)[1] if firsts else None

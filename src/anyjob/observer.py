@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -39,18 +38,14 @@ class JobObserver:
         """A job was given up, after its last try or because it can't be read, found or built."""
 
 
-class JobObservers:
-    """Tells several observers, each guarded."""
+class JobObservers(tuple[JobObserver, ...]):
+    """Several observers, each guarded. A tuple, so that asking whether there are any costs nothing."""
 
-    def __init__(self, observers: Iterable[JobObserver] = ()) -> None:
-        self._observers = list(observers)
-
-    def __bool__(self) -> bool:
-        return bool(self._observers)
+    __slots__ = ()
 
     def tell(self, event: str, *facts: Any) -> None:
         """Call the method `event` of every observer."""
-        for observer in self._observers:
+        for observer in self:
             try:
                 getattr(observer, event)(*facts)
             except Exception:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, TypedDict
 
-from anyjob.envelope import MAX_HEADERS_SIZE, RESERVED_HEADER_PREFIX, JobPriority
+from anyjob.envelope import JOB_ID, MAX_HEADERS_SIZE, QUEUE_NAME, RESERVED_HEADER_PREFIX, JobPriority
 from anyjob.errors import InvalidOptionError, did_you_mean
-from anyjob.registry import QUEUE_NAME, QUEUE_RULE
+from anyjob.registry import QUEUE_RULE
 
 __all__ = ["EnqueueOptions", "due_at", "refuse_bad_options"]
 
@@ -71,7 +70,7 @@ def _fault_of_queue(value: Any) -> str:
 
 
 def _fault_of_job_id(value: Any) -> str:
-    return "" if isinstance(value, str) and _JOB_ID.fullmatch(value) else "an id is 1 to 64 of A-Z a-z 0-9 _ -."
+    return "" if isinstance(value, str) and JOB_ID.fullmatch(value) else "an id is 1 to 64 of A-Z a-z 0-9 _ -."
 
 
 def _fault_of_headers(value: Any) -> str:
@@ -84,7 +83,6 @@ def _fault_of_headers(value: Any) -> str:
     return "" if size <= MAX_HEADERS_SIZE else f"they take {size:,} bytes; the limit is {MAX_HEADERS_SIZE:,}."
 
 
-_JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST_DELAY: Final = 1000 * 365 * 86_400.0
 
 _RULES: Final[Mapping[str, Callable[[Any], str]]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import UNSET, UnsetType
 
-from anyjob.envelope import JobPriority
+from anyjob.envelope import QUEUE_NAME, JobPriority
 from anyjob.errors import DuplicateJobError, JobDefinitionError, UnknownJobError, did_you_mean
 from anyjob.retry import RetryPolicy
 from anyjob.serializer import JobSerializer
@@ -25,7 +24,6 @@ __all__ = ["JobConfiguration", "JobRegistry", "args_type_of", "job_name"]
 T = TypeVar("T", bound=type)
 
 _MAX_NAME: Final = 128
-QUEUE_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 QUEUE_RULE: Final = "a queue's name has a to z first, then a to z, 0 to 9, '_' and '-', and 63 characters at most."
 _NAME_ATTRIBUTE: Final = "__anyjob_name__"
 

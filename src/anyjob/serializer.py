@@ -46,10 +46,10 @@ class JsonJobSerializer:
         self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
     def prepare(self, args_type: Any) -> None:
-        self._decoder(args_type)
+        self._compiled(args_type)
 
     def serialize(self, args: object, args_type: Any) -> bytes:
-        decoder = self._decoder(args_type)
+        decoder = self._decoders.get(args_type) or self._compiled(args_type)
         try:
             data = self._encoder.encode(args)
         except Exception as error:  # also what a property or model_dump raises
@@ -71,18 +71,17 @@ class JsonJobSerializer:
         return data
 
     def deserialize(self, data: bytes | msgspec.Raw, args_type: Any) -> Any:
-        decoder = self._decoder(args_type)
+        decoder = self._decoders.get(args_type) or self._compiled(args_type)
         try:
             return decoder.decode(data)
         except Exception as error:  # also what a __post_init__ or validator raises
             raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
 
-    def _decoder(self, args_type: Any) -> msgspec.json.Decoder[Any]:
-        try:
-            return self._decoders[args_type]
-        except KeyError:
+    def _compiled(self, args_type: Any) -> msgspec.json.Decoder[Any]:
+        decoder = self._decoders.get(args_type)
+        if decoder is None:
             decoder = self._decoders[args_type] = _compile(args_type)
-            return decoder
+        return decoder
 
 
 def _compile(args_type: Any) -> msgspec.json.Decoder[Any]:

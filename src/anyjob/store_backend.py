@@ -39,16 +39,18 @@ class StoreBackend(JobBackend):
         self.store = store
         self.capabilities = capabilities
         self.shelf = _StoreShelf(store)
-        self._workers: weakref.WeakSet[JobWorker] = weakref.WeakSet()
+        self._workers: list[weakref.ref[JobWorker]] = []
 
     def send(self, envelopes: Sequence[JobEnvelope], once: str | None = None) -> None:
         self.store.insert(envelopes)
-        for worker in self._workers:
-            worker.wake()
+        for reference in self._workers:
+            worker = reference()
+            if worker is not None:
+                worker.wake()
 
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
         worker = JobWorker(self.store, executor, options)
-        self._workers.add(worker)
+        self._workers = [*(each for each in self._workers if each() is not None), weakref.ref(worker)]
         return worker
 
 

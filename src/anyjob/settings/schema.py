@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
+from anyjob.envelope import QUEUE_NAME
 from anyjob.errors import JobDefinitionError, did_you_mean
 from anyjob.manager import JobRoute
-from anyjob.registry import QUEUE_NAME, QUEUE_RULE
+from anyjob.registry import QUEUE_RULE
 from anyjob.retry import RetryPolicy
 from anyjob.settings.urls import is_url
 
