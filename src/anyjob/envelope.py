@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import weakref
 from collections.abc import Mapping
 from datetime import datetime
 from enum import IntEnum
@@ -23,8 +25,8 @@ __all__ = [
     "RESERVED_HEADER_PREFIX",
     "UNREADABLE",
     "JobEnvelope",
+    "JobIds",
     "JobPriority",
-    "new_job_id",
     "read_envelope",
     "write_envelope",
 ]
@@ -139,9 +141,25 @@ def _refuse_other_versions(raw: bytes) -> None:
         )
 
 
-def new_job_id(now: datetime) -> str:
-    """Return a fresh id: 12 hex digits of milliseconds, then 64 random bits, so that ids sort by time.
+class JobIds:
+    """Makes ids that sort by time and never repeat, in threads, processes and forked children. Thread-safe.
 
-    From `os.urandom`, because an application that seeds `random` in each worker would draw the same ids twice.
+    28 hex digits: milliseconds, 40 random bits of this process, a count. Drawing all bits anew for each id would cost
+    as much as everything else in an enqueue; and `random` won't do, for an application that seeds it in each worker
+    would draw the same ids twice.
     """
-    return f"{int(now.timestamp() * 1000):012x}{os.urandom(8).hex()}"
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            renew = weakref.WeakMethod(self._renew)
+            os.register_at_fork(after_in_child=lambda: (method := renew()) and method())
+
+    def _renew(self) -> None:
+        self._process = int.from_bytes(os.urandom(5), "big") << 24
+
+    def new(self, now: datetime) -> str:
+        """Return a fresh id for a job made at `now`."""
+        number = int(now.timestamp() * 1000) << 64 | self._process | next(self._count) & 0xFFFFFF
+        return number.to_bytes(14, "big").hex()

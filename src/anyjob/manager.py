@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from anyjob.backend import JobBackend, JobShelf, NativeCommand, Quality
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority, new_job_id
+from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds, JobPriority
 from anyjob.errors import (
     ConfigurationError,
     EnqueueError,
@@ -101,6 +101,7 @@ class JobManager:
         for alias in (self.default, self.worker_backend, *(route.backend for route in self._routes)):
             self._refuse_unknown_alias(alias)
         self._clock = clock or SystemClock()
+        self._ids = JobIds()
         self._serializer = serializer or JsonJobSerializer()
         self._observers = JobObservers(observers)
         self._targets: dict[tuple[str, str], _Target] = {}
@@ -246,7 +247,7 @@ class JobManager:
         if not options:
             return JobEnvelope(
                 ENVELOPE_VERSION,
-                new_job_id(now),
+                self._ids.new(now),
                 configuration.name,
                 Raw(data),
                 configuration.queue,
@@ -258,7 +259,7 @@ class JobManager:
         due = due_at(options, now)
         return JobEnvelope(
             v=ENVELOPE_VERSION,
-            id=options.get("job_id") or new_job_id(now),
+            id=options.get("job_id") or self._ids.new(now),
             name=configuration.name,
             args=Raw(data),
             queue=options.get("queue", configuration.queue),

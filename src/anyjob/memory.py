@@ -14,9 +14,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import JobEnvelope, JobPriority, new_job_id, read_envelope, write_envelope
+from anyjob.envelope import JobEnvelope, JobIds, JobPriority, read_envelope, write_envelope
 from anyjob.errors import DuplicateJobIdError
-from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, Retry
+from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob, StoredJob
 
 __all__ = ["InMemoryJobStore"]
@@ -37,7 +37,7 @@ class _Row(Struct, order=True, gc=False):
     raw: bytes
 
 
-class _Lease(Struct, frozen=True):
+class _Lease(Struct, frozen=True, gc=False):
     """A row out of its lane: run by a worker, or held by whoever took it."""
 
     row: _Row
@@ -76,12 +76,14 @@ class _Lane:
             return min(self._line[0], self._heap[0]) if self._line else self._heap[0]
         return self._line[0] if self._line else None
 
-    def pop(self) -> None:
-        """Remove what `first` returned."""
-        if self._heap and not (self._line and self._line[0] < self._heap[0]):
-            heapq.heappop(self._heap)
-        else:
-            self._line.popleft()
+    def pop_due(self, now: datetime) -> _Row | None:
+        """Remove and return the first row, if it is due."""
+        if not self._heap and not self._stale:  # nearly always, and nothing in the line is ever early
+            return self._line.popleft() if self._line else None
+        row = self.first()
+        if row is None or row.due > now.timestamp():
+            return None
+        return heapq.heappop(self._heap) if self._heap and self._heap[0] is row else self._line.popleft()
 
     def leave_stale(self) -> None:
         """Note that a row in here was replaced in `rows`."""
@@ -106,6 +108,7 @@ class InMemoryJobStore(JobStore):
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
+        self._ids = JobIds()  # for what is parked without one
         self._lock = threading.Lock()
         self._sequence = itertools.count(1)
         self._tokens = itertools.count(1)
@@ -129,16 +132,15 @@ class InMemoryJobStore(JobStore):
         self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str
     ) -> Sequence[JobClaim]:
         now = self.clock.now()
-        until, due_by = now + lease, now.timestamp()
+        until = now + lease
         claims: list[JobClaim] = []
         with self._lock:
             for level in self._lanes.values():
                 while level and len(claims) < limit:
                     lane = _first(level, queues)
-                    row = lane.first() if lane is not None else None
-                    if lane is None or row is None or row.due > due_by:
+                    row = lane.pop_due(now) if lane is not None else None
+                    if row is None:
                         break
-                    lane.pop()
                     claims.append(self._lease(row, worker, until, True))
         return claims
 
@@ -147,12 +149,13 @@ class InMemoryJobStore(JobStore):
             row = self._held(claim)
             if row is None:
                 return False
-            if isinstance(outcome, Completed | Abandoned):
+            if isinstance(outcome, Completed):
                 self._drop(row)
-            if isinstance(outcome, Abandoned):
+            elif isinstance(outcome, Abandoned):
+                self._drop(row)
                 self._rows[row.id], self._failures[row.id] = row, outcome.failure
                 row.raw = outcome.raw
-            elif isinstance(outcome, Retry | Deferred):
+            else:
                 known_by = outcome.envelope.id  # another than the row's, if this was parked as unreadable
                 if known_by != row.id and known_by in self._rows:
                     raise _duplicate(known_by, [outcome.envelope])
@@ -212,7 +215,7 @@ class InMemoryJobStore(JobStore):
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         now = self.clock.now()
-        row = _Row(now.timestamp(), next(self._sequence), new_job_id(now), "", 0, raw)
+        row = _Row(now.timestamp(), next(self._sequence), self._ids.new(now), "", 0, raw)
         with self._lock:
             self._rows[row.id], self._failures[row.id] = row, failure
         return row.id
@@ -238,20 +241,19 @@ class InMemoryJobStore(JobStore):
         raw = bytes(memoryview(write_envelope(envelope)))  # a copy that fits: the encoder's has slack, 100 B a job
         row = _Row(due, next(self._sequence), envelope.id, envelope.queue, envelope.priority, raw)
         self._rows[row.id] = row
-        self._lane(row).push(row, now)
+        self._push(row, now)
+
+    def _push(self, row: _Row, now: float) -> None:
+        level = self._lanes[row.priority]
+        lane = level.get(row.queue)
+        if lane is None:
+            lane = level[row.queue] = _Lane(self._rows)
+        lane.push(row, now)
 
     def _drop(self, row: _Row) -> None:
         del self._leases[row.id], self._rows[row.id]
         if self._failures:
             self._failures.pop(row.id, None)
-
-    def _lane(self, row: _Row) -> _Lane:
-        level = self._lanes[row.priority]
-        try:
-            return level[row.queue]
-        except KeyError:
-            lane = level[row.queue] = _Lane(self._rows)
-            return lane
 
     def _lease(self, row: _Row, worker: str, until: datetime, running: bool) -> JobClaim:
         token = next(self._tokens)
@@ -266,7 +268,7 @@ class InMemoryJobStore(JobStore):
     def _put_back(self, row: _Row) -> None:
         del self._leases[row.id]
         if row.id not in self._failures:
-            self._lane(row).push(row, self.clock.now().timestamp())
+            self._push(row, self.clock.now().timestamp())
 
     def _chosen(self, chosen: JobFilter) -> Iterator[_Row]:
         rows: Iterable[_Row] = self._rows.values()
@@ -296,7 +298,7 @@ def _duplicate(what: str, envelopes: Sequence[JobEnvelope]) -> DuplicateJobIdErr
 
 def _first(level: Mapping[str, _Lane], queues: Sequence[str] | None) -> _Lane | None:
     """Return the lane of a level whose first row is due first."""
-    lanes = list(level.values()) if queues is None else [level[queue] for queue in queues if queue in level]
+    lanes = [*level.values()] if queues is None else [level[queue] for queue in queues if queue in level]
     if len(lanes) == 1:
         return lanes[0]
     firsts = [(row, lane) for lane in lanes if (row := lane.first()) is not None]

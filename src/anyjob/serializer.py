@@ -66,7 +66,7 @@ class JsonJobSerializer:
         if isinstance(args, dict):  # plain data: an unknown field is a slip, and defaults are to be written out
             refuse_unknown_fields(args, args_type)
             data = self._encoder.encode(value)
-        if b"null" in data:  # what JSON makes of NaN, without a word
+        if data.find(b"null") >= 0:  # what JSON makes of NaN, without a word
             _refuse_nan(msgspec.to_builtins(args, enc_hook=_encode_other), _name(args_type), "$")
         return data
 

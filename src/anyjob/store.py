@@ -58,7 +58,7 @@ class JobPage(Struct, frozen=True):
     cursor: str | None
 
 
-class JobClaim(Struct, frozen=True):
+class JobClaim(Struct, frozen=True, gc=False):
     """The right to settle one job. `token` fences: after the lease was lost, the claim settles nothing."""
 
     id: str
