@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import JobEnvelope, JobPriority
+from anyjob.envelope import RESERVED_HEADER_PREFIX, JobEnvelope, JobPriority
 from anyjob.errors import EnqueueError, UnknownJobError, UnsupportedCapabilityError
 from anyjob.executor import JobExecutor
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
@@ -212,11 +212,20 @@ class JobShelf(ABC):
         Raises `UnknownJobError` when what is parked can't be read as a job by this version.
         """
         now = self.clock.now()
-        return self._resend(job_id, JobState.ABANDONED, try_count=0, lost_count=0, first_due_at=now, due_at=None)
+        return self._resend(
+            job_id,
+            JobState.ABANDONED,
+            lambda parked: replace(parked, try_count=0, lost_count=0, first_due_at=now, due_at=None),
+        )
 
     def run_now(self, job_id: str) -> bool:
         """Make a scheduled job due now; return whether there was one."""
-        return self._resend(job_id, JobState.SCHEDULED, due_at=None)
+        now = self.clock.now()
+        return self._resend(
+            job_id,
+            JobState.SCHEDULED,
+            lambda later: replace(later, due_at=None, first_due_at=min(later.first_due_at, now)),
+        )
 
     def _remove(self, job_id: str, *states: JobState) -> bool:
         with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset(states)), limit=1) as taken:
@@ -224,14 +233,14 @@ class JobShelf(ABC):
                 job.acknowledge()
             return bool(taken)
 
-    def _resend(self, job_id: str, state: JobState, **changes: Any) -> bool:
+    def _resend(self, job_id: str, state: JobState, change: Callable[[JobEnvelope], JobEnvelope]) -> bool:
         with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset({state})), limit=1) as taken:
             for job in taken:
                 envelope = job.job.envelope
                 if envelope is None:
                     raise UnknownJobError(f"{job_id} can't be read as a job: {_why(job.job)}")
-                headers = {k: v for k, v in envelope.headers.items() if not k.startswith("anyjob-")}
-                job.replace(replace(envelope, headers=headers, **changes))
+                headers = {k: v for k, v in envelope.headers.items() if not k.startswith(RESERVED_HEADER_PREFIX)}
+                job.replace(replace(change(envelope), headers=headers))
             return bool(taken)
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import JobEnvelope, JobIds, JobPriority, read_envelope, write_envelope
+from anyjob.envelope import JobEnvelope, JobIds, JobPriority, read_envelope, write_envelope, write_envelope_tightly
 from anyjob.errors import DuplicateJobIdError
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob, StoredJob
@@ -50,7 +50,7 @@ class _Lease(Struct, frozen=True, gc=False):
 class _Lane:
     """The free jobs of one queue and one priority.
 
-    Two structures: jobs that are due when they come line up in a deque, for they come in order; scheduled ones, and
+    Two structures: jobs that are due as they come line up in a deque, for they come in order; scheduled ones, and
     those that go back to an old place, are in a heap. So neither a million due nor a million scheduled jobs slow down
     an immediate one. What is taken out of the middle stays where it is, no longer the row that `rows` holds, until it
     surfaces or is the greater part.
@@ -62,11 +62,16 @@ class _Lane:
         self._heap: list[_Row] = []
         self._stale = 0
 
-    def push(self, row: _Row, now: float) -> None:
-        if row.due <= now and (not self._line or self._line[-1] < row):
+    def append(self, row: _Row) -> None:
+        """Take a row that is due: to the end of the line, if that is its place."""
+        if not self._line or self._line[-1] < row:
             self._line.append(row)
         else:
-            heapq.heappush(self._heap, row)
+            self.push(row)
+
+    def push(self, row: _Row) -> None:
+        """Take a row that is due at any time."""
+        heapq.heappush(self._heap, row)
 
     def first(self) -> _Row | None:
         """Return the row that is due first, whether it is due yet or not."""
@@ -78,7 +83,7 @@ class _Lane:
 
     def pop_due(self, now: datetime) -> _Row | None:
         """Remove and return the first row, if it is due."""
-        if not self._heap and not self._stale:  # nearly always, and nothing in the line is ever early
+        if not self._heap and not self._stale:  # nearly always; nothing in the line is early
             return self._line.popleft() if self._line else None
         row = self.first()
         if row is None or row.due > now.timestamp():
@@ -110,6 +115,7 @@ class InMemoryJobStore(JobStore):
         self.clock = clock or SystemClock()
         self._ids = JobIds()  # for what is parked without one
         self._lock = threading.Lock()
+        self._buffer = bytearray(1024)
         self._sequence = itertools.count(1)
         self._tokens = itertools.count(1)
         self._rows: dict[str, _Row] = {}
@@ -118,7 +124,6 @@ class InMemoryJobStore(JobStore):
         self._lanes: dict[int, dict[str, _Lane]] = {level: {} for level in sorted(JobPriority, reverse=True)}
 
     def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
-        now = self.clock.now().timestamp()
         with self._lock:
             for envelope in envelopes:
                 if envelope.id in self._rows:
@@ -126,7 +131,7 @@ class InMemoryJobStore(JobStore):
             if len(envelopes) > 1 and len({envelope.id for envelope in envelopes}) < len(envelopes):
                 raise _duplicate("an id that occurs twice", envelopes)
             for envelope in envelopes:
-                self._add(envelope, now)
+                self._add(envelope)
 
     def claim(
         self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str
@@ -160,7 +165,7 @@ class InMemoryJobStore(JobStore):
                 if known_by != row.id and known_by in self._rows:
                     raise _duplicate(known_by, [outcome.envelope])
                 self._drop(row)
-                self._add(outcome.envelope, self.clock.now().timestamp())
+                self._add(outcome.envelope)
             return True
 
     def release(self, claims: Sequence[JobClaim]) -> None:
@@ -236,19 +241,19 @@ class InMemoryJobStore(JobStore):
                 counts[self._state(row, now)] += 1
         return counts
 
-    def _add(self, envelope: JobEnvelope, now: float) -> None:
-        due = now if envelope.due_at is None else envelope.due_at.timestamp()
-        raw = bytes(memoryview(write_envelope(envelope)))  # a copy that fits: the encoder's has slack, 100 B a job
+    def _add(self, envelope: JobEnvelope) -> None:
+        due = (envelope.due_at or envelope.first_due_at).timestamp()
+        raw = write_envelope_tightly(envelope, self._buffer)
         row = _Row(due, next(self._sequence), envelope.id, envelope.queue, envelope.priority, raw)
         self._rows[row.id] = row
-        self._push(row, now)
-
-    def _push(self, row: _Row, now: float) -> None:
         level = self._lanes[row.priority]
         lane = level.get(row.queue)
         if lane is None:
             lane = level[row.queue] = _Lane(self._rows)
-        lane.push(row, now)
+        if envelope.due_at is None:
+            lane.append(row)
+        else:
+            lane.push(row)
 
     def _drop(self, row: _Row) -> None:
         del self._leases[row.id], self._rows[row.id]
@@ -268,7 +273,7 @@ class InMemoryJobStore(JobStore):
     def _put_back(self, row: _Row) -> None:
         del self._leases[row.id]
         if row.id not in self._failures:
-            self._push(row, self.clock.now().timestamp())
+            self._lanes[row.priority][row.queue].push(row)
 
     def _chosen(self, chosen: JobFilter) -> Iterator[_Row]:
         rows: Iterable[_Row] = self._rows.values()

@@ -121,7 +121,8 @@ class JobStore(ABC):
     ) -> Sequence[JobClaim]:
         """Take up to `limit` due jobs of `queues` (None: of all) for `worker`, in order.
 
-        Order: priority, highest first; then the time they became due; then insertion. The time a claim takes must
+        Order: priority, highest first; then the time they became due (`due_at`, or `first_due_at` if that is null);
+        then insertion. The time a claim takes must
         depend neither on how many jobs wait nor on how many are scheduled.
         """
 
