@@ -68,7 +68,7 @@ def anyjob_function() -> float:
 def huey_immediate() -> float:
     from huey import MemoryHuey
 
-    huey = MemoryHuey(immediate=True, results=False)
+    huey = MemoryHuey(immediate=True)
 
     @huey.task()
     def send(to: str, number: int) -> None:

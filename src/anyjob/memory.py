@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import JobEnvelope, JobIds, JobPriority, read_envelope, write_envelope, write_envelope_tightly
+from anyjob.envelope import JobEnvelope, JobIds, read_envelope, write_envelope, write_envelope_tightly
 from anyjob.errors import DuplicateJobIdError
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob, StoredJob
@@ -121,7 +121,7 @@ class InMemoryJobStore(JobStore):
         self._rows: dict[str, _Row] = {}
         self._leases: dict[str, _Lease] = {}
         self._failures: dict[str, JobFailure] = {}
-        self._lanes: dict[int, dict[str, _Lane]] = {level: {} for level in sorted(JobPriority, reverse=True)}
+        self._lanes: dict[int, dict[str, _Lane]] = {}  # by priority, highest first, then by queue
 
     def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
         with self._lock:
@@ -141,7 +141,7 @@ class InMemoryJobStore(JobStore):
         claims: list[JobClaim] = []
         with self._lock:
             for level in self._lanes.values():
-                while level and len(claims) < limit:
+                while len(claims) < limit:
                     lane = _first(level, queues)
                     row = lane.pop_due(now) if lane is not None else None
                     if row is None:
@@ -246,14 +246,20 @@ class InMemoryJobStore(JobStore):
         raw = write_envelope_tightly(envelope, self._buffer)
         row = _Row(due, next(self._sequence), envelope.id, envelope.queue, envelope.priority, raw)
         self._rows[row.id] = row
-        level = self._lanes[row.priority]
-        lane = level.get(row.queue)
-        if lane is None:
-            lane = level[row.queue] = _Lane(self._rows)
+        try:
+            lane = self._lanes[row.priority][row.queue]
+        except KeyError:
+            lane = self._new_lane(row.priority, row.queue)
         if envelope.due_at is None:
             lane.append(row)
         else:
             lane.push(row)
+
+    def _new_lane(self, priority: int, queue: str) -> _Lane:
+        if priority not in self._lanes:
+            self._lanes = dict(sorted([*self._lanes.items(), (priority, {})], reverse=True))
+        lane = self._lanes[priority][queue] = _Lane(self._rows)
+        return lane
 
     def _drop(self, row: _Row) -> None:
         del self._leases[row.id], self._rows[row.id]

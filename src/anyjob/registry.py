@@ -85,7 +85,7 @@ class JobConfiguration:
     @property
     def args_type(self) -> Any:
         """What the job's arguments decode to; a function's is made from its signature on first use."""
-        return self.job.args_type if isinstance(self.job, JobFunction) else self.declared_args_type
+        return self.declared_args_type or self.job.args_type
 
     @classmethod
     def of_class(cls, job: type[Any], args_type: Any) -> JobConfiguration:
