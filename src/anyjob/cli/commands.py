@@ -1,0 +1,211 @@
+"""The commands, and the exit codes that scripts can rely on."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, cast
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from anyjob import current
+from anyjob.backend import NativeCommand
+from anyjob.cli.process import run_worker
+from anyjob.envelope import JobPriority
+from anyjob.errors import AnyjobError, ConfigurationError, EnqueueError, NotConfiguredError
+from anyjob.loader import installed_schemes
+from anyjob.manager import JobManager
+from anyjob.options import EnqueueOptions
+from anyjob.settings import Settings, load_settings
+from anyjob.settings.urls import hide_password
+from anyjob.worker import WorkerOptions
+
+__all__ = ["ExitCode", "cli"]
+
+P = ParamSpec("P")
+
+
+class ExitCode(IntEnum):
+    """What the command ends with; 2 (wrong usage) is click's, 130 (Ctrl-C) the shell's."""
+
+    DONE = 0
+    FAILED = 1
+    SETTINGS = 3
+    UNREACHABLE = 4
+    ABORTED = 5
+
+
+def _fail(code: ExitCode, error: object) -> NoReturn:
+    click.echo(f"anyjob: {error}", err=True)
+    sys.exit(code)
+
+
+def _with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn our errors into a message and an exit code. What is not ours keeps its traceback."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except ConfigurationError as error:
+            _fail(ExitCode.SETTINGS, error)
+        except EnqueueError as error:
+            _fail(ExitCode.UNREACHABLE, error)
+        except AnyjobError as error:
+            _fail(ExitCode.FAILED, error)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-A", "--app", metavar="MODULE[:MANAGER]", help="Import MODULE; use its MANAGER instead of the settings'.")
+@click.option("--config", type=click.Path(path_type=Path), help="Read settings from this file.")
+@click.option("-v", "--verbose", is_flag=True, help="Log debug messages too.")
+@click.version_option(package_name="anyjob")
+@click.pass_context
+def cli(context: click.Context, app: str | None, config: Path | None, verbose: bool) -> None:
+    """Background jobs, on the job system that your settings name."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s"
+    )
+    if config is not None:
+        os.environ["ANYJOB_CONFIG"] = str(config)
+    context.obj = app
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the application's modules are here, as `python -m` would find them
+
+
+@cli.command()
+@click.option("--backend", metavar="ALIAS", help="Serve this backend; default: ANYJOB_WORKER_BACKEND, else `default`.")
+@click.option("-Q", "--queues", metavar="A,B", help="Serve these queues only.")
+@click.option("-c", "--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs at a time.")
+@click.option("--stop-timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS")
+@click.option("--print-command", is_flag=True, help="Show the native worker's command line, and don't run it.")
+@click.pass_obj
+@_with_exit_codes
+def worker(
+    app: str | None, backend: str | None, queues: str | None, concurrency: int, stop_timeout: float, print_command: bool
+) -> None:
+    """Run a worker of the configured backend: its native one, set up safely, or ours."""
+    manager = _manager(app)
+    if manager.enqueue_only:
+        raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
+    manager.import_jobs()
+    alias = backend or manager.worker_backend
+    _refuse_in_process(manager, alias, "a worker of another process never sees its jobs")
+    options = WorkerOptions(
+        queues=tuple(queues.split(",")) if queues else None, concurrency=concurrency, stop_timeout=stop_timeout
+    )
+    found = manager.backend(alias).worker(manager.executor, options)
+    if isinstance(found, NativeCommand):
+        if print_command:
+            click.echo(shlex.join(found.argv))
+        else:
+            os.execvpe(found.argv[0], found.argv, {**os.environ, **found.environment})  # noqa: S606  # that is its task
+    elif print_command:
+        click.echo(f"backend {alias!r} has no native worker: it runs in this process")
+    else:
+        sys.exit(ExitCode.DONE if run_worker(found) else ExitCode.ABORTED)
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("payload", metavar="JSON")
+@click.option("--priority", type=click.Choice([each.name.lower() for each in JobPriority]))
+@click.option("--delay", type=float, metavar="SECONDS")
+@click.option("--queue")
+@click.option("--id", "job_id", metavar="ID")
+@click.pass_obj
+@_with_exit_codes
+def enqueue(
+    app: str | None,
+    name: str,
+    payload: str,
+    priority: str | None,
+    delay: float | None,
+    queue: str | None,
+    job_id: str | None,
+) -> None:
+    """Enqueue the job NAME with its arguments as JSON, and print its id."""
+    try:
+        data = json.loads(payload)
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(str(error), param_hint="JSON") from error
+    given: dict[str, Any] = {"delay": delay, "queue": queue, "job_id": job_id}
+    options = {key: value for key, value in given.items() if value is not None}
+    if priority is not None:
+        options["priority"] = JobPriority[priority.upper()]
+    manager = _manager(app)
+    manager.import_jobs()
+    _refuse_in_process(manager, manager.default, "the job would end with this command")
+    click.echo(manager.enqueue_by_name(name, data, **cast("EnqueueOptions", options)))
+
+
+@cli.command("config")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_with_exit_codes
+def show_config(as_json: bool) -> None:
+    """Show the merged settings, each with the place it comes from; passwords are hidden."""
+    settings = load_settings(schemes=installed_schemes())
+    if settings is None:
+        raise NotConfiguredError("No settings name a backend. Set ANYJOB_BACKEND, or write anyjob.toml.")
+    rows = [(path, _shown(path, _value(settings, path)), settings.sources[path]) for path in sorted(settings.sources)]
+    if as_json:
+        click.echo(json.dumps({path: {"value": value, "source": source} for path, value, source in rows}, indent=2))
+        return
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _value(settings: Settings, path: str) -> Any:
+    if not path.startswith("backends."):
+        return getattr(settings, path)
+    alias, name = path.removeprefix("backends.").rsplit(".", 1)
+    return getattr(settings.backends[alias], name)
+
+
+def _shown(path: str, value: Any) -> str:
+    if path.endswith(".url"):
+        return hide_password(value)
+    if path.endswith(".options"):  # whatever a native library takes: it may well be a secret
+        return ", ".join(f"{key}=***" for key in value)
+    return ", ".join(value) if isinstance(value, tuple) and all(isinstance(each, str) for each in value) else str(value)
+
+
+def _manager(app: str | None) -> JobManager:
+    """Return the manager of `-A`, or the one the settings describe; the module is imported either way."""
+    if app is None:
+        return current.get_manager()
+    module_name, _, attribute = app.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(f"-A {app}: there is no module {module_name!r} here or on the path.") from error
+    if not attribute:
+        return current.get_manager()
+    manager = getattr(module, attribute, None)
+    if not isinstance(manager, JobManager):
+        raise ConfigurationError(f"-A {app}: {attribute!r} is no JobManager in {module_name}.")
+    return manager
+
+
+def _refuse_in_process(manager: JobManager, alias: str, why: str) -> None:
+    if manager.backend(alias).capabilities.in_process:
+        raise ConfigurationError(
+            f"Backend {alias!r} lives in one process: {why}. Start the worker inside the application, with "
+            "manager.start_worker(), or configure a backend with a server."
+        )

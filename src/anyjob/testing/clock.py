@@ -1,0 +1,61 @@
+"""A clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from anyjob.errors import InvalidOptionError
+
+__all__ = ["FakeClock"]
+
+_START: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class FakeClock:
+    """Starts at noon of 1 January 2026 (or `start`) and moves by `travel` alone. Who waits on it is woken by the move.
+
+    Thread-safe.
+    """
+
+    def __init__(self, start: datetime = _START) -> None:
+        if start.utcoffset() is None:
+            raise InvalidOptionError(f"FakeClock(start={start!r}): it needs an aware datetime.")
+        self._now = start.astimezone(UTC)
+        self._lock = threading.Lock()
+        self._waiting: list[threading.Condition] = []
+
+    def now(self) -> datetime:
+        """Return the time that the test has reached."""
+        return self._now
+
+    def travel(self, duration: timedelta | float = 0.0, *, to: datetime | None = None, **units: float) -> None:
+        """Move on by `duration` (seconds, or a timedelta) or by `units` (`minutes=5`), or `to` an aware datetime.
+
+        Never back: nothing that waits could notice.
+        """
+        step = duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
+        with self._lock:
+            target = self._now + step + timedelta(**units) if to is None else to.astimezone(UTC)
+            if target < self._now:
+                raise InvalidOptionError(f"The clock is at {self._now}; it can't travel back to {target}.")
+            self._now = target
+            waiting = list(self._waiting)
+        for condition in waiting:
+            with condition:
+                condition.notify_all()
+
+    def wait(self, condition: threading.Condition, timeout: float | None) -> None:
+        """Wait until notified or until the clock has travelled `timeout` seconds."""
+        deadline = None if timeout is None else self._now + timedelta(seconds=timeout)
+        with self._lock:
+            # Under the lock: a journey that began before this look is seen here, a later one wakes us.
+            if deadline is not None and self._now >= deadline:
+                return
+            self._waiting.append(condition)
+        try:
+            condition.wait()
+        finally:
+            with self._lock:
+                self._waiting.remove(condition)
