@@ -74,7 +74,7 @@ def _fault_of_job_id(value: Any) -> str:
 
 
 def _fault_of_headers(value: Any) -> str:
-    if not isinstance(value, Mapping) or not all(isinstance(x, str) for pair in value.items() for x in pair):
+    if not isinstance(value, Mapping) or not all(_is_text(x) for pair in value.items() for x in pair):
         return "headers map strings to strings."
     reserved = [key for key in value if key.startswith(RESERVED_HEADER_PREFIX)]
     if reserved:
@@ -93,6 +93,10 @@ _RULES: Final[Mapping[str, Callable[[Any], str]]] = {
     "job_id": _fault_of_job_id,
     "headers": _fault_of_headers,
 }
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def due_at(options: EnqueueOptions, now: datetime) -> datetime | None:

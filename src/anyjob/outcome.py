@@ -74,13 +74,18 @@ def describe_error(error: BaseException, limit: int) -> str:
 
 def _safe_str(error: BaseException) -> str:
     try:
-        return str(error)
+        return _encodable(str(error))
     except Exception:
         return "<its message can't be shown: __str__ raised>"
 
 
 def _format(error: BaseException) -> str:
     try:
-        return "".join(traceback.format_exception(error))
+        return _encodable("".join(traceback.format_exception(error)))
     except Exception:
         return "<its traceback can't be shown>"
+
+
+def _encodable(text: str) -> str:
+    """Replace lone surrogates (file names have them), which no JSON can hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from anyjob import (
+    AsyncBackgroundJob,
+    BackgroundJob,
+    JobManager,
+    JobRegistry,
+    JobResolutionError,
+    JobTimeLimitError,
+    background_job,
+    current_job,
+)
+from anyjob.clock import SystemClock
+from anyjob.invoker import JobInvoker, construct
+from anyjob.loop import JobLoop
+from anyjob.registry import JobConfiguration
+from anyjob.testing import FakeClock
+
+
+@dataclass
+class Email:
+    to: str
+
+
+LOG: list[str] = []
+
+
+class SendEmail(BackgroundJob[Email], registry=None):
+    def __init__(self, mailer: str) -> None:
+        self.mailer = mailer
+
+    def execute(self, args: Email) -> None:
+        LOG.append(f"{self.mailer} sends to {args.to}")
+        if args.to == "nobody":
+            raise ValueError(args.to)
+
+
+class SendAsync(AsyncBackgroundJob[Email], registry=None):
+    def __init__(self, mailer: str) -> None:
+        self.mailer = mailer
+
+    async def execute(self, args: Email) -> None:
+        await asyncio.sleep(0)
+        LOG.append(f"{self.mailer} sends to {args.to}")
+        if args.to == "nobody":
+            raise ValueError(args.to)
+
+
+def plain(job: type[Any]) -> Any:
+    return job("plain")
+
+
+@contextlib.contextmanager
+def scope(job: type[Any]) -> Iterator[Any]:
+    LOG.append("open")
+    try:
+        yield job("scope")
+    finally:
+        LOG.append("close")
+
+
+@contextlib.asynccontextmanager
+async def async_scope(job: type[Any]) -> AsyncIterator[Any]:
+    LOG.append("open")
+    task = asyncio.current_task()
+    try:
+        yield job("async scope")
+    finally:
+        assert asyncio.current_task() is task  # cancel scopes must be left in the task that entered them
+        LOG.append("close")
+
+
+async def awaitable(job: type[Any]) -> Any:
+    return job("awaited")
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    LOG.clear()
+    yield LOG
+    LOG.clear()
+
+
+def run(job: type[Any], resolver: Callable[[type[Any]], Any], to: str) -> None:
+    invoker = JobInvoker(SystemClock(), resolver)
+    try:
+        invoker.invoke(JobConfiguration.of_class(job, Email), Email(to))
+    finally:
+        invoker.loop.close()
+
+
+@pytest.mark.parametrize("job", [SendEmail, SendAsync])
+@pytest.mark.parametrize(
+    ("resolver", "before", "name", "after"),
+    [
+        (plain, [], "plain", []),
+        (scope, ["open"], "scope", ["close"]),
+        (async_scope, ["open"], "async scope", ["close"]),
+        (awaitable, [], "awaited", []),
+    ],
+)
+class TestResolver:
+    def test_gives_the_job_in_its_scope(
+        self, job: type[Any], resolver: Any, before: list[str], name: str, after: list[str], log: list[str]
+    ) -> None:
+        run(job, resolver, "me")
+        assert log == [*before, f"{name} sends to me", *after]
+
+    def test_leaves_the_scope_when_the_job_fails(
+        self, job: type[Any], resolver: Any, before: list[str], name: str, after: list[str], log: list[str]
+    ) -> None:
+        with pytest.raises(ValueError, match="nobody"):
+            run(job, resolver, "nobody")
+        assert log == [*before, f"{name} sends to nobody", *after]
+
+
+@contextlib.contextmanager
+def swallowing(job: type[Any]) -> Iterator[Any]:
+    with contextlib.suppress(ValueError):
+        yield job("quiet")
+
+
+@contextlib.asynccontextmanager
+async def swallowing_async(job: type[Any]) -> AsyncIterator[Any]:
+    with contextlib.suppress(ValueError):
+        yield job("quiet")
+
+
+@pytest.mark.parametrize("resolver", [swallowing, swallowing_async])
+def test_a_scope_may_swallow_the_error(resolver: Any, log: list[str]) -> None:
+    run(SendEmail, resolver, "nobody")
+    assert log == ["quiet sends to nobody"]
+
+
+@contextlib.asynccontextmanager
+async def broken_scope(job: type[Any]) -> AsyncIterator[Any]:
+    raise ConnectionError("no container")
+    yield job
+
+
+@contextlib.asynccontextmanager
+async def breaking_exit(job: type[Any]) -> AsyncIterator[Any]:
+    yield job("x")
+    raise ConnectionError("no way out")
+
+
+@pytest.mark.parametrize("resolver", [broken_scope, breaking_exit])
+@pytest.mark.parametrize("job", [SendEmail, SendAsync])
+def test_a_scope_that_breaks_is_a_failed_try(resolver: Any, job: type[Any], log: list[str]) -> None:
+    with pytest.raises(ConnectionError):
+        run(job, resolver, "me")
+
+
+class ManagedJob(BackgroundJob[Email], registry=None):
+    """A job that happens to be a context manager itself is a job, not a scope."""
+
+    def __enter__(self) -> object:
+        raise AssertionError("entered")
+
+    def __exit__(self, *failure: object) -> None:
+        raise AssertionError("left")
+
+    def execute(self, args: Email) -> None:
+        LOG.append("ran")
+
+
+def test_a_job_that_is_a_context_manager_is_not_taken_for_a_scope(log: list[str]) -> None:
+    run(ManagedJob, construct, "me")
+    assert log == ["ran"]
+
+
+def test_the_default_resolver_says_what_is_missing() -> None:
+    with pytest.raises(JobResolutionError, match=r"SendEmail.*'mailer'.*resolver"):
+        construct(SendEmail)
+
+
+class Failing(BackgroundJob[Email], registry=None):
+    def __init__(self) -> None:
+        raise TypeError("a bug in the constructor")
+
+    def execute(self, args: Email) -> None: ...
+
+
+def test_a_constructor_that_raises_is_a_failed_try_not_a_missing_resolver() -> None:
+    with pytest.raises(TypeError, match="a bug"):
+        construct(Failing)
+
+
+# One loop
+
+
+def test_async_jobs_share_one_loop_that_outlives_them(registry: JobRegistry, manager: JobManager) -> None:
+    loops = []
+
+    @background_job("see.loop", registry=registry)
+    async def see_loop() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    for _ in range(3):
+        manager.enqueue_by_name("see.loop", {})
+    assert manager.drain() == 3
+    assert len(set(map(id, loops))) == 1
+    assert loops[0].is_running()
+
+
+def test_the_loop_starts_anew_after_close() -> None:
+    loop = JobLoop()
+
+    async def running() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    first = loop.run(running())
+    loop.close()
+    second = loop.run(running())
+    assert first is not second
+    loop.close()
+
+
+VARIABLE: ContextVar[str] = ContextVar("VARIABLE")
+
+
+def test_async_jobs_see_their_context(registry: JobRegistry, manager: JobManager) -> None:
+    seen = []
+
+    @background_job("look", registry=registry)
+    async def look() -> None:
+        seen.append((current_job().name, VARIABLE.get(), await asyncio.to_thread(lambda: current_job().id)))
+
+    VARIABLE.set("from the worker's thread")
+    job_id = manager.enqueue_by_name("look", {})
+    manager.drain()
+    assert seen == [("look", "from the worker's thread", job_id)]
+
+
+# Time limits
+
+
+def configuration(function: Callable[[], Any], limit: float) -> JobConfiguration:
+    registry = JobRegistry()
+    background_job("limited", registry=registry, time_limit=limit)(function)
+    return registry.get("limited")
+
+
+def test_a_sync_job_ends_at_its_time_limit(clock: FakeClock) -> None:
+    started, ended = threading.Event(), []
+
+    def spin() -> None:
+        started.set()
+        try:
+            while True:
+                pass
+        finally:
+            ended.append("cleaned up")
+
+    invoker = JobInvoker(clock)
+    traveller = threading.Thread(target=lambda: (started.wait(5), clock.travel(10)))
+    traveller.start()
+    limited = configuration(spin, 10)
+    with pytest.raises(JobTimeLimitError, match="longer than 10 s"):
+        invoker.invoke(limited, limited.args_type())
+    traveller.join()
+    assert ended == ["cleaned up"]
+
+
+def test_an_async_job_ends_at_its_time_limit(clock: FakeClock) -> None:
+    started, ended = threading.Event(), []
+
+    async def wait() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cleaned up")
+
+    invoker = JobInvoker(clock)
+    traveller = threading.Thread(target=lambda: (started.wait(5), clock.travel(10)))
+    traveller.start()
+    limited = configuration(wait, 10)
+    with pytest.raises(JobTimeLimitError, match="longer than 10 s"):
+        invoker.invoke(limited, limited.args_type())
+    traveller.join()
+    invoker.loop.close()
+    assert ended == ["cleaned up"]
+
+
+def test_a_job_in_time_is_left_alone_and_so_is_the_thread_after_it(clock: FakeClock) -> None:
+    invoker = JobInvoker(clock)
+    limited = configuration(lambda: None, 10)
+    for _ in range(100):
+        invoker.invoke(limited, limited.args_type())
+        clock.travel(20)  # an alarm that was not taken back would strike here
+    assert sum(range(1000)) == 499_500
+
+
+def test_limits_strike_in_the_order_of_their_time(clock: FakeClock, wait_until: Callable[..., None]) -> None:
+    invoker, ended = JobInvoker(clock), []
+    started = threading.Barrier(3)
+
+    def job(name: str, limit: float) -> None:
+        def spin() -> None:
+            started.wait(5)
+            while True:
+                pass
+
+        limited = configuration(spin, limit)
+        try:
+            invoker.invoke(limited, limited.args_type())
+        except JobTimeLimitError:
+            ended.append(name)
+
+    threads = [threading.Thread(target=job, args=pair) for pair in (("long", 20), ("short", 10))]
+    for thread in threads:
+        thread.start()
+    started.wait(5)
+    clock.travel(10)
+    wait_until(lambda: ended == ["short"])
+    clock.travel(10)
+    wait_until(lambda: ended == ["short", "long"])
+    for thread in threads:
+        thread.join()
