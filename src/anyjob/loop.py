@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -29,9 +29,13 @@ class JobLoop:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run `coroutine` on the loop with this thread's context variables and wait for its result."""
+        import asyncio
+
         future = self.submit(coroutine)
         try:
             return future.result()
+        except CancelledError as error:  # the task was cancelled; asyncio's own class says so to who waits
+            raise asyncio.CancelledError from error
         except BaseException:
             future.cancel()  # the waiter was interrupted: the coroutine must not go on alone
             raise

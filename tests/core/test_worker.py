@@ -1,0 +1,550 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from anyjob import (
+    InMemoryJobStore,
+    InvalidOptionError,
+    JobEnvelope,
+    JobManager,
+    JobPriority,
+    JobRegistry,
+    JobState,
+    JobWorker,
+    RetryPolicy,
+    SystemClock,
+    WorkerOptions,
+    background_job,
+    current_job,
+)
+from anyjob.outcome import Completed, Outcome
+from anyjob.store import JobClaim, JobStore
+from anyjob.testing import FakeClock
+
+ABP_TRIES = [0, 60, 180, 420, 900, 1860, 3780, 7620, 15300, 30660, 61380, 122820]
+
+WaitUntil = Callable[[Callable[[], object]], None]
+
+
+class Gate:
+    """A job, `gate`, that blocks until the test lets it go on."""
+
+    def __init__(self, registry: JobRegistry) -> None:
+        self.entered = threading.Semaphore(0)
+        self.opened = threading.Event()
+        self.finished: list[int] = []
+        self.stops_seen: list[bool] = []
+
+        @background_job("gate", registry=registry)
+        def gate(number: int = 0) -> None:
+            self.entered.release()
+            self.opened.wait(10)
+            self.stops_seen.append(current_job().should_stop)
+            self.finished.append(number)
+
+
+@pytest.fixture
+def gate(registry: JobRegistry) -> Gate:
+    return Gate(registry)
+
+
+def counts(manager: JobManager) -> dict[str, int]:
+    return {state.value: number for state, number in manager.shelf().count().items() if number}
+
+
+# Retries under a moved clock
+
+
+def test_a_job_that_always_fails_is_tried_twelve_times_then_parked_and_runs_when_requeued(
+    registry: JobRegistry, manager: JobManager, clock: FakeClock
+) -> None:
+    start, tries, broken = clock.now(), [], True
+
+    @background_job("fail", registry=registry)
+    def fail() -> None:
+        tries.append((clock.now() - start).total_seconds())
+        if broken:
+            raise ConnectionError("no luck")
+
+    job_id = manager.enqueue_by_name("fail", {})
+    manager.drain()
+    while (due := manager.backend().store.next_due_at(None)) is not None:  # type: ignore[attr-defined]
+        clock.travel(to=due - timedelta(microseconds=1))
+        assert manager.drain() == 0
+        clock.travel(to=due)
+        assert manager.drain() == 1
+    assert tries == ABP_TRIES
+
+    (parked,) = manager.shelf().scan(_abandoned()).jobs
+    assert parked.id == job_id
+    assert parked.failure is not None
+    assert (parked.failure.error_type, parked.failure.message, parked.failure.tries) == ("ConnectionError", "no luck", 12)
+
+    broken = False
+    assert manager.shelf().retry(job_id)
+    assert manager.drain() == 1
+    assert counts(manager) == {}
+
+
+def _abandoned() -> Any:
+    from anyjob import JobFilter
+
+    return JobFilter(states=frozenset({JobState.ABANDONED}))
+
+
+def test_a_requeued_job_has_its_whole_budget_again(registry: JobRegistry, manager: JobManager, clock: FakeClock) -> None:
+    seen = []
+
+    @background_job("fail", registry=registry, retry=RetryPolicy(max_tries=2))
+    def fail() -> None:
+        seen.append(current_job().try_count)
+        raise ValueError
+
+    job_id = manager.enqueue_by_name("fail", {})
+    for _ in range(3):
+        manager.drain()
+        clock.travel(60)
+        manager.drain()
+        clock.travel(days=30)
+        assert counts(manager) == {"abandoned": 1}
+        assert manager.shelf().retry(job_id)
+    assert seen == [1, 2] * 3
+
+
+# Order
+
+
+def test_higher_priority_first_even_at_a_busy_worker(registry: JobRegistry, manager: JobManager) -> None:
+    ran: list[str] = []
+
+    @background_job("low", registry=registry, priority=JobPriority.LOW)
+    def low(number: int) -> None:
+        ran.append(f"low {number}")
+        if number == 2:
+            for urgent in range(5):
+                manager.enqueue_by_name("high", {"number": urgent})
+
+    @background_job("high", registry=registry, priority=JobPriority.HIGH)
+    def high(number: int) -> None:
+        ran.append(f"high {number}")
+
+    for number in range(6):
+        manager.enqueue_by_name("low", {"number": number})
+    assert manager.drain() == 11
+    lows, highs = [f"low {n}" for n in range(6)], [f"high {n}" for n in range(5)]
+    assert ran == [*lows[:3], *highs, *lows[3:]]
+
+
+def test_a_worker_serves_its_queues_only(registry: JobRegistry, manager: JobManager, gate: Gate) -> None:
+    gate.opened.set()
+    for queue in ("mail", "report", "mail"):
+        manager.enqueue_by_name("gate", {}, queue=queue)
+    assert manager.worker(options=WorkerOptions(queues=("mail",))).drain() == 2
+    assert counts(manager) == {"waiting": 1}
+
+
+# Drain
+
+
+def test_drain_runs_what_jobs_enqueue_and_stops_at_its_limit(registry: JobRegistry, manager: JobManager) -> None:
+    ran = []
+
+    @background_job("chain", registry=registry)
+    def chain(left: int) -> None:
+        ran.append(left)
+        if left:
+            manager.enqueue_by_name("chain", {"left": left - 1})
+
+    manager.enqueue_by_name("chain", {"left": 9})
+    assert manager.worker().drain(max_jobs=0) == 0
+    assert manager.worker().drain(max_jobs=4) == 4
+    assert manager.drain() == 6
+    assert ran == list(range(9, -1, -1))
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_an_order_to_the_process_leaves_drain_and_costs_the_job_nothing(
+    registry: JobRegistry, manager: JobManager, error: BaseException
+) -> None:
+    seen = []
+
+    @background_job("exit", registry=registry)
+    def leave() -> None:
+        seen.append((current_job().try_count, current_job().lost_count))
+        if len(seen) == 1:
+            raise error
+
+    manager.enqueue_by_name("exit", {})
+    with pytest.raises(type(error)):
+        manager.drain()
+    assert counts(manager) == {"waiting": 1}
+    assert manager.drain() == 1
+    assert seen == [(1, 0), (1, 0)]
+
+
+# Threads
+
+
+def test_a_local_enqueue_wakes_an_idle_worker_at_once(registry: JobRegistry, wait_until: WaitUntil) -> None:
+    store = InMemoryJobStore(SystemClock())
+    manager = _manager_of(store, registry)
+    took: list[float] = []
+
+    @background_job("when", registry=registry)
+    def when(sent: float) -> None:
+        took.append(time.monotonic() - sent)
+
+    with manager.start_worker(options=WorkerOptions(poll=60)) as worker:
+        for number in range(1, 21):
+            wait_until(lambda: worker._idle)  # noqa: SLF001  # to measure from sleep
+            manager.enqueue_by_name("when", {"sent": time.monotonic()})
+            wait_until(lambda number=number: len(took) == number)
+    assert sorted(took)[10] < 0.1
+
+
+def _manager_of(store: JobStore, registry: JobRegistry) -> JobManager:
+    from anyjob import StoreBackend
+    from anyjob.backend import Capabilities, Quality
+
+    can = Capabilities(priority=Quality.EXACT, delay=Quality.EXACT, in_process=True)
+    return JobManager(StoreBackend(store, can), registry=registry, clock=store.clock)
+
+
+def test_a_worker_sleeps_until_a_job_is_due(
+    registry: JobRegistry, manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil
+) -> None:
+    gate.opened.set()
+    with manager.start_worker(options=WorkerOptions(poll=3600)) as worker:
+        manager.enqueue_by_name("gate", {"number": 1}, delay=90)
+        wait_until(lambda: worker._idle)  # noqa: SLF001
+        clock.travel(89)
+        wait_until(lambda: worker._idle)  # noqa: SLF001
+        assert gate.finished == []
+        clock.travel(1)
+        wait_until(lambda: gate.finished == [1])
+
+
+def test_jobs_run_at_the_same_time_as_told(manager: JobManager, gate: Gate, wait_until: WaitUntil) -> None:
+    with manager.start_worker(options=WorkerOptions(concurrency=3)):
+        manager.enqueue_many([gate_job(manager, number) for number in range(4)])
+        for _ in range(3):
+            assert gate.entered.acquire(timeout=10)
+        assert counts(manager) == {"running": 3, "waiting": 1}
+        gate.opened.set()
+        wait_until(lambda: sorted(gate.finished) == [0, 1, 2, 3])
+
+
+def gate_job(manager: JobManager, number: int) -> JobEnvelope:
+    configuration = manager.registry.get("gate")
+    return manager.prepare(configuration.args_type(number=number), job=configuration.job)
+
+
+def test_two_workers_run_each_job_once(registry: JobRegistry, manager: JobManager, wait_until: WaitUntil) -> None:
+    ran: list[int] = []
+
+    @background_job("note", registry=registry)
+    def note(number: int) -> None:
+        ran.append(number)
+
+    with manager.start_worker(options=WorkerOptions(concurrency=2)), manager.start_worker():
+        for number in range(300):
+            manager.enqueue_by_name("note", {"number": number})
+        wait_until(lambda: len(ran) >= 300)
+    assert sorted(ran) == list(range(300))
+
+
+def test_whatever_a_job_raises_the_worker_lives_on(
+    registry: JobRegistry, manager: JobManager, wait_until: WaitUntil
+) -> None:
+    ran = []
+
+    class Strange(BaseException):
+        pass
+
+    errors: list[type[BaseException]] = [
+        SystemExit,
+        KeyboardInterrupt,
+        Strange,
+        GeneratorExit,
+        asyncio.CancelledError,
+        MemoryError,
+        RecursionError,
+    ]
+
+    @background_job("raise", registry=registry, retry=None)
+    def raise_it(number: int) -> None:
+        ran.append(number)
+        if number < len(errors):
+            raise errors[number]
+
+    with manager.start_worker():
+        for number in range(len(errors) + 1):
+            manager.enqueue_by_name("raise", {"number": number})
+        wait_until(lambda: len(ran) == len(errors) + 1)
+        wait_until(lambda: counts(manager) == {"abandoned": len(errors)})
+    assert ran == list(range(len(errors) + 1))  # once each
+
+
+def test_a_raising_resolver_is_a_failed_try(
+    make_manager: Callable[..., JobManager], registry: JobRegistry, clock: FakeClock
+) -> None:
+    from dataclasses import dataclass
+
+    from anyjob import BackgroundJob
+
+    broken, ran = True, []
+
+    def resolver(job: type[Any]) -> Any:
+        if broken:
+            raise ConnectionError("container is down")
+        return job()
+
+    manager = make_manager(resolver=resolver)
+
+    @dataclass
+    class Args:
+        number: int
+
+    class Job(BackgroundJob[Args], registry=registry):
+        def execute(self, args: Args) -> None:
+            ran.append((args.number, current_job().try_count))
+
+    manager.enqueue(Args(1))
+    manager.drain()
+    assert counts(manager) == {"scheduled": 1}
+    broken = False
+    clock.travel(60)
+    manager.drain()
+    assert ran == [(1, 2)]
+
+
+class BrokenStore(InMemoryJobStore):
+    """A storage that is away now and then."""
+
+    failing = 0
+
+    def claim(self, **options: Any) -> Sequence[JobClaim]:
+        if self.failing:
+            self.failing -= 1
+            raise ConnectionError("storage is away")
+        return super().claim(**options)
+
+
+def test_a_store_that_fails_for_a_while_does_not_end_the_worker(
+    registry: JobRegistry, clock: FakeClock, gate: Gate, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = BrokenStore(clock)
+    manager = _manager_of(store, registry)
+    gate.opened.set()
+    store.failing = 3
+    with manager.start_worker():
+        for pause in (1, 2, 4):
+            wait_until(lambda pause=pause: f"goes on in {pause}s" in caplog.text)
+            clock.travel(pause)
+        manager.enqueue_by_name("gate", {"number": 1})
+        wait_until(lambda: gate.finished == [1])
+
+
+# Leases
+
+
+def test_a_long_job_keeps_its_lease(
+    manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil
+) -> None:
+    store = manager.backend().store  # type: ignore[attr-defined]
+    with manager.start_worker(options=WorkerOptions(lease=60)):
+        manager.enqueue_by_name("gate", {})
+        assert gate.entered.acquire(timeout=10)
+        for _ in range(12):
+            clock.travel(20)
+            wait_until(lambda: store._leases and _left(store, clock) > timedelta(seconds=50))  # noqa: SLF001
+        gate.opened.set()
+        wait_until(lambda: counts(manager) == {})
+    assert gate.finished == [0]
+
+
+def _left(store: Any, clock: FakeClock) -> timedelta:
+    return min(lease.until for lease in store._leases.values()) - clock.now()  # noqa: SLF001
+
+
+def test_what_a_vanished_worker_ran_is_rescued_and_its_loss_counted(
+    registry: JobRegistry, manager: JobManager, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    @background_job("look", registry=registry)
+    def look() -> None:
+        seen.append((current_job().try_count, current_job().lost_count))
+
+    manager.enqueue_by_name("look", {})
+    store = manager.backend().store  # type: ignore[attr-defined]
+    store.claim(queues=None, limit=1, lease=timedelta(seconds=60), worker="web1-7")
+    assert manager.drain() == 0
+    clock.travel(72)
+    assert manager.drain() == 1
+    assert seen == [(1, 1)]
+    assert "lease of worker web1-7 expired 12 s ago" in caplog.text
+
+
+def test_a_job_that_always_takes_its_worker_along_is_parked(
+    registry: JobRegistry, manager: JobManager, clock: FakeClock, gate: Gate
+) -> None:
+    gate.opened.set()
+    manager.enqueue_by_name("gate", {})
+    store = manager.backend().store  # type: ignore[attr-defined]
+    for _ in range(6):
+        assert store.claim(queues=None, limit=1, lease=timedelta(seconds=60), worker="w")
+        clock.travel(60)
+        store.recover()
+    manager.drain()
+    assert gate.finished == []
+    (parked,) = manager.shelf().scan(_abandoned()).jobs
+    assert parked.failure is not None
+    assert parked.failure.message == "its process ended 6 times while it ran"
+
+
+# Stop
+
+
+def test_stop_waits_for_running_jobs_and_claims_no_more(manager: JobManager, gate: Gate, wait_until: WaitUntil) -> None:
+    worker = manager.start_worker()
+    manager.enqueue_many([gate_job(manager, number) for number in range(2)])
+    assert gate.entered.acquire(timeout=10)
+    finished: list[bool] = []
+    stopper = threading.Thread(target=lambda: finished.append(worker.stop()))
+    stopper.start()
+    wait_until(lambda: not worker.running)
+    gate.opened.set()
+    stopper.join(10)
+    assert finished == [True]
+    assert gate.finished == [0]
+    assert gate.stops_seen == [True]
+    assert counts(manager) == {"waiting": 1}
+    assert worker.stop()  # again is fine
+
+
+def test_what_outlasts_the_stop_goes_back_uncharged_and_is_fenced(
+    manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = manager.start_worker()
+    manager.enqueue_by_name("gate", {})
+    assert gate.entered.acquire(timeout=10)
+    finished: list[bool] = []
+    stopper = threading.Thread(target=lambda: finished.append(worker.stop(timeout=30)))
+    stopper.start()
+    _travel_until(clock, wait_until, lambda: finished)
+    stopper.join(10)
+    assert finished == [False]
+    assert counts(manager) == {"waiting": 1}
+    (job,) = manager.shelf().scan(_everything()).jobs
+    assert job.envelope is not None
+    assert (job.envelope.try_count, job.envelope.lost_count) == (0, 0)
+    gate.opened.set()  # the thread comes to its end, and may settle nothing
+    wait_until(lambda: "fenced" in caplog.text)
+    assert counts(manager) == {"waiting": 1}
+
+
+def _everything() -> Any:
+    from anyjob import JobFilter
+
+    return JobFilter()
+
+
+def _travel_until(clock: FakeClock, wait_until: WaitUntil, condition: Callable[[], object]) -> None:
+    def step() -> object:
+        clock.travel(5)
+        return condition()
+
+    wait_until(step)
+
+
+def test_async_jobs_are_cancelled_when_the_time_is_up_and_go_back_uncharged(
+    registry: JobRegistry, manager: JobManager, clock: FakeClock, wait_until: WaitUntil
+) -> None:
+    entered, cleaned = threading.Event(), threading.Event()
+
+    @background_job("hang", registry=registry)
+    async def hang() -> None:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.set()
+
+    worker = manager.start_worker()
+    manager.enqueue_by_name("hang", {})
+    assert entered.wait(10)
+    finished: list[bool] = []
+    stopper = threading.Thread(target=lambda: finished.append(worker.stop(timeout=10)))
+    stopper.start()
+    _travel_until(clock, wait_until, lambda: finished)
+    stopper.join(10)
+    assert finished == [False]
+    assert cleaned.wait(10)
+    wait_until(lambda: counts(manager) == {"waiting": 1})
+    (job,) = manager.shelf().scan(_everything()).jobs
+    assert job.envelope is not None
+    assert job.envelope.try_count == 0
+
+
+def test_a_worker_can_be_started_again_and_not_twice(manager: JobManager, gate: Gate, wait_until: WaitUntil) -> None:
+    gate.opened.set()
+    worker = manager.start_worker()
+    with pytest.raises(InvalidOptionError, match="runs already"):
+        worker.start()
+    worker.stop()
+    manager.enqueue_by_name("gate", {"number": 1})
+    with worker.start():
+        wait_until(lambda: gate.finished == [1])
+
+
+def test_a_thread_that_outlived_a_stop_is_not_revived_by_the_next_start(
+    manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil
+) -> None:
+    worker = manager.start_worker()
+    manager.enqueue_by_name("gate", {"number": 1})
+    assert gate.entered.acquire(timeout=10)
+    finished: list[bool] = []
+    stopper = threading.Thread(target=lambda: finished.append(worker.stop(timeout=0)))
+    stopper.start()
+    _travel_until(clock, wait_until, lambda: finished)
+    before = threading.active_count()
+    worker.start()
+    assert gate.entered.acquire(timeout=10)  # given back, it runs again, in the new thread
+    gate.opened.set()
+    wait_until(lambda: len(gate.finished) == 2)
+    wait_until(lambda: threading.active_count() <= before + 1)
+    worker.stop()
+
+
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"lease": 0}, {"poll": -1}])
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError, match=next(iter(wrong))):
+        WorkerOptions(**wrong)
+
+
+class SlowToSettle(InMemoryJobStore):
+    """Loses every lease just before it is settled."""
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        if outcome == Completed():
+            self.release([claim])
+        return super().settle(claim, outcome)
+
+
+def test_a_fenced_result_is_said_aloud(
+    registry: JobRegistry, clock: FakeClock, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.opened.set()
+    manager = _manager_of(SlowToSettle(clock), registry)
+    manager.enqueue_by_name("gate", {})
+    JobWorker(manager.backend().store, manager.executor).drain(max_jobs=1)  # type: ignore[attr-defined]
+    assert [record.levelno for record in caplog.records if "may have run twice" in record.message] == [logging.WARNING]
