@@ -1,4 +1,4 @@
-"""Seam 1: what carries jobs. An adapter translates to a job system's own API and decides nothing that others would too."""
+"""Seam 1: what carries jobs. An adapter translates to a job system's API and decides nothing that others would too."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Capabilities:
         elif delay > timedelta() and self.delay is Quality.NONE:
             lacking = "a delay: it has none. Route the job to a backend that has"
         elif self.max_delay is not None and delay > self.max_delay:
-            lacking = f"a delay of {delay}: its longest is {self.max_delay}. Route the job to a backend without that limit"
+            lacking = f"a delay of {delay}: its longest is {self.max_delay}. Route the job to another backend"
         if lacking is not None:
             raise UnsupportedCapabilityError(f"Backend {backend!r}: job {envelope.name!r} asks for {lacking}.")
 
@@ -124,12 +124,11 @@ class JobBackend(ABC):
     """What waits, seen from outside; None where the system can't be looked into."""
 
     @abstractmethod
-    def send(self, envelopes: Sequence[JobEnvelope], once: str | None = None) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         """Hand the jobs over, and return when they were accepted; what is due later (`due_at`) waits in there.
 
         Raises `EnqueueError` within the configured bound when the system is away, refuses or never answers, with the
-        ids accepted, rejected and in doubt. The core has checked the capabilities. `once` names a run of a move: where
-        the server can tell, a job that this run sent before is not sent again.
+        ids accepted, rejected and in doubt. The core has checked the capabilities.
         """
 
     @abstractmethod
@@ -152,7 +151,7 @@ class JobBackend(ABC):
 
     def close(self) -> None:
         """Close connections. A later call opens them anew."""
-        return None
+        return
 
 
 class TakenJob(ABC):

@@ -101,7 +101,7 @@ class JobExecutor:
         token = running_job.set(run.context)
         try:
             self._invoker.invoke(run.configuration, run.args)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
             return self._failed(run, error)
         finally:
             running_job.reset(token)
@@ -115,7 +115,7 @@ class JobExecutor:
         token = running_job.set(run.context)
         try:
             await self._invoker.ainvoke(run.configuration, run.args)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
             return self._failed(run, error)
         finally:
             running_job.reset(token)
@@ -155,7 +155,7 @@ class JobExecutor:
         context = JobExecutionContext(envelope, policy, now, stop)
         try:
             args = self.serializer.deserialize(envelope.args, configuration.args_type)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever a serializer raises, it will raise again
             return self._abandon(raw, envelope, error, now)
         if logger.isEnabledFor(logging.INFO):
             waited = (now - (envelope.due_at or envelope.created_at)).total_seconds()
@@ -228,7 +228,9 @@ class JobExecutor:
             except UnknownJobError as error:
                 return self._abandon(raw, envelope, error, now)
         wait = timedelta(seconds=until - waited)
-        log_event(logger, logging.WARNING, "unknown", envelope, deferred=f"{wait.total_seconds():g}s", worker=self.worker)
+        log_event(
+            logger, logging.WARNING, "unknown", envelope, deferred=f"{wait.total_seconds():g}s", worker=self.worker
+        )
         return Deferred(
             replace(
                 envelope,

@@ -152,7 +152,9 @@ class JobManager:
     async def aenqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[str]:
         """Like `enqueue_many`."""
         envelopes = self._prepare_many(items, options)
-        return await self._in_thread(self._target_of(envelopes[0]).alias if envelopes else self.default, self._send_many, envelopes)
+        return await self._in_thread(
+            self._target_of(envelopes[0]).alias if envelopes else self.default, self._send_many, envelopes
+        )
 
     def prepare(self, args: object, *, job: object = None, **options: Unpack[EnqueueOptions]) -> JobEnvelope:
         """Check everything and return the envelope that `enqueue` would send. `job` names the job where the type of
@@ -180,7 +182,7 @@ class JobManager:
         return self.backends[alias]
 
     def shelf(self, alias: str | None = None) -> JobShelf:
-        """Return what waits or is parked in a backend; raise `UnsupportedCapabilityError` if it can't be looked into."""
+        """Return what waits or is parked there; raise `UnsupportedCapabilityError` if it can't be looked into."""
         shelf = self.backend(alias).shelf
         if shelf is None:
             raise UnsupportedCapabilityError(f"Backend {alias or self.default!r} can't be looked into.")
@@ -192,7 +194,9 @@ class JobManager:
         alias = alias or self.worker_backend
         worker = self.backend(alias).worker(self.executor, options or WorkerOptions())
         if isinstance(worker, NativeCommand):
-            raise ConfigurationError(f"Backend {alias!r} has a worker of its own: run `anyjob worker --backend {alias}`.")
+            raise ConfigurationError(
+                f"Backend {alias!r} has a worker of its own: run `anyjob worker --backend {alias}`."
+            )
         return worker
 
     def start_worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
@@ -213,8 +217,7 @@ class JobManager:
         return self.worker(alias).drain()
 
     def import_jobs(self) -> None:
-        """Import the modules of `imports`, so that the jobs in them are known; raise `ConfigurationError` if one is not
-        there."""
+        """Import the modules of `imports`, so that their jobs are known; `ConfigurationError` if one is missing."""
         for module in self._imports:
             try:
                 importlib.import_module(module)
@@ -272,7 +275,7 @@ class JobManager:
 
     def _prepare_many(self, items: Iterable[object], options: EnqueueOptions) -> list[JobEnvelope]:
         if "job_id" in options:
-            raise InvalidOptionError("enqueue_many(job_id=...): several jobs can't share an id; give each by prepare().")
+            raise InvalidOptionError("job_id: several jobs can't share an id; give each its own by prepare().")
         return [
             item if isinstance(item, JobEnvelope) else self._prepare(self.registry.get_for(item), item, options)
             for item in items
@@ -380,7 +383,7 @@ class JobManager:
 
 
 def _refuse_other_args(configuration: JobConfiguration, args: object) -> None:
-    """Raise unless `args` are what the job named by the caller takes: exactly its type, or plain data for a TypedDict."""
+    """Raise unless `args` are what the job takes: exactly its type, or plain data for a TypedDict."""
     wanted = configuration.args_type
     if isinstance(wanted, type) and type(args) is not wanted and not isinstance(args, dict):
         raise InvalidArgsError(

@@ -133,9 +133,7 @@ class InMemoryJobStore(JobStore):
             for envelope in envelopes:
                 self._add(envelope)
 
-    def claim(
-        self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str
-    ) -> Sequence[JobClaim]:
+    def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         now = self.clock.now()
         until = now + lease
         claims: list[JobClaim] = []
@@ -211,11 +209,11 @@ class InMemoryJobStore(JobStore):
         with self._lock:
             free = (row for row in self._chosen(chosen) if row.id not in self._leases)
             for row in list(itertools.islice(free, limit)):
+                held = row
                 if row.id not in self._failures:  # it is in a lane: what goes on from here is another row
-                    self._rows[row.id] = held = replace(row)
+                    held = self._rows[row.id] = replace(row)
                     self._lanes[row.priority][row.queue].leave_stale()
-                    row = held
-                claims.append(self._lease(row, worker, until, False))
+                claims.append(self._lease(held, worker, until, False))
         return claims
 
     def park(self, raw: bytes, failure: JobFailure) -> str:

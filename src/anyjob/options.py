@@ -30,6 +30,7 @@ class EnqueueOptions(TypedDict, total=False):
 
 
 def refuse_bad_options(options: EnqueueOptions) -> None:
+    """Raise `InvalidOptionError`, saying what is wrong with which option and what would be right."""
     for name, value in options.items():
         rule = _RULES.get(name)
         if rule is None:
@@ -46,7 +47,7 @@ def refuse_bad_options(options: EnqueueOptions) -> None:
 def _fault_of_priority(value: Any) -> str:
     if isinstance(value, JobPriority):
         return ""
-    return "a number means the opposite on some brokers; use JobPriority.LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL or HIGH."
+    return "numbers mean the opposite on some brokers; use JobPriority.LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH."
 
 
 def _fault_of_delay(value: Any) -> str:
@@ -54,7 +55,8 @@ def _fault_of_delay(value: Any) -> str:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "a delay is a timedelta or a number of seconds."
-    return "" if math.isfinite(value) and 0 <= value <= _LONGEST_DELAY else "a delay is between 0 seconds and 1000 years."
+    right = math.isfinite(value) and 0 <= value <= _LONGEST_DELAY
+    return "" if right else "a delay is between 0 seconds and 1000 years."
 
 
 def _fault_of_run_at(value: Any) -> str:

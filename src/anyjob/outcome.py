@@ -75,14 +75,14 @@ def describe_error(error: BaseException, limit: int) -> str:
 def _safe_str(error: BaseException) -> str:
     try:
         return _encodable(str(error))
-    except Exception:
+    except Exception:  # noqa: BLE001
         return "<its message can't be shown: __str__ raised>"
 
 
 def _format(error: BaseException) -> str:
     try:
         return _encodable("".join(traceback.format_exception(error)))
-    except Exception:
+    except Exception:  # noqa: BLE001
         return "<its traceback can't be shown>"
 
 

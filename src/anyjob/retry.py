@@ -50,7 +50,7 @@ class RetryPolicy:
             if not valid:
                 raise JobDefinitionError(f"RetryPolicy({name}={value!r}): {name} must be {rule}.")
         if self.max_tries is None and self.timeout is None:
-            raise JobDefinitionError("RetryPolicy: max_tries and timeout can't both be None, or a job is tried for ever.")
+            raise JobDefinitionError("RetryPolicy: without max_tries and timeout a job is tried for ever. Set one.")
 
     def wait(self, try_count: int, draw: float = 0.0) -> float:
         """Return the seconds between the start of the `try_count`-th try (from 1) and the next; `draw` in [0, 1)."""
@@ -79,7 +79,7 @@ class RetryPolicy:
         if self.max_tries is not None and try_count >= self.max_tries:
             return None
         if wanted is None:
-            wait = self.wait(try_count, random.random() if draw is None else draw)
+            wait = self.wait(try_count, random.random() if draw is None else draw)  # noqa: S311  # jitter is no secret
             wanted = started_at + timedelta(seconds=wait)
         if self.timeout is not None and wanted - first_due_at > timedelta(seconds=self.timeout):
             return None
@@ -93,7 +93,7 @@ def _is_duration(seconds: float) -> bool:
 DEFAULT_RETRY: Final = RetryPolicy()
 
 
-class RetryLater(Exception):
+class RetryLater(Exception):  # noqa: N818  # an order to the executor, not an error
     """Raised by a job: this try failed, try again after `delay` or at `run_at` instead of the policy's back-off.
 
     It is a try like any other: the policy's budget (`max_tries`, `timeout`) still holds. `delay` is a timedelta or
@@ -116,5 +116,5 @@ class RetryLater(Exception):
         return self.run_at if self.run_at is not None else now + (self.delay or timedelta())
 
 
-class GiveUp(Exception):
+class GiveUp(Exception):  # noqa: N818  # likewise
     """Raised by a job: it can't succeed, don't try again. The job is abandoned with this as its failure."""

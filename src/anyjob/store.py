@@ -116,9 +116,7 @@ class JobStore(ABC):
         """Keep new jobs, all or none. Raise `DuplicateJobIdError` when the store has one of the ids, in any state."""
 
     @abstractmethod
-    def claim(
-        self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str
-    ) -> Sequence[JobClaim]:
+    def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         """Take up to `limit` due jobs of `queues` (None: of all) for `worker`, in order.
 
         Order: priority, highest first; then the time they became due (`due_at`, or `first_due_at` if that is null);

@@ -41,7 +41,7 @@ class StoreBackend(JobBackend):
         self.shelf = _StoreShelf(store)
         self._workers: list[weakref.ref[JobWorker]] = []
 
-    def send(self, envelopes: Sequence[JobEnvelope], once: str | None = None) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self.store.insert(envelopes)
         for reference in self._workers:
             worker = reference()

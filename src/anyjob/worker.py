@@ -52,9 +52,9 @@ class _Shift:
 class JobWorker:
     """`concurrency` threads that claim, execute and settle, and one that keeps their leases alive.
 
-    Use `start` and `stop` (or `with worker.start():`), or `drain` to run what is due in the calling thread. Async jobs run on
-    one event loop beside the threads, each held by one of them. All methods are thread-safe; after `stop` a worker may
-    be started again.
+    Use `start` and `stop` (or `with worker.start():`), or `drain` to run what is due in the calling thread. Async jobs
+    run on one event loop beside the threads, each held by one of them. All methods are thread-safe; after `stop` a
+    worker may be started again.
     """
 
     def __init__(self, store: JobStore, executor: JobExecutor, options: WorkerOptions | None = None) -> None:
@@ -165,9 +165,7 @@ class JobWorker:
             self._changed.notify_all()
 
     def _claim(self) -> Sequence[JobClaim]:
-        return self._store.claim(
-            queues=self._options.queues, limit=1, lease=self._lease, worker=self._executor.worker
-        )
+        return self._store.claim(queues=self._options.queues, limit=1, lease=self._lease, worker=self._executor.worker)
 
     def _wait_for_jobs(self, shift: _Shift) -> Sequence[JobClaim]:
         """Sleep until something may be due; return what was claimed in the last look before it."""

@@ -245,6 +245,11 @@ def test_async_jobs_see_their_context(registry: JobRegistry, manager: JobManager
 # Time limits
 
 
+def travel_when(started: threading.Event, clock: FakeClock) -> None:
+    started.wait(5)
+    clock.travel(10)
+
+
 def configuration(function: Callable[[], Any], limit: float) -> JobConfiguration:
     registry = JobRegistry()
     background_job("limited", registry=registry, time_limit=limit)(function)
@@ -263,7 +268,7 @@ def test_a_sync_job_ends_at_its_time_limit(clock: FakeClock) -> None:
             ended.append("cleaned up")
 
     invoker = JobInvoker(clock)
-    traveller = threading.Thread(target=lambda: (started.wait(5), clock.travel(10)))
+    traveller = threading.Thread(target=travel_when, args=(started, clock))
     traveller.start()
     limited = configuration(spin, 10)
     with pytest.raises(JobTimeLimitError, match="longer than 10 s"):
@@ -283,7 +288,7 @@ def test_an_async_job_ends_at_its_time_limit(clock: FakeClock) -> None:
             ended.append("cleaned up")
 
     invoker = JobInvoker(clock)
-    traveller = threading.Thread(target=lambda: (started.wait(5), clock.travel(10)))
+    traveller = threading.Thread(target=travel_when, args=(started, clock))
     traveller.start()
     limited = configuration(wait, 10)
     with pytest.raises(JobTimeLimitError, match="longer than 10 s"):

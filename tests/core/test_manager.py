@@ -78,7 +78,7 @@ class Recorder(JobBackend):
         self.threads: set[str] = set()
         self.closed = False
 
-    def send(self, envelopes: Sequence[JobEnvelope], once: str | None = None) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self.calls += 1
         self.threads.add(threading.current_thread().name)
         if self.error:
@@ -278,9 +278,9 @@ class Blocking(Recorder):
         super().__init__()
         self.gate = threading.Event()
 
-    def send(self, envelopes: Sequence[JobEnvelope], once: str | None = None) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         assert self.gate.wait(10)
-        super().send(envelopes, once)
+        super().send(envelopes)
 
 
 def test_an_async_enqueue_never_blocks_the_loop_and_uses_one_thread(make_manager: Callable[..., JobManager]) -> None:
@@ -450,7 +450,9 @@ def test_an_enqueue_is_logged_without_its_arguments(recording: JobManager, caplo
     assert vars(record)["job_id"] == job_id
 
 
-def test_enqueue_only_starts_no_worker(make_manager: Callable[..., JobManager], caplog: pytest.LogCaptureFixture) -> None:
+def test_enqueue_only_starts_no_worker(
+    make_manager: Callable[..., JobManager], caplog: pytest.LogCaptureFixture
+) -> None:
     manager = make_manager(enqueue_only=True)
     manager.enqueue(Email("a"))
     with manager.start_worker() as worker:

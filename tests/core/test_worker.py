@@ -5,7 +5,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -86,7 +87,11 @@ def test_a_job_that_always_fails_is_tried_twelve_times_then_parked_and_runs_when
     (parked,) = manager.shelf().scan(_abandoned()).jobs
     assert parked.id == job_id
     assert parked.failure is not None
-    assert (parked.failure.error_type, parked.failure.message, parked.failure.tries) == ("ConnectionError", "no luck", 12)
+    assert (parked.failure.error_type, parked.failure.message, parked.failure.tries) == (
+        "ConnectionError",
+        "no luck",
+        12,
+    )
 
     broken = False
     assert manager.shelf().retry(job_id)
@@ -100,7 +105,9 @@ def _abandoned() -> Any:
     return JobFilter(states=frozenset({JobState.ABANDONED}))
 
 
-def test_a_requeued_job_has_its_whole_budget_again(registry: JobRegistry, manager: JobManager, clock: FakeClock) -> None:
+def test_a_requeued_job_has_its_whole_budget_again(
+    registry: JobRegistry, manager: JobManager, clock: FakeClock
+) -> None:
     seen = []
 
     @background_job("fail", registry=registry, retry=RetryPolicy(max_tries=2))
@@ -206,8 +213,16 @@ def test_a_local_enqueue_wakes_an_idle_worker_at_once(registry: JobRegistry, wai
         for number in range(1, 21):
             wait_until(lambda: worker._idle)  # noqa: SLF001  # to measure from sleep
             manager.enqueue_by_name("when", {"sent": time.monotonic()})
-            wait_until(lambda number=number: len(took) == number)
+            wait_until(partial(_has, took, number))
     assert sorted(took)[10] < 0.1
+
+
+def _has(items: Sequence[object], number: int) -> bool:
+    return len(items) == number
+
+
+def _logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return text in caplog.text
 
 
 def _manager_of(store: JobStore, registry: JobRegistry) -> JobManager:
@@ -347,7 +362,7 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_worker(
     store.failing = 3
     with manager.start_worker():
         for pause in (1, 2, 4):
-            wait_until(lambda pause=pause: f"goes on in {pause}s" in caplog.text)
+            wait_until(partial(_logged, caplog, f"goes on in {pause}s"))
             clock.travel(pause)
         manager.enqueue_by_name("gate", {"number": 1})
         wait_until(lambda: gate.finished == [1])
@@ -356,9 +371,7 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_worker(
 # Leases
 
 
-def test_a_long_job_keeps_its_lease(
-    manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil
-) -> None:
+def test_a_long_job_keeps_its_lease(manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil) -> None:
     store = manager.backend().store  # type: ignore[attr-defined]
     with manager.start_worker(options=WorkerOptions(lease=60)):
         manager.enqueue_by_name("gate", {})
@@ -372,7 +385,8 @@ def test_a_long_job_keeps_its_lease(
 
 
 def _left(store: Any, clock: FakeClock) -> timedelta:
-    return min(lease.until for lease in store._leases.values()) - clock.now()  # noqa: SLF001
+    until: datetime = min(lease.until for lease in store._leases.values())  # noqa: SLF001
+    return until - clock.now()
 
 
 def test_what_a_vanished_worker_ran_is_rescued_and_its_loss_counted(
