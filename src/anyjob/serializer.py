@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, Final, Protocol
 
@@ -51,23 +52,14 @@ class JsonJobSerializer:
     def serialize(self, args: object, args_type: Any) -> bytes:
         decoder = self._decoders.get(args_type) or self._compiled(args_type)
         try:
-            data = self._encoder.encode(args)
-        except Exception as error:  # also what a property or model_dump raises
+            data, value = self._checked(args, decoder)
+            if data.find(b"null") >= 0:  # what JSON makes of NaN, without a word
+                _refuse_nan(msgspec.to_builtins(args, enc_hook=_encode_other), "$")
+            if isinstance(args, _PLAIN):  # plain data: an unknown field is a slip; a function's defaults travel along
+                refuse_unknown_fields(args, args_type)
+                data, _ = self._checked(value, decoder)
+        except Exception as error:  # also what a property, __post_init__, validator or model_dump raises
             raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
-        if len(data) > self._max_size:
-            raise InvalidArgsError(
-                f"{_name(args_type)}: the arguments take {len(data):,} bytes of JSON; the limit is {self._max_size:,}. "
-                "Store the data and pass its key."
-            )
-        try:
-            value = decoder.decode(data)
-        except Exception as error:  # also what a __post_init__ or validator raises
-            raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
-        if isinstance(args, dict):  # plain data: an unknown field is a slip, and defaults are to be written out
-            refuse_unknown_fields(args, args_type)
-            data = self._encoder.encode(value)
-        if data.find(b"null") >= 0:  # what JSON makes of NaN, without a word
-            _refuse_nan(msgspec.to_builtins(args, enc_hook=_encode_other), _name(args_type), "$")
         return data
 
     def deserialize(self, data: bytes | msgspec.Raw, args_type: Any) -> Any:
@@ -76,6 +68,16 @@ class JsonJobSerializer:
             return decoder.decode(data)
         except Exception as error:  # also what a __post_init__ or validator raises
             raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
+
+    def _checked(self, args: object, decoder: msgspec.json.Decoder[Any]) -> tuple[bytes, Any]:
+        """Return the JSON of `args`, and what the worker will make of it."""
+        data = self._encoder.encode(args)
+        if len(data) > self._max_size:
+            raise ValueError(
+                f"the arguments take {len(data):,} bytes of JSON; the limit is {self._max_size:,}. "
+                "Store the data and pass its key."
+            )
+        return data, decoder.decode(data)
 
     def _compiled(self, args_type: Any) -> msgspec.json.Decoder[Any]:
         decoder = self._decoders.get(args_type)
@@ -104,6 +106,7 @@ def _compile(args_type: Any) -> msgspec.json.Decoder[Any]:
         ) from error
 
 
+_PLAIN: Final = (dict, list)
 _PASS_THE_KEY: Final = "Pass its primary key and load it in the job."
 
 
@@ -112,7 +115,7 @@ def _encode_other(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     if _is_pydantic_model(type(value)):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
     if _is_orm_model(type(value)):
         raise TypeError(f"{_name(type(value))} is a database model. {_PASS_THE_KEY}")
     raise TypeError(f"{_name(type(value))} can't be written as JSON")
@@ -154,52 +157,71 @@ def _name(cls: Any) -> str:
 
 
 def refuse_unknown_fields(data: Any, args_type: Any) -> None:
-    """Raise `InvalidArgsError` at the first key of plain data that no field of `args_type` takes, however deep."""
+    """Raise `ValueError` at the first key of plain data that no field of `args_type` takes, however deep."""
     from msgspec import inspect  # only plain data needs it, and it is not light
 
     def walk(value: Any, info: Any, path: str) -> None:
-        fields = _fields(info)
-        if isinstance(value, Mapping):
+        if isinstance(info, inspect.UnionType):
+            for member in info.types:
+                if _is_meant(member, value):
+                    walk(value, member, path)
+        elif isinstance(value, Mapping):
             if isinstance(info, inspect.DictType):
-                for key, item in value.items():
+                for item in value.values():
                     walk(item, info.value_type, f"{path}[...]")
-            elif fields:
+            elif fields := _fields(info):
                 for key, item in value.items():
-                    if key not in fields and key != getattr(info, "tag_field", None):
-                        hint = did_you_mean(str(key), fields)
-                        raise InvalidArgsError(f"{_name(args_type)}: unknown field {key!r} at `{path}`.{hint}")
                     if key in fields:
                         walk(item, fields[key], f"{path}.{key}")
-            elif isinstance(info, inspect.UnionType):
-                for member in info.types:
-                    if getattr(member, "fields", None) and getattr(member, "tag", None) in (
-                        None,
-                        value.get(getattr(member, "tag_field", None)),
-                    ):
-                        walk(value, member, path)
-        elif isinstance(value, list | tuple | set | frozenset) and hasattr(info, "item_type"):
-            for index, item in enumerate(value):
-                walk(item, info.item_type, f"{path}[{index}]")
-        elif isinstance(value, list | tuple) and isinstance(info, inspect.UnionType):
-            for member in info.types:
-                if hasattr(member, "item_type"):
-                    walk(value, member, path)
+                    elif key != getattr(info, "tag_field", None):
+                        raise ValueError(f"unknown field {key!r} at `{path}`.{did_you_mean(str(key), fields)}")
+        elif isinstance(value, list | tuple):
+            for index, (item, item_type) in enumerate(zip(value, _item_types(info), strict=False)):
+                walk(item, item_type, f"{path}[{index}]")
 
     walk(data, inspect.type_info(args_type), "$")
+
+
+def _is_meant(member: Any, value: Any) -> bool:
+    """Whether plain data is for this member of a union, as far as a tag tells; the rest differ in kind."""
+    tag = getattr(member, "tag", None)
+    return tag is None or (isinstance(value, Mapping) and value.get(member.tag_field) == tag)
 
 
 def _fields(info: Any) -> dict[str, Any]:
     """Return the fields that a type has on the wire, with the type of each; empty if it has none, or any."""
     model: Any = getattr(info, "cls", None)
-    if _is_pydantic_model(model) and model.model_config.get("extra") != "allow":
-        named = {alias: None for name, field in model.model_fields.items() for alias in (name, field.alias) if alias}
-        return named
-    return {field.encode_name: field.type for field in getattr(info, "fields", ())}
+    if not _is_pydantic_model(model):
+        return {field.encode_name: field.type for field in getattr(info, "fields", ())}
+    if model.model_config.get("extra") == "allow":
+        return {}
+    return {
+        alias: _type_info(field.annotation)
+        for name, field in model.model_fields.items()
+        for alias in (name, field.alias, field.validation_alias)
+        if isinstance(alias, str)
+    }
 
 
-def _refuse_nan(value: Any, where: str, path: str) -> None:
+def _type_info(annotation: Any) -> Any:
+    from msgspec import inspect
+
+    try:
+        return inspect.type_info(annotation)
+    except TypeError:  # pydantic understands more than msgspec
+        return inspect.AnyType()
+
+
+def _item_types(info: Any) -> Iterable[Any]:
+    """Return the types of the items that a JSON array holds, one for each."""
+    if hasattr(info, "item_type"):
+        return itertools.repeat(info.item_type)
+    return getattr(info, "item_types", None) or [field.type for field in getattr(info, "fields", ())]
+
+
+def _refuse_nan(value: Any, path: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidArgsError(f"{where}: {value} can't be written as JSON - at `{path}`. Pass None or a string.")
+        raise ValueError(f"{value} can't be written as JSON - at `{path}`. Pass None or a string.")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, item in items:
-        _refuse_nan(item, where, f"{path}.{key}" if isinstance(value, dict) else f"{path}[{key}]")
+        _refuse_nan(item, f"{path}.{key}" if isinstance(value, dict) else f"{path}[{key}]")
