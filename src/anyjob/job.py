@@ -14,7 +14,7 @@ from anyjob.current import default_registry, get_manager
 from anyjob.envelope import JobEnvelope, JobPriority
 from anyjob.errors import JobDefinitionError
 from anyjob.options import EnqueueOptions
-from anyjob.registry import JobConfiguration, JobRegistry, args_type_of, seconds_or_none
+from anyjob.registry import JobConfiguration, JobRegistry, args_type_of, as_aliases, seconds_or_none, type_variables
 from anyjob.retry import RetryPolicy
 from anyjob.signature import JobFunction, describe_place
 
@@ -40,7 +40,7 @@ class _Job(ABC, Generic[TArgs]):
         if registry is None or cls.__module__ == __name__ or any(_is_abstract(cls, name) for name in dir(cls)):
             return
         args_type = args_type_of(cls, _Job)
-        if isinstance(args_type, TypeVar):
+        if type_variables(args_type):
             return
         if isinstance(args_type, str) or args_type is Any or getattr(args_type, "__forward_arg__", None):
             raise JobDefinitionError(
@@ -165,7 +165,7 @@ def background_job(
             registry.register(
                 JobConfiguration(
                     name=name if isinstance(name, str) else f"{function.__module__}.{function.__qualname__}",
-                    aliases=tuple(aliases),
+                    aliases=as_aliases(aliases),
                     job=job,
                     queue=queue,
                     priority=priority,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,7 +35,7 @@ def job_name(name: str, *, aliases: Iterable[str] = ()) -> Callable[[T], T]:
     The name is the contract with queued messages and with other deployments: it stays when the class is renamed or
     moved. Up to 128 characters. Subclasses don't inherit it.
     """
-    names = (name, *aliases)
+    names = (name, *as_aliases(aliases))
     for each in names:
         _refuse_bad_name(each)
 
@@ -74,8 +75,10 @@ class JobConfiguration:
             raise JobDefinitionError(f"{self.place}: priority = {self.priority!r} is not a JobPriority.")
         if not isinstance(self.retry, RetryPolicy | UnsetType | None):
             raise JobDefinitionError(f"{self.place}: retry = {self.retry!r} is neither a RetryPolicy nor None.")
-        if self.time_limit is not None and self.time_limit <= 0:
-            raise JobDefinitionError(f"{self.place}: time_limit = {self.time_limit!r} must be longer than 0 seconds.")
+        if self.time_limit is not None and not _is_time(self.time_limit):
+            raise JobDefinitionError(
+                f"{self.place}: time_limit = {self.time_limit!r} must be a timedelta or seconds, more than 0."
+            )
 
     @property
     def place(self) -> str:
@@ -276,6 +279,17 @@ def _refuse_bad_name(name: object) -> None:
         )
 
 
+def as_aliases(aliases: Iterable[str]) -> tuple[str, ...]:
+    """Return the aliases; refuse a string, which is an iterable of its letters."""
+    if isinstance(aliases, str):
+        raise JobDefinitionError(f"aliases = {aliases!r} must be a list, as [{aliases!r}].")
+    return tuple(aliases)
+
+
+def _is_time(seconds: object) -> bool:
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < math.inf
+
+
 def seconds_or_none(duration: timedelta | float | None) -> float | None:
     """Return a duration that may be a timedelta in seconds."""
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
@@ -284,16 +298,26 @@ def seconds_or_none(duration: timedelta | float | None) -> float | None:
 def args_type_of(job: type[Any], base: type[Any]) -> Any:
     """Return what `job` filled into the type parameter of the generic `base`, through any classes in between.
 
-    A TypeVar is returned as it is: the class is still generic.
+    A TypeVar of `job`'s own is returned as it is: the class is still generic. What was left out is Any.
     """
-    for origin_base in getattr(job, "__orig_bases__", job.__bases__):
+    for origin_base in vars(job).get("__orig_bases__", job.__bases__):
         origin = typing.get_origin(origin_base) or origin_base
         if not (isinstance(origin, type) and issubclass(origin, base)):
             continue
         given = typing.get_args(origin_base)
         if origin is base:
             return given[0] if given else Any
+        filled = dict(zip(getattr(origin, "__parameters__", ()), given, strict=False))
         inner = args_type_of(origin, base)
-        parameters = getattr(origin, "__parameters__", ())
-        return given[parameters.index(inner)] if inner in parameters and given else inner
+        if isinstance(inner, TypeVar):
+            return filled.get(inner, Any)
+        free = type_variables(inner)
+        return inner[tuple(filled.get(each, Any) for each in free)] if free else inner
     return Any
+
+
+def type_variables(args_type: Any) -> tuple[Any, ...]:
+    """Return what is still open in a type: T itself, or the T of `list[T]`."""
+    if isinstance(args_type, TypeVar):
+        return (args_type,)
+    return getattr(args_type, "__parameters__", ()) if typing.get_origin(args_type) else ()

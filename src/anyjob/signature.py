@@ -24,6 +24,8 @@ class JobFunction:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        if isinstance(function, type) or not hasattr(function, "__qualname__"):
+            raise JobDefinitionError(f"{function!r} is no function: a job is one, or a class with an `execute`.")
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
         self._parameters = tuple(inspect.signature(function).parameters.values())
