@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from anyjob import host
 from anyjob.manager import JobManager
 from anyjob.registry import JobRegistry
 
@@ -32,7 +31,7 @@ def get_manager() -> JobManager:
     if _manager is None:
         with _lock:
             if _manager is None:
-                _manager = host.load(registry=default_registry)
+                _manager = _load({})
     return _manager
 
 
@@ -42,7 +41,7 @@ def configure(manager: JobManager | None = None, **settings: Any) -> JobManager:
     `settings` have the keys of the schema, and `backend="memory:"` (a URL) or `backend="main"` (an alias) for short.
     """
     global _manager
-    made = manager or host.load(_spelt_out(settings), registry=default_registry)
+    made = manager or _load(settings)
     with _lock:
         _manager = made
     return made
@@ -54,7 +53,7 @@ def override(manager: JobManager | None = None, **settings: Any) -> Iterator[Job
 
     Takes what `configure` takes. Closes a manager that it made.
     """
-    made = manager or host.load(_spelt_out(settings), registry=default_registry)
+    made = manager or _load(settings)
     with _lock:
         _overrides.append(made)
     try:
@@ -66,10 +65,17 @@ def override(manager: JobManager | None = None, **settings: Any) -> Iterator[Job
             made.close()
 
 
-def _spelt_out(settings: dict[str, Any]) -> Mapping[str, Any]:
-    backend = settings.pop("backend", None)
+def _load(settings: Mapping[str, Any]) -> JobManager:
+    from anyjob import host  # with all that settings need, when they are needed
+
+    return host.load(_spelt_out(settings), registry=default_registry)
+
+
+def _spelt_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    rest = {key: value for key, value in settings.items() if key != "backend"}
+    backend = settings.get("backend")
     if backend is None:
-        return settings
+        return rest
     if ":" not in backend:
-        return {**settings, "default": backend}
-    return {**settings, "default": "default", "backends": {**settings.get("backends", {}), "default": backend}}
+        return {**rest, "default": backend}
+    return {**rest, "default": "default", "backends": {**rest.get("backends", {}), "default": backend}}

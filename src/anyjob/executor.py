@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import threading
 from datetime import datetime, timedelta
 from threading import Event
@@ -265,6 +264,8 @@ _COMPLETED: Final = Completed()
 
 def worker_name() -> str:
     """Return `host-pid`, the name by which this process is known in logs and failures."""
+    import socket  # a tenth of the whole import, for a name
+
     return f"{socket.gethostname()}-{os.getpid()}"
 
 

@@ -37,8 +37,8 @@ def load(
     if settings is None:
         raise NotConfiguredError(
             "No backend is configured, so there is nowhere to enqueue to. Set ANYJOB_BACKEND=memory: in the "
-            "environment, or write [tool.anyjob.backends.main] with url = \"memory:\" into pyproject.toml, or call "
-            "anyjob.configure(backend=\"memory:\")."
+            'environment, or write [tool.anyjob.backends.main] with url = "memory:" into pyproject.toml, or call '
+            'anyjob.configure(backend="memory:").'
         )
     return build(settings, registry=registry, clock=clock, resolver=resolver, observers=observers)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import PurePath
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -112,8 +112,8 @@ _PASS_THE_KEY: Final = "Pass its primary key and load it in the job."
 
 def _encode_other(value: Any) -> Any:
     """Encode what msgspec doesn't know."""
-    if isinstance(value, PurePath):
-        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if _is_pydantic_model(type(value)):
         return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
     if _is_orm_model(type(value)):
@@ -123,11 +123,11 @@ def _encode_other(value: Any) -> Any:
 
 def _decode_other(wanted: Any, value: Any) -> Any:
     """Decode what msgspec doesn't know."""
-    if isinstance(wanted, type):
-        if issubclass(wanted, PurePath) and isinstance(value, str):
-            return wanted(value)
-        if _is_pydantic_model(wanted):
-            return _validate(wanted, value)
+    if _is_pydantic_model(wanted):
+        return _validate(wanted, value)
+    is_path = isinstance(wanted, type) and issubclass(wanted, os.PathLike)
+    if is_path and isinstance(value, str):
+        return wanted(value)
     raise TypeError(f"expected {_name(wanted)}, which can't be read from JSON")
 
 

@@ -50,9 +50,7 @@ class TimeLimits:
                 now = self._clock.now()
                 while self._alarms and self._alarms[0][0] <= now:
                     heapq.heappop(self._alarms)[2]()
-                self._clock.wait(
-                    self._changed, (self._alarms[0][0] - now).total_seconds() if self._alarms else None
-                )
+                self._clock.wait(self._changed, (self._alarms[0][0] - now).total_seconds() if self._alarms else None)
 
     @contextmanager
     def in_this_thread(self, seconds: float) -> Iterator[None]:

@@ -1,0 +1,58 @@
+"""What is shipped: names, types, entry points, dependencies."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import anyjob
+from anyjob.loader import installed_schemes
+
+MODULES = [
+    name
+    for _, name, _ in pkgutil.walk_packages(anyjob.__path__, "anyjob.")
+    if name not in ("anyjob.__main__", "anyjob.cli.commands", "anyjob.cli.process")
+]
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(anyjob.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("module", ["anyjob", *MODULES])
+def test_every_public_name_exists(module: str) -> None:
+    loaded = importlib.import_module(module)
+    assert len(set(loaded.__all__)) == len(loaded.__all__)
+    for name in loaded.__all__:
+        assert hasattr(loaded, name)
+
+
+def test_nothing_public_is_left_out_of_the_package() -> None:
+    named = {name for name in vars(anyjob) if not name.startswith("_")}
+    submodules = {name.split(".")[1] for name in MODULES} | {"cli"}
+    assert named - submodules == set(anyjob.__all__) - submodules
+
+
+def test_all_errors_have_one_root_and_end_in_error() -> None:
+    from anyjob import errors
+
+    for name in errors.__all__:
+        assert name.endswith("Error")
+        assert issubclass(getattr(errors, name), anyjob.AnyjobError)
+        assert getattr(anyjob, name) is getattr(errors, name)
+
+
+def test_the_core_depends_on_msgspec_alone() -> None:
+    needed = importlib.metadata.requires("anyjob") or []
+    assert [each for each in needed if "extra ==" not in each] == ["msgspec>=0.20"]
+
+
+def test_backends_are_found_by_entry_points() -> None:
+    schemes = installed_schemes()
+    assert "memory" in schemes
+    for entry_point in schemes.values():
+        assert callable(entry_point.load())
