@@ -127,8 +127,9 @@ def _assemble(
     def refuse_unknown_alias(path: str, key: str, alias: str) -> None:
         if alias not in rows:
             known = ", ".join(rows) or "none"
+            hint = did_you_mean(alias, rows)
             faults.append(
-                f"{sources[key]}: {path} = {alias!r} names no backend.{did_you_mean(alias, rows)} Defined: {known}."
+                f"{sources[key]}: {path} = {hide_password(alias)!r} names no backend.{hint} Defined: {known}."
             )
 
     for key in ("default", "worker_backend"):
@@ -139,10 +140,11 @@ def _assemble(
     if not rows or faults:
         return None
     if "default" not in plain:
-        if len(rows) > 1:
-            faults.append(f"default is missing: which of {', '.join(rows)} do new jobs go to?")
+        candidates = [alias for alias in rows if alias != plain.get("worker_backend")] or list(rows)
+        if len(candidates) > 1:
+            faults.append(f"default is missing: which of {', '.join(candidates)} do new jobs go to?")
             return None
-        plain["default"] = next(iter(rows))
+        plain["default"] = candidates[0]
     return Settings(**plain, backends=backends, sources=dict(sources))
 
 

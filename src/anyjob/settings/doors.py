@@ -46,6 +46,9 @@ def read_environment(environ: Mapping[str, str], faults: list[str]) -> Door:
             said[key] = _list(value) if key == "imports" else value
         else:
             known = [f"{_PREFIX}{each.upper()}" for each in (*_CHOICES, *_PLAIN, "config")]
+            if key.startswith("backends__"):
+                row_name = variable.rpartition("__")[0]
+                known = [f"{row_name}__URL", f"{row_name}__QUEUES"]
             faults.append(f"environment: unknown variable {variable}.{did_you_mean(variable, known)}")
     return "environment", said | ({"backends": backends} if backends else {})
 
@@ -75,8 +78,10 @@ def _read(path: Path, faults: list[str]) -> list[Door]:
         return []
     if path.name != "pyproject.toml":
         return [(path.name, content)]
-    table = content.get("tool", {}).get("anyjob")
-    return [("pyproject.toml [tool.anyjob]", table)] if isinstance(table, Mapping) else []
+    tool = content.get("tool")
+    if not isinstance(tool, Mapping) or "anyjob" not in tool:
+        return []
+    return [("pyproject.toml [tool.anyjob]", tool["anyjob"])]
 
 
 def _list(value: str) -> list[str]:

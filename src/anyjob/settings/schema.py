@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -24,8 +25,8 @@ def _plain(kind: Any, *, at_least: float | None = None) -> Reader:
 
     def read(value: Any) -> Any:
         converted = msgspec.convert(value, kind, strict=False)
-        if at_least is not None and converted < at_least:
-            raise ValueError(f"{converted!r} must be {at_least:g} or more.")
+        if at_least is not None and not at_least <= converted < math.inf:
+            raise ValueError(f"{converted!r} must be a finite number, {at_least:g} or more.")
         return converted
 
     return read
@@ -84,6 +85,8 @@ def _route(index: int, value: Any) -> JobRoute:
         route = msgspec.convert(dict(value), JobRoute)
     except ValueError as error:
         raise ValueError(f"[{index}]: {error}") from error
+    if route.queue is not None and not QUEUE_NAME.fullmatch(route.queue):
+        raise ValueError(f"[{index}]: queue = {route.queue!r}: {QUEUE_RULE}")
     if (route.job is None) == (route.queue is None):
         raise ValueError(f"[{index}]: a route has either a job pattern or a queue.")
     return route

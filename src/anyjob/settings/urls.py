@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 __all__ = ["expand_url", "hide_password", "is_url"]
 
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*:.*", re.DOTALL)
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*:.*", re.DOTALL | re.IGNORECASE)
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _USERINFO: Final = re.compile(r"(?<=://)[^/?#]*(?=@)")
-_SECRET: Final = re.compile(r"([?&][^=&#]*(?:pass|secret|token|key)[^=&#]*=)[^&#]*", re.IGNORECASE)
+_HIDDEN: Final = re.compile(r"(?<=//).*(?=@)", re.DOTALL)  # also what should have been percent-encoded
+_SECRET: Final = re.compile(r"([?&][^=&#]*(?:pass|pw|secret|token|key|auth|cred)[^=&#]*=)[^&#]*", re.IGNORECASE)
 
 
 def is_url(text: str) -> bool:
@@ -42,7 +43,7 @@ def expand_url(url: str, environ: Mapping[str, str]) -> str:
 
 def hide_password(url: str) -> str:
     """Return the URL with its password, and what looks like one in the query, as `***`."""
-    user = _USERINFO.search(url)
+    user = _HIDDEN.search(url)
     if user is not None and ":" in user[0]:
         url = f"{url[: user.start()]}{user[0].partition(':')[0]}:***{url[user.end() :]}"
     return _SECRET.sub(r"\1***", url)
