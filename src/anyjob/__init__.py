@@ -24,13 +24,14 @@ from anyjob.errors import (
     UnsupportedCapabilityError,
 )
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob, background_job
-from anyjob.manager import JobManager, JobRoute
+from anyjob.manager import JobManager
 from anyjob.memory import InMemoryJobStore
 from anyjob.observer import JobObserver
 from anyjob.options import EnqueueOptions
 from anyjob.outcome import JobFailure
 from anyjob.registry import JobConfiguration, JobRegistry, job_name
 from anyjob.retry import GiveUp, RetryLater, RetryPolicy
+from anyjob.routing import JobRoute
 from anyjob.serializer import JobSerializer, JsonJobSerializer
 from anyjob.store import JobFilter, JobState, JobStore, StoredJob
 from anyjob.store_backend import StoreBackend

@@ -7,23 +7,19 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from anyjob.backend import JobBackend, JobShelf, NativeCommand, Quality
+from anyjob.backend import JobBackend, JobShelf, NativeCommand
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds, JobPriority
+from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds
 from anyjob.errors import (
     ConfigurationError,
     EnqueueError,
     InvalidArgsError,
     InvalidOptionError,
-    JobDefinitionError,
     UnsupportedCapabilityError,
-    did_you_mean,
 )
 from anyjob.executor import DEFAULT_MAX_LOSSES, JobExecutor
 from anyjob.invoker import JobResolver, construct
@@ -32,36 +28,19 @@ from anyjob.observer import JobObserver, JobObservers
 from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
+from anyjob.routing import JobRoute, JobRouter
 from anyjob.serializer import JobSerializer, JsonJobSerializer
 from anyjob.worker import JobWorker, WorkerOptions
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["JobManager", "JobRoute"]
+__all__ = ["JobManager"]
 
 logger = logging.getLogger("anyjob.enqueue")
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class JobRoute(Struct, frozen=True, kw_only=True):
-    """Sends the jobs whose name fits the pattern `job`, or those of `queue`, to the backend of that alias."""
-
-    backend: str
-    job: str | None = None
-    queue: str | None = None
-
-    def fits(self, name: str, queue: str) -> bool:
-        return fnmatchcase(name, self.job) if self.job is not None else queue == self.queue
-
-
-class _Target(Struct, frozen=True):
-    """Where the jobs of one name and queue go."""
-
-    alias: str
-    backend: JobBackend
 
 
 class JobManager:
@@ -96,15 +75,10 @@ class JobManager:
         self.registry = registry
         self.enqueue_only = enqueue_only
         self._imports = tuple(imports)
-        self._routes = tuple(routes)
-        self._queues = dict(queues or {})
-        for alias in (self.default, self.worker_backend, *(route.backend for route in self._routes)):
-            self._refuse_unknown_alias(alias)
         self._clock = clock or SystemClock()
         self._ids = JobIds()
         self._serializer = serializer or JsonJobSerializer()
         self._observers = JobObservers(observers)
-        self._targets: dict[tuple[str, str], _Target] = {}
         self._senders: dict[tuple[int, str], ThreadPoolExecutor] = {}
         self._senders_lock = threading.Lock()
         self.executor = JobExecutor(
@@ -116,6 +90,8 @@ class JobManager:
             retry=retry,
             max_losses=max_losses,
         )
+        self._router = JobRouter(self.backends, self.default, routes, queues or {}, self.executor)
+        self._router.refuse_unknown_alias(self.worker_backend)
 
     # Enqueue
 
@@ -153,7 +129,7 @@ class JobManager:
         """Like `enqueue_many`."""
         envelopes = self._prepare_many(items, options)
         return await self._in_thread(
-            self._target_of(envelopes[0]).alias if envelopes else self.default, self._send_many, envelopes
+            self._router.target_of(envelopes[0]).alias if envelopes else self.default, self._send_many, envelopes
         )
 
     def prepare(self, args: object, *, job: object = None, **options: Unpack[EnqueueOptions]) -> JobEnvelope:
@@ -171,14 +147,14 @@ class JobManager:
 
     async def asend(self, envelope: JobEnvelope) -> str:
         """Like `send`."""
-        return await self._in_thread(self._target_of(envelope).alias, self._send, envelope)
+        return await self._in_thread(self._router.target_of(envelope).alias, self._send, envelope)
 
     # Look and work
 
     def backend(self, alias: str | None = None) -> JobBackend:
         """Return the backend of that alias, or the default one."""
         alias = alias or self.default
-        self._refuse_unknown_alias(alias)
+        self._router.refuse_unknown_alias(alias)
         return self.backends[alias]
 
     def shelf(self, alias: str | None = None) -> JobShelf:
@@ -282,7 +258,7 @@ class JobManager:
         ]
 
     def _send(self, envelope: JobEnvelope) -> str:
-        target = self._target_of(envelope)
+        target = self._router.target_of(envelope)
         target.backend.send((envelope,))
         self._report(envelope, target.alias)
         return envelope.id
@@ -290,7 +266,7 @@ class JobManager:
     def _send_many(self, envelopes: Sequence[JobEnvelope]) -> list[str]:
         groups: dict[str, list[JobEnvelope]] = {}
         for envelope in envelopes:
-            groups.setdefault(self._target_of(envelope).alias, []).append(envelope)
+            groups.setdefault(self._router.target_of(envelope).alias, []).append(envelope)
         sent: list[str] = []
         for alias, group in groups.items():
             try:
@@ -309,45 +285,6 @@ class JobManager:
             for envelope in group:
                 self._report(envelope, alias)
         return [envelope.id for envelope in envelopes]
-
-    def _target_of(self, envelope: JobEnvelope) -> _Target:
-        """Return where the job goes; raise if that backend can't do what the job asks for."""
-        key = (envelope.name, envelope.queue)
-        try:
-            target = self._targets[key]
-        except KeyError:
-            target = self._targets[key] = self._choose_target(envelope)
-        if envelope.due_at is not None or envelope.priority is not JobPriority.NORMAL:
-            delay = timedelta() if envelope.due_at is None else envelope.due_at - self._clock.now()
-            target.backend.capabilities.refuse_unsupported(envelope, delay=delay, backend=target.alias)
-        return target
-
-    def _choose_target(self, envelope: JobEnvelope) -> _Target:
-        alias = self.default
-        for route in self._routes:
-            if route.fits(envelope.name, envelope.queue):
-                alias = route.backend
-                break
-        queues = self._queues.get(alias)
-        if queues is not None and envelope.queue not in queues:
-            raise InvalidOptionError(
-                f"Backend {alias!r} has no queue {envelope.queue!r}.{did_you_mean(envelope.queue, queues)} "
-                f"Its queues are closed to: {', '.join(queues)}."
-            )
-        backend = self.backends[alias]
-        can = backend.capabilities
-        if not can.in_process and envelope.name.startswith("__main__."):
-            raise JobDefinitionError(
-                f"{envelope.name} has no name that a worker would know it by, for __main__ is another module there. "
-                'Give it one: @job_name("mail.send") or @background_job("mail.send").'
-            )
-        configuration = self.registry.find(envelope.name)
-        if configuration is not None and can.delay is Quality.NONE and self.executor.policy_of(configuration):
-            raise UnsupportedCapabilityError(
-                f"Backend {alias!r} has no delay, and the retries of {envelope.name!r} need one between tries. "
-                'Give the job retry=None, or set retry = "none".'
-            )
-        return _Target(alias, backend)
 
     def _report(self, envelope: JobEnvelope, alias: str) -> None:
         if logger.isEnabledFor(logging.INFO):
@@ -373,13 +310,6 @@ class JobManager:
                 self._senders[key] = ThreadPoolExecutor(1, thread_name_prefix=f"anyjob-send-{alias}")
             sender = self._senders[key]
         return await asyncio.get_running_loop().run_in_executor(sender, call, argument)
-
-    def _refuse_unknown_alias(self, alias: str) -> None:
-        if alias not in self.backends:
-            raise ConfigurationError(
-                f"No backend is called {alias!r}.{did_you_mean(alias, self.backends)} "
-                f"Defined: {', '.join(self.backends)}."
-            )
 
 
 def _refuse_other_args(configuration: JobConfiguration, args: object) -> None:

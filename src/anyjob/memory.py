@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -16,96 +15,21 @@ from msgspec.structs import replace
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import JobEnvelope, JobIds, read_envelope, write_envelope, write_envelope_tightly
 from anyjob.errors import DuplicateJobIdError
+from anyjob.lanes import JobLane, JobRow
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob, StoredJob
 
 __all__ = ["InMemoryJobStore"]
 
 
-class _Row(Struct, order=True, gc=False):
-    """A job. Rows compare by `due`, then `seq`, which is unique: within its lane, the order in which they run.
-
-    No field can form a cycle, hence gc=False: a million waiting jobs cost the collector nothing. What few jobs have
-    (a lease, a failure) is kept beside the rows.
-    """
-
-    due: float
-    seq: int
-    id: str
-    queue: str
-    priority: int
-    raw: bytes
-
-
 class _Lease(Struct, frozen=True, gc=False):
     """A row out of its lane: run by a worker, or held by whoever took it."""
 
-    row: _Row
+    row: JobRow
     token: int
     worker: str
     until: datetime
     running: bool
-
-
-class _Lane:
-    """The free jobs of one queue and one priority.
-
-    Two structures: jobs that are due as they come line up in a deque, for they come in order; scheduled ones, and
-    those that go back to an old place, are in a heap. So neither a million due nor a million scheduled jobs slow down
-    an immediate one. What is taken out of the middle stays where it is, no longer the row that `rows` holds, until it
-    surfaces or is the greater part.
-    """
-
-    def __init__(self, rows: dict[str, _Row]) -> None:
-        self._rows = rows
-        self._line: deque[_Row] = deque()
-        self._heap: list[_Row] = []
-        self._stale = 0
-
-    def append(self, row: _Row) -> None:
-        """Take a row that is due: to the end of the line, if that is its place."""
-        if not self._line or self._line[-1] < row:
-            self._line.append(row)
-        else:
-            self.push(row)
-
-    def push(self, row: _Row) -> None:
-        """Take a row that is due at any time."""
-        heapq.heappush(self._heap, row)
-
-    def first(self) -> _Row | None:
-        """Return the row that is due first, whether it is due yet or not."""
-        if self._stale:
-            self._drop_stale_heads()
-        if self._heap:
-            return min(self._line[0], self._heap[0]) if self._line else self._heap[0]
-        return self._line[0] if self._line else None
-
-    def pop_due(self, now: datetime) -> _Row | None:
-        """Remove and return the first row, if it is due."""
-        if not self._heap and not self._stale:  # nearly always; nothing in the line is early
-            return self._line.popleft() if self._line else None
-        row = self.first()
-        if row is None or row.due > now.timestamp():
-            return None
-        return heapq.heappop(self._heap) if self._heap and self._heap[0] is row else self._line.popleft()
-
-    def leave_stale(self) -> None:
-        """Note that a row in here was replaced in `rows`."""
-        self._stale += 1
-        if self._stale > 100 and self._stale * 2 > len(self._line) + len(self._heap):
-            self._line = deque(row for row in self._line if self._rows.get(row.id) is row)
-            self._heap = [row for row in self._heap if self._rows.get(row.id) is row]
-            heapq.heapify(self._heap)
-            self._stale = 0
-
-    def _drop_stale_heads(self) -> None:
-        while self._line and self._rows.get(self._line[0].id) is not self._line[0]:
-            self._line.popleft()
-            self._stale -= 1
-        while self._heap and self._rows.get(self._heap[0].id) is not self._heap[0]:
-            heapq.heappop(self._heap)
-            self._stale -= 1
 
 
 class InMemoryJobStore(JobStore):
@@ -118,10 +42,10 @@ class InMemoryJobStore(JobStore):
         self._buffer = bytearray(1024)
         self._sequence = itertools.count(1)
         self._tokens = itertools.count(1)
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, JobRow] = {}
         self._leases: dict[str, _Lease] = {}
         self._failures: dict[str, JobFailure] = {}
-        self._lanes: dict[int, dict[str, _Lane]] = {}  # by priority, highest first, then by queue
+        self._lanes: dict[int, dict[str, JobLane]] = {}  # by priority, highest first, then by queue
 
     def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
         with self._lock:
@@ -218,7 +142,7 @@ class InMemoryJobStore(JobStore):
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         now = self.clock.now()
-        row = _Row(now.timestamp(), next(self._sequence), self._ids.new(now), "", 0, raw)
+        row = JobRow(now.timestamp(), next(self._sequence), self._ids.new(now), "", 0, raw)
         with self._lock:
             self._rows[row.id], self._failures[row.id] = row, failure
         return row.id
@@ -242,7 +166,7 @@ class InMemoryJobStore(JobStore):
     def _add(self, envelope: JobEnvelope) -> None:
         due = (envelope.due_at or envelope.first_due_at).timestamp()
         raw = write_envelope_tightly(envelope, self._buffer)
-        row = _Row(due, next(self._sequence), envelope.id, envelope.queue, envelope.priority, raw)
+        row = JobRow(due, next(self._sequence), envelope.id, envelope.queue, envelope.priority, raw)
         self._rows[row.id] = row
         try:
             lane = self._lanes[row.priority][row.queue]
@@ -253,45 +177,45 @@ class InMemoryJobStore(JobStore):
         else:
             lane.push(row)
 
-    def _new_lane(self, priority: int, queue: str) -> _Lane:
+    def _new_lane(self, priority: int, queue: str) -> JobLane:
         if priority not in self._lanes:
             self._lanes = dict(sorted([*self._lanes.items(), (priority, {})], reverse=True))
-        lane = self._lanes[priority][queue] = _Lane(self._rows)
+        lane = self._lanes[priority][queue] = JobLane(self._rows)
         return lane
 
-    def _drop(self, row: _Row) -> None:
+    def _drop(self, row: JobRow) -> None:
         del self._leases[row.id], self._rows[row.id]
         if self._failures:
             self._failures.pop(row.id, None)
 
-    def _lease(self, row: _Row, worker: str, until: datetime, running: bool) -> JobClaim:
+    def _lease(self, row: JobRow, worker: str, until: datetime, running: bool) -> JobClaim:
         token = next(self._tokens)
         self._leases[row.id] = _Lease(row, token, worker, until, running)
         return JobClaim(row.id, row.raw, token)
 
-    def _held(self, claim: JobClaim) -> _Row | None:
+    def _held(self, claim: JobClaim) -> JobRow | None:
         """Return the row that the claim holds, if it does."""
         held = self._leases.get(claim.id)
         return held.row if held is not None and held.token == claim.token else None
 
-    def _put_back(self, row: _Row) -> None:
+    def _put_back(self, row: JobRow) -> None:
         del self._leases[row.id]
         if row.id not in self._failures:
             self._lanes[row.priority][row.queue].push(row)
 
-    def _chosen(self, chosen: JobFilter) -> Iterator[_Row]:
-        rows: Iterable[_Row] = self._rows.values()
+    def _chosen(self, chosen: JobFilter) -> Iterator[JobRow]:
+        rows: Iterable[JobRow] = self._rows.values()
         if chosen.ids is not None:
             rows = [self._rows[job_id] for job_id in chosen.ids if job_id in self._rows]
         now = self.clock.now().timestamp()
         return (row for row in rows if chosen.matches(self._show(row, now)))
 
-    def _show(self, row: _Row, now: float) -> StoredJob:
+    def _show(self, row: JobRow, now: float) -> StoredJob:
         held = self._leases.get(row.id)
         state = self._state(row, now)
         return StoredJob(row.id, state, row.raw, self._failures.get(row.id), held.worker if held else None)
 
-    def _state(self, row: _Row, now: float) -> JobState:
+    def _state(self, row: JobRow, now: float) -> JobState:
         if row.id in self._failures:
             return JobState.ABANDONED
         held = self._leases.get(row.id)
@@ -305,7 +229,7 @@ def _duplicate(what: str, envelopes: Sequence[JobEnvelope]) -> DuplicateJobIdErr
     return DuplicateJobIdError(f"Already enqueued: {what}. Nothing was sent.", rejected=ids)
 
 
-def _first(level: Mapping[str, _Lane], queues: Sequence[str] | None) -> _Lane | None:
+def _first(level: Mapping[str, JobLane], queues: Sequence[str] | None) -> JobLane | None:
     """Return the lane of a level whose first row is due first."""
     lanes = [*level.values()] if queues is None else [level[queue] for queue in queues if queue in level]
     if len(lanes) == 1:

@@ -157,7 +157,7 @@ class JobRegistry:
         retry: RetryPolicy | UnsetType | None = UNSET,
         time_limit: timedelta | float | None = None,
     ) -> None:
-        """Add (or replace) a dynamic job at run time: `handler(payload)`, sync or async, gets the JSON payload as it is.
+        """Add (or replace) a dynamic job at run time: `handler(payload)`, sync or async, gets the JSON payload as is.
 
         It lives as long as this registry, so each process registers it anew. A typed job of the same name wins.
         """

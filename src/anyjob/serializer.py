@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -30,7 +30,7 @@ class JobSerializer(Protocol):
         ...
 
     def prepare(self, args_type: Any) -> None:
-        """Compile what `args_type` needs; raise `JobDefinitionError` if it can't travel. Costs nothing when repeated."""
+        """Compile what `args_type` needs; raise `JobDefinitionError` if it can't travel. Costs nothing again."""
         ...
 
 
@@ -88,7 +88,7 @@ class JsonJobSerializer:
 
 def _compile(args_type: Any) -> msgspec.json.Decoder[Any]:
     if _is_orm_model(args_type):
-        raise JobDefinitionError(f"{_name(args_type)} is a database model. {_PASS_THE_KEY}")
+        raise JobDefinitionError(f"{_name(args_type)} is a database model. {_ORM_ADVICE}")
     try:
         return msgspec.json.Decoder(args_type, dec_hook=_decode_other)
     except TypeError as error:
@@ -107,7 +107,7 @@ def _compile(args_type: Any) -> msgspec.json.Decoder[Any]:
 
 
 _PLAIN: Final = (dict, list)
-_PASS_THE_KEY: Final = "Pass its primary key and load it in the job."
+_ORM_ADVICE: Final = "Pass its primary key and load it in the job."
 
 
 def _encode_other(value: Any) -> Any:
@@ -117,7 +117,7 @@ def _encode_other(value: Any) -> Any:
     if _is_pydantic_model(type(value)):
         return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
     if _is_orm_model(type(value)):
-        raise TypeError(f"{_name(type(value))} is a database model. {_PASS_THE_KEY}")
+        raise TypeError(f"{_name(type(value))} is a database model. {_ORM_ADVICE}")
     raise TypeError(f"{_name(type(value))} can't be written as JSON")
 
 
@@ -158,28 +158,34 @@ def _name(cls: Any) -> str:
 
 def refuse_unknown_fields(data: Any, args_type: Any) -> None:
     """Raise `ValueError` at the first key of plain data that no field of `args_type` takes, however deep."""
-    from msgspec import inspect  # only plain data needs it, and it is not light
 
     def walk(value: Any, info: Any, path: str) -> None:
-        if isinstance(info, inspect.UnionType):
-            for member in info.types:
-                if _is_meant(member, value):
-                    walk(value, member, path)
-        elif isinstance(value, Mapping):
-            if isinstance(info, inspect.DictType):
-                for item in value.values():
-                    walk(item, info.value_type, f"{path}[...]")
-            elif fields := _fields(info):
-                for key, item in value.items():
-                    if key in fields:
-                        walk(item, fields[key], f"{path}.{key}")
-                    elif key != getattr(info, "tag_field", None):
-                        raise ValueError(f"unknown field {key!r} at `{path}`.{did_you_mean(str(key), fields)}")
-        elif isinstance(value, list | tuple):
-            for index, (item, item_type) in enumerate(zip(value, _item_types(info), strict=False)):
-                walk(item, item_type, f"{path}[{index}]")
+        for part in _parts(value, info, path):
+            walk(*part)
 
-    walk(data, inspect.type_info(args_type), "$")
+    walk(data, _type_info(args_type), "$")
+
+
+def _parts(value: Any, info: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
+    """Yield what plain data holds, each part with its type and path."""
+    if hasattr(info, "types"):  # a union
+        yield from ((value, member, path) for member in info.types if _is_meant(member, value))
+    elif isinstance(value, Mapping) and hasattr(info, "value_type"):
+        yield from ((item, info.value_type, f"{path}[...]") for item in value.values())
+    elif isinstance(value, Mapping):
+        yield from _known_fields(value, info, path)
+    elif isinstance(value, list | tuple):
+        for index, (item, item_type) in enumerate(zip(value, _item_types(info), strict=False)):
+            yield item, item_type, f"{path}[{index}]"
+
+
+def _known_fields(value: Mapping[Any, Any], info: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
+    fields = _fields(info)
+    for key, item in value.items() if fields else ():
+        if key in fields:
+            yield item, fields[key], f"{path}.{key}"
+        elif key != getattr(info, "tag_field", None):
+            raise ValueError(f"unknown field {key!r} at `{path}`.{did_you_mean(str(key), fields)}")
 
 
 def _is_meant(member: Any, value: Any) -> bool:
@@ -204,7 +210,7 @@ def _fields(info: Any) -> dict[str, Any]:
 
 
 def _type_info(annotation: Any) -> Any:
-    from msgspec import inspect
+    from msgspec import inspect  # only plain data needs it, and it is not light
 
     try:
         return inspect.type_info(annotation)

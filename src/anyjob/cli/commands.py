@@ -16,16 +16,17 @@ from typing import Any, NoReturn, ParamSpec, cast
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from anyjob import current
 from anyjob.backend import NativeCommand
 from anyjob.cli.process import run_worker
-from anyjob.envelope import JobPriority
-from anyjob.errors import AnyjobError, ConfigurationError, EnqueueError, NotConfiguredError
+from anyjob.envelope import QUEUE_NAME, JobPriority
+from anyjob.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
 from anyjob.loader import installed_schemes
 from anyjob.manager import JobManager
 from anyjob.options import EnqueueOptions
+from anyjob.registry import QUEUE_RULE
 from anyjob.settings import Settings, load_settings
 from anyjob.settings.urls import hide_password
 from anyjob.worker import WorkerOptions
@@ -60,7 +61,8 @@ def _with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
         except ConfigurationError as error:
             _fail(ExitCode.SETTINGS, error)
         except EnqueueError as error:
-            _fail(ExitCode.UNREACHABLE, error)
+            taken = isinstance(error, DuplicateJobIdError)
+            _fail(ExitCode.FAILED if taken else ExitCode.UNREACHABLE, error)
         except AnyjobError as error:
             _fail(ExitCode.FAILED, error)
 
@@ -68,7 +70,9 @@ def _with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-A", "--app", metavar="MODULE[:MANAGER]", help="Import MODULE; use its MANAGER instead of the settings'.")
+@click.option(
+    "-A", "--app", metavar="MODULE[:MANAGER]", help="Import MODULE; use its MANAGER instead of the settings'."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="Read settings from this file.")
 @click.option("-v", "--verbose", is_flag=True, help="Log debug messages too.")
 @click.version_option(package_name="anyjob")
@@ -85,16 +89,31 @@ def cli(context: click.Context, app: str | None, config: Path | None, verbose: b
         sys.path.insert(0, "")  # the application's modules are here, as `python -m` would find them
 
 
+def _split_queues(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = tuple(name.strip() for name in value.split(","))
+    for name in names:
+        if not QUEUE_NAME.fullmatch(name):
+            raise click.BadParameter(f"{name!r}: {QUEUE_RULE}")
+    return names
+
+
 @cli.command()
 @click.option("--backend", metavar="ALIAS", help="Serve this backend; default: ANYJOB_WORKER_BACKEND, else `default`.")
-@click.option("-Q", "--queues", metavar="A,B", help="Serve these queues only.")
+@click.option("-Q", "--queues", metavar="A,B", callback=_split_queues, help="Serve these queues only.")
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs at a time.")
 @click.option("--stop-timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS")
 @click.option("--print-command", is_flag=True, help="Show the native worker's command line, and don't run it.")
 @click.pass_obj
 @_with_exit_codes
 def worker(
-    app: str | None, backend: str | None, queues: str | None, concurrency: int, stop_timeout: float, print_command: bool
+    app: str | None,
+    backend: str | None,
+    queues: tuple[str, ...] | None,
+    concurrency: int,
+    stop_timeout: float,
+    print_command: bool,
 ) -> None:
     """Run a worker of the configured backend: its native one, set up safely, or ours."""
     manager = _manager(app)
@@ -103,9 +122,8 @@ def worker(
     manager.import_jobs()
     alias = backend or manager.worker_backend
     _refuse_in_process(manager, alias, "a worker of another process never sees its jobs")
-    options = WorkerOptions(
-        queues=tuple(queues.split(",")) if queues else None, concurrency=concurrency, stop_timeout=stop_timeout
-    )
+    manager.registry.check(manager.executor.serializer)
+    options = WorkerOptions(queues=queues, concurrency=concurrency, stop_timeout=stop_timeout)
     found = manager.backend(alias).worker(manager.executor, options)
     if isinstance(found, NativeCommand):
         if print_command:
@@ -139,7 +157,7 @@ def enqueue(
     """Enqueue the job NAME with its arguments as JSON, and print its id."""
     try:
         data = json.loads(payload)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(str(error), param_hint="JSON") from error
     given: dict[str, Any] = {"delay": delay, "queue": queue, "job_id": job_id}
     options = {key: value for key, value in given.items() if value is not None}
@@ -163,10 +181,11 @@ def show_config(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({path: {"value": value, "source": source} for path, value, source in rows}, indent=2))
         return
-    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    columns = (Column(name, overflow="fold") for name in ("setting", "value", "from"))
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False, highlight=False).print(table)
 
 
 def _value(settings: Settings, path: str) -> Any:

@@ -38,4 +38,4 @@ def run_worker(worker: JobWorker) -> bool:
     if hurry.is_set():
         worker.hand_back()
         return False
-    return finished[0]
+    return finished == [True]

@@ -10,8 +10,8 @@ from typing import Any
 from msgspec import Struct
 
 from anyjob.errors import ConfigurationError, did_you_mean
-from anyjob.manager import JobRoute
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
+from anyjob.routing import JobRoute
 from anyjob.serializer import DEFAULT_MAX_ARGS_SIZE
 from anyjob.settings.doors import CONFIG_VARIABLE, read_environment, read_files
 from anyjob.settings.schema import read_door
@@ -106,23 +106,13 @@ def _assemble(
     schemes: Iterable[str] | None,
 ) -> Settings | None:
     """Put the parts together; note the faults that show only now: what names what."""
-    rows: dict[str, dict[str, Any]] = {}
-    plain: dict[str, Any] = {}
-    for path, value in values.items():
-        if path.startswith("backends."):
-            alias, name = path.removeprefix("backends.").rsplit(".", 1)
-            rows.setdefault(alias, {})[name] = value
-        else:
-            plain[path] = value
+    rows, plain = _split(values)
     backends: dict[str, BackendSettings] = {}
     for alias, row in rows.items():
-        where = f"{sources[f'backends.{alias}.{next(iter(row))}']}: backends.{alias}"
         try:
-            if "url" not in row:
-                raise ValueError(": url is missing, as 'memory:'.")
-            backends[alias] = BackendSettings(**{**row, "url": _finish_url(row["url"], environ, schemes)})
+            backends[alias] = _finish_row(row, environ, schemes)
         except ValueError as error:
-            faults.append(f"{where}{error}")
+            faults.append(f"{sources[f'backends.{alias}.{next(iter(row))}']}: backends.{alias}{error}")
 
     def refuse_unknown_alias(path: str, key: str, alias: str) -> None:
         if alias not in rows:
@@ -148,13 +138,32 @@ def _assemble(
     return Settings(**plain, backends=backends, sources=dict(sources))
 
 
+def _split(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Return the rows of `backends` by alias, and the rest."""
+    rows: dict[str, dict[str, Any]] = {}
+    plain: dict[str, Any] = {}
+    for path, value in values.items():
+        if path.startswith("backends."):
+            alias, name = path.removeprefix("backends.").rsplit(".", 1)
+            rows.setdefault(alias, {})[name] = value
+        else:
+            plain[path] = value
+    return rows, plain
+
+
+def _finish_row(row: dict[str, Any], environ: Mapping[str, str], schemes: Iterable[str] | None) -> BackendSettings:
+    if "url" not in row:
+        raise ValueError(": url is missing, as 'memory:'.")
+    return BackendSettings(**{**row, "url": _finish_url(row["url"], environ, schemes)})
+
+
 def _finish_url(url: str, environ: Mapping[str, str], schemes: Iterable[str] | None) -> str:
     try:
         url = expand_url(url, environ)
     except ValueError as error:
         raise ValueError(f".url: {error}") from error
     scheme = url.partition(":")[0]
-    if schemes is not None and (not is_url(url) or scheme not in (known := sorted(schemes))):
+    if schemes is not None and (not is_url(url) or scheme not in schemes):
         known = sorted(schemes)
         raise ValueError(f".url: unknown scheme {scheme!r}.{did_you_mean(scheme, known)} Known: {', '.join(known)}.")
     return url

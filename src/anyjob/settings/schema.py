@@ -10,9 +10,9 @@ import msgspec
 
 from anyjob.envelope import QUEUE_NAME
 from anyjob.errors import JobDefinitionError, did_you_mean
-from anyjob.manager import JobRoute
 from anyjob.registry import QUEUE_RULE
 from anyjob.retry import RetryPolicy
+from anyjob.routing import JobRoute
 from anyjob.settings.urls import is_url
 
 __all__ = ["FIELDS", "read_door"]
@@ -131,14 +131,18 @@ def read_door(source: str, said: Any, faults: list[str]) -> Iterator[tuple[str, 
             faults.append(f"{source}: backends must be a table of backends by alias.")
         else:
             for alias, row in value.items():
-                if isinstance(row, str):  # a URL alone is the whole row: nothing of a weaker door's clings to it
-                    yield f"backends.{alias}", None
-                    row = {"url": row}
-                if not isinstance(row, Mapping):
-                    faults.append(f"{source}: backends.{alias} must be a URL, or a table with one.")
-                    continue
-                for name, item in row.items():
-                    yield from _read_field(source, f"backends.{alias}", name, item, BACKEND_FIELDS, faults)
+                yield from _read_row(source, f"backends.{alias}", row, faults)
+
+
+def _read_row(source: str, path: str, row: Any, faults: list[str]) -> Iterator[tuple[str, Any]]:
+    if isinstance(row, str):  # a URL alone is the whole row: nothing of a weaker door's clings to it
+        yield path, None
+        yield from _read_field(source, path, "url", row, BACKEND_FIELDS, faults)
+    elif isinstance(row, Mapping):
+        for name, item in row.items():
+            yield from _read_field(source, path, name, item, BACKEND_FIELDS, faults)
+    else:
+        faults.append(f"{source}: {path} must be a URL, or a table with one.")
 
 
 def _read_field(

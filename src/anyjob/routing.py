@@ -1,0 +1,106 @@
+"""Which backend a job goes to, and whether that backend can do what the job asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from fnmatch import fnmatchcase
+
+from msgspec import Struct
+
+from anyjob.backend import JobBackend, Quality
+from anyjob.envelope import JobEnvelope, JobPriority
+from anyjob.errors import (
+    ConfigurationError,
+    InvalidOptionError,
+    JobDefinitionError,
+    UnsupportedCapabilityError,
+    did_you_mean,
+)
+from anyjob.executor import JobExecutor
+
+__all__ = ["JobRoute", "JobRouter", "JobTarget"]
+
+
+class JobRoute(Struct, frozen=True, kw_only=True):
+    """Sends the jobs whose name fits the pattern `job`, or those of `queue`, to the backend of that alias."""
+
+    backend: str
+    job: str | None = None
+    queue: str | None = None
+
+    def fits(self, name: str, queue: str) -> bool:
+        return fnmatchcase(name, self.job) if self.job is not None else queue == self.queue
+
+
+class JobTarget(Struct, frozen=True):
+    """Where the jobs of one name and queue go."""
+
+    alias: str
+    backend: JobBackend
+
+
+class JobRouter:
+    """Chooses by the first route that fits, else the default, and remembers the choice. Thread-safe."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, JobBackend],
+        default: str,
+        routes: Sequence[JobRoute],
+        queues: Mapping[str, Sequence[str] | None],
+        executor: JobExecutor,
+    ) -> None:
+        self._backends = backends
+        self._default = default
+        self._routes = tuple(routes)
+        self._queues = dict(queues)
+        self._executor = executor
+        self._targets: dict[tuple[str, str], JobTarget] = {}
+        for alias in (default, *(route.backend for route in self._routes)):
+            self.refuse_unknown_alias(alias)
+
+    def target_of(self, envelope: JobEnvelope) -> JobTarget:
+        """Return where the job goes; raise `UnsupportedCapabilityError` if that can't do what the job asks for."""
+        key = (envelope.name, envelope.queue)
+        try:
+            target = self._targets[key]
+        except KeyError:
+            target = self._targets[key] = self._choose(envelope)
+        if envelope.due_at is not None or envelope.priority is not JobPriority.NORMAL:
+            delay = timedelta() if envelope.due_at is None else envelope.due_at - self._executor.clock.now()
+            target.backend.capabilities.refuse_unsupported(envelope, delay=delay, backend=target.alias)
+        return target
+
+    def refuse_unknown_alias(self, alias: str) -> None:
+        """Raise `ConfigurationError`, with the nearest known one, unless there is a backend of that alias."""
+        if alias not in self._backends:
+            raise ConfigurationError(
+                f"No backend is called {alias!r}.{did_you_mean(alias, self._backends)} "
+                f"Defined: {', '.join(self._backends)}."
+            )
+
+    def _choose(self, envelope: JobEnvelope) -> JobTarget:
+        """Check, once for a name and queue, what can't change from job to job."""
+        fitting = (route.backend for route in self._routes if route.fits(envelope.name, envelope.queue))
+        alias = next(fitting, self._default)
+        queues = self._queues.get(alias)
+        if queues is not None and envelope.queue not in queues:
+            raise InvalidOptionError(
+                f"Backend {alias!r} has no queue {envelope.queue!r}.{did_you_mean(envelope.queue, queues)} "
+                f"Its queues are closed to: {', '.join(queues)}."
+            )
+        backend = self._backends[alias]
+        can = backend.capabilities
+        if not can.in_process and envelope.name.startswith("__main__."):
+            raise JobDefinitionError(
+                f"{envelope.name} has no name that a worker would know it by, for __main__ is another module there. "
+                'Give it one: @job_name("mail.send") or @background_job("mail.send").'
+            )
+        configuration = self._executor.registry.find(envelope.name)
+        if configuration is not None and can.delay is Quality.NONE and self._executor.policy_of(configuration):
+            raise UnsupportedCapabilityError(
+                f"Backend {alias!r} has no delay, and the retries of {envelope.name!r} need one between tries. "
+                'Give the job retry=None, or set retry = "none".'
+            )
+        return JobTarget(alias, backend)
