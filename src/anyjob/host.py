@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from anyjob.backend import BackendConfig, JobBackend
+from anyjob.backend import BackendConfig
 from anyjob.clock import Clock, SystemClock
 from anyjob.errors import NotConfiguredError
 from anyjob.invoker import JobResolver, construct
@@ -66,7 +66,7 @@ def build(
         for alias, row in settings.backends.items()
     }
     return JobManager(
-        _Backends(configs, load_backend),
+        {alias: partial(load_backend, config) for alias, config in configs.items()},
         registry=registry,
         default=settings.default,
         worker_backend=settings.worker_backend,
@@ -81,33 +81,3 @@ def build(
         enqueue_only=settings.enqueue_only,
         imports=settings.imports,
     )
-
-
-class _Backends(Mapping[str, JobBackend]):
-    """Makes each backend when it is first asked for, so that a process pays only for those it uses."""
-
-    def __init__(self, configs: Mapping[str, BackendConfig], make: Callable[[BackendConfig], JobBackend]) -> None:
-        self._configs = configs
-        self._make = make
-        self._made: dict[str, JobBackend] = {}
-        self._lock = threading.Lock()
-
-    def __getitem__(self, alias: str) -> JobBackend:
-        try:
-            return self._made[alias]
-        except KeyError:
-            pass
-        config = self._configs[alias]
-        with self._lock:
-            if alias not in self._made:
-                self._made[alias] = self._make(config)
-            return self._made[alias]
-
-    def __contains__(self, alias: object) -> bool:
-        return alias in self._configs
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._configs)
-
-    def __len__(self) -> int:
-        return len(self._configs)

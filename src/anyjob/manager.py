@@ -28,7 +28,7 @@ from anyjob.observer import JobObserver, JobObservers
 from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
-from anyjob.routing import JobRoute, JobRouter
+from anyjob.routing import JobBackends, JobRoute, JobRouter
 from anyjob.serializer import JobSerializer, JsonJobSerializer
 from anyjob.worker import JobWorker, WorkerOptions
 
@@ -46,14 +46,15 @@ R = TypeVar("R")
 class JobManager:
     """Enqueues jobs. Thread-safe; `aenqueue` and its kin never block the event loop.
 
-    `backends` is one backend or several by alias; `routes` choose among them, first match first, else `default` takes
-    the job. `queues` closes the list of logical queues of an alias. `imports` are the modules that define jobs; they
-    are imported when a worker is made or an unknown name is asked for. With `enqueue_only`, no worker starts here.
+    `backends` is one backend, or several by alias, or functions that make them on first use; `routes` choose among
+    them, first match first, else `default` takes the job. `queues` closes the list of logical queues of an alias.
+    `imports` are the modules that define jobs; they are imported when a worker is made or an unknown name is asked for.
+    With `enqueue_only`, no worker starts here.
     """
 
     def __init__(
         self,
-        backends: JobBackend | Mapping[str, JobBackend],
+        backends: JobBackend | Mapping[str, JobBackend | Callable[[], JobBackend]],
         *,
         registry: JobRegistry,
         default: str | None = None,
@@ -69,7 +70,7 @@ class JobManager:
         enqueue_only: bool = False,
         imports: Iterable[str] = (),
     ) -> None:
-        self.backends = {"default": backends} if isinstance(backends, JobBackend) else backends
+        self.backends = JobBackends({"default": backends} if isinstance(backends, JobBackend) else backends)
         self.default = default or next(iter(self.backends))
         self.worker_backend = worker_backend or self.default
         self.registry = registry
@@ -209,7 +210,7 @@ class JobManager:
         for (pid, _), sender in senders.items():
             if pid == os.getpid():
                 sender.shutdown()
-        for backend in self.backends.values():
+        for backend in self.backends.made.values():
             backend.close()
         self.executor.close()
 

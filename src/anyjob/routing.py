@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from fnmatch import fnmatchcase
 
@@ -19,7 +20,36 @@ from anyjob.errors import (
 )
 from anyjob.executor import JobExecutor
 
-__all__ = ["JobRoute", "JobRouter", "JobTarget"]
+__all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget"]
+
+
+class JobBackends(Mapping[str, JobBackend]):
+    """The backends by alias. One that is given as a function is made when it is first asked for, so that a process pays
+    only for those it uses. Thread-safe.
+    """
+
+    def __init__(self, backends: Mapping[str, JobBackend | Callable[[], JobBackend]]) -> None:
+        self._makers = {alias: each for alias, each in backends.items() if not isinstance(each, JobBackend)}
+        self._aliases = tuple(backends)
+        self._lock = threading.Lock()
+        self.made = {alias: each for alias, each in backends.items() if isinstance(each, JobBackend)}
+
+    def __getitem__(self, alias: str) -> JobBackend:
+        backend = self.made.get(alias)
+        if backend is None:
+            with self._lock:
+                backend = self.made.get(alias) or self._makers[alias]()
+                self.made[alias] = backend
+        return backend
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in self._aliases
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._aliases)
+
+    def __len__(self) -> int:
+        return len(self._aliases)
 
 
 class JobRoute(Struct, frozen=True, kw_only=True):

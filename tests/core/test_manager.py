@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 import pytest
@@ -558,3 +559,20 @@ def test_discard_and_retry_touch_only_what_is_parked(manager: JobManager, clock:
     assert manager.shelf().find(junk) is not None  # refused, and still there
     assert manager.shelf().discard(junk)
     assert manager.shelf().find(junk) is None
+
+
+def test_a_backend_is_made_when_it_is_first_used_and_only_then(make_manager: Callable[..., JobManager]) -> None:
+    made: list[str] = []
+
+    def make(alias: str) -> Recorder:
+        made.append(alias)
+        return Recorder()
+
+    aliases = {alias: partial(make, alias) for alias in ("used", "unused")}
+    manager = make_manager(backends=aliases, default="used")
+    assert made == []
+    for _ in range(2):
+        manager.enqueue(Email("a"))
+    manager.close()
+    assert made == ["used"]
+    assert manager.backend().closed  # type: ignore[attr-defined]
