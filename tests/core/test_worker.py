@@ -562,3 +562,13 @@ def test_a_fenced_result_is_said_aloud(
     manager.enqueue_by_name("gate", {})
     JobWorker(manager.backend().store, manager.executor).drain(max_jobs=1)  # type: ignore[attr-defined]
     assert [record.levelno for record in caplog.records if "may have run twice" in record.message] == [logging.WARNING]
+
+
+def test_a_rescue_wakes_an_idle_worker(registry: JobRegistry, gate: Gate, wait_until: WaitUntil) -> None:
+    gate.opened.set()
+    store = InMemoryJobStore(SystemClock())
+    manager = _manager_of(store, registry)
+    manager.enqueue_by_name("gate", {"number": 1})
+    store.claim(queues=None, limit=1, lease=timedelta(milliseconds=50), worker="gone")
+    with manager.start_worker(options=WorkerOptions(lease=0.3, poll=3600)):
+        wait_until(lambda: gate.finished == [1])
