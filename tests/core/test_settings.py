@@ -10,9 +10,11 @@ import pytest
 
 from anyjob import ConfigurationError, JobRoute, RetryPolicy
 from anyjob.settings import Settings, load_settings
+from anyjob.settings.schema import FIELDS
 from anyjob.settings.urls import hide_password
 
-SCHEMES = ["memory", "rq+redis", "celery+amqp"]
+SCHEMES = ["celery+amqp", "memory", "rq+redis"]
+KNOWN = "celery+amqp, memory, rq+redis"
 PASSWORD = "hunter2"
 
 Load = Callable[..., Settings | None]
@@ -301,14 +303,12 @@ def test_all_faults_of_all_doors_are_told_at_once(faults: Faults) -> None:
         "environment: unknown variable ANYJOB_NAMESPASE. Did you mean 'ANYJOB_NAMESPACE'?",
         "anyjob.toml: retry: 'never' must be \"none\" or a table, as { max_tries = 5 }.",
         "anyjob.toml: imports: 'shop.jobs' must be a list, as ['mail'].",
-        "anyjob.toml: unknown key 'colour'. Known keys: backends, default, enqueue_only, enqueue_timeout, imports, "
-        "max_args_size, max_losses, namespace, retry, routes, worker_backend.",
+        f"anyjob.toml: unknown key 'colour'. Known keys: {', '.join(sorted([*FIELDS, 'backends']))}.",
         "anyjob.toml: backends.one.url: must be a URL, as 'memory:' or 'rq+redis://localhost:6379/0'.",
         "anyjob.toml: backends.one: unknown key 'qeues'. Did you mean 'queues'? Known keys: options, queues, url.",
         "environment: max_losses: -1 must be a finite number, 0 or more.",
         "arguments: enqueue_timeout: Expected `float`, got `str`",
-        "anyjob.toml: backends.two.url: unknown scheme 'rq+redsi'. Did you mean 'rq+redis'? "
-        "Known: celery+amqp, memory, rq+redis.",
+        f"anyjob.toml: backends.two.url: unknown scheme 'rq+redsi'. Did you mean 'rq+redis'? Known: {KNOWN}.",
         "arguments: worker_backend = 'nobody' names no backend. Defined: two.",
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     directory: Path | None = None,
     config: Path | None = None,
-    schemes: Iterable[str] | None = None,
+    schemes: Collection[str] | None = None,
 ) -> Settings | None:
     """Return the settings, or None if no door names a backend. The strongest first: `given`, environment, files.
 
@@ -103,7 +103,7 @@ def _assemble(
     sources: Mapping[str, str],
     environ: Mapping[str, str],
     faults: list[str],
-    schemes: Iterable[str] | None,
+    schemes: Collection[str] | None,
 ) -> Settings | None:
     """Put the parts together; note the faults that show only now: what names what."""
     rows, plain = _split(values)
@@ -129,13 +129,19 @@ def _assemble(
         refuse_unknown_alias(f"routes[{index}].backend", "routes", route.backend)
     if not rows or faults:
         return None
-    if "default" not in plain:
-        candidates = [alias for alias in rows if alias != plain.get("worker_backend")] or list(rows)
-        if len(candidates) > 1:
-            faults.append(f"default is missing: which of {', '.join(candidates)} do new jobs go to?")
-            return None
-        plain["default"] = candidates[0]
-    return Settings(**plain, backends=backends, sources=dict(sources))
+    default = plain.pop("default", None) or _only_candidate(rows, plain.get("worker_backend"), faults)
+    if default is None:
+        return None
+    return Settings(**plain, default=default, backends=backends, sources=dict(sources))
+
+
+def _only_candidate(aliases: Collection[str], worker_backend: str | None, faults: list[str]) -> str | None:
+    """Return where new jobs go if nobody says so: to the only backend, the worker's apart."""
+    candidates = [alias for alias in aliases if alias != worker_backend] or list(aliases)
+    if len(candidates) == 1:
+        return candidates[0]
+    faults.append(f"default is missing: which of {', '.join(candidates)} do new jobs go to?")
+    return None
 
 
 def _split(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
@@ -151,13 +157,13 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[s
     return rows, plain
 
 
-def _finish_row(row: dict[str, Any], environ: Mapping[str, str], schemes: Iterable[str] | None) -> BackendSettings:
+def _finish_row(row: dict[str, Any], environ: Mapping[str, str], schemes: Collection[str] | None) -> BackendSettings:
     if "url" not in row:
         raise ValueError(": url is missing, as 'memory:'.")
     return BackendSettings(**{**row, "url": _finish_url(row["url"], environ, schemes)})
 
 
-def _finish_url(url: str, environ: Mapping[str, str], schemes: Iterable[str] | None) -> str:
+def _finish_url(url: str, environ: Mapping[str, str], schemes: Collection[str] | None) -> str:
     try:
         url = expand_url(url, environ)
     except ValueError as error:
