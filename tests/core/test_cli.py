@@ -404,7 +404,7 @@ from anyjob.backend import Capabilities, NativeCommand, Quality
 
 @background_job("toy.say")
 def say(text: str) -> None:
-    print("said", text, flush=True)
+    print(f"said {text}", flush=True)
 
 
 @background_job("toy.hang")
@@ -452,7 +452,7 @@ def toy(tmp_path: Path) -> dict[str, str]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[anyjob.backends]\ntoy = toy:backend\ntoy+native = toy:native\n")
     (site / "toy.py").write_text(TOY)
-    return {**os.environ, "PYTHONPATH": str(site), "PYTHONUNBUFFERED": "1", "ANYJOB_IMPORTS": "toy"}
+    return {**os.environ, "PYTHONPATH": str(site), "ANYJOB_IMPORTS": "toy"}
 
 
 @pytest.fixture
