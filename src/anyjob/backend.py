@@ -160,12 +160,12 @@ class TakenJob(ABC):
     job: StoredJob
 
     @abstractmethod
-    def acknowledge(self) -> None:
-        """Remove the job for good."""
+    def acknowledge(self) -> bool:
+        """Remove the job for good; return False if it was no longer held, and is somebody else's now."""
 
     @abstractmethod
-    def replace(self, envelope: JobEnvelope) -> None:
-        """Put `envelope` in its place, due at its `due_at`: sent first, then acknowledged."""
+    def replace(self, envelope: JobEnvelope) -> bool:
+        """Put `envelope` in its place, due at its `due_at`: sent first, then acknowledged. Return as `acknowledge`."""
 
 
 class JobShelf(ABC):
@@ -228,9 +228,7 @@ class JobShelf(ABC):
 
     def _remove(self, job_id: str, *states: JobState) -> bool:
         with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset(states)), limit=1) as taken:
-            for job in taken:
-                job.acknowledge()
-            return bool(taken)
+            return any(job.acknowledge() for job in taken)  # one at most
 
     def _resend(self, job_id: str, state: JobState, change: Callable[[JobEnvelope], JobEnvelope]) -> bool:
         with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset({state})), limit=1) as taken:
@@ -239,8 +237,8 @@ class JobShelf(ABC):
                 if envelope is None:
                     raise UnknownJobError(f"{job_id} can't be read as a job: {_why(job.job)}")
                 headers = {k: v for k, v in envelope.headers.items() if not k.startswith(RESERVED_HEADER_PREFIX)}
-                job.replace(replace(change(envelope), headers=headers))
-            return bool(taken)
+                return job.replace(replace(change(envelope), headers=headers))
+            return False
 
 
 def _why(job: StoredJob) -> str:

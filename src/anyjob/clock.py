@@ -17,10 +17,11 @@ class Clock(Protocol):
         """Return the current time, aware, in UTC."""
         ...
 
-    def wait(self, condition: threading.Condition, timeout: float | None) -> None:
-        """Wait on `condition`, which the caller holds, until notified or until `timeout` seconds of this clock passed.
+    def wait(self, condition: threading.Condition, until: datetime | None) -> None:
+        """Wait on `condition`, which the caller holds, until notified or until this clock shows `until`.
 
-        May return early; callers look again at what they wait for.
+        A time, not a duration, so that a clock that moves before the wait begins is not missed. May return early;
+        callers look again at what they wait for.
         """
         ...
 
@@ -30,6 +31,10 @@ class SystemClock:
 
     now = staticmethod(partial(datetime.now, UTC))  # asked four times a job: no frame of our own
 
-    def wait(self, condition: threading.Condition, timeout: float | None) -> None:
+    def wait(self, condition: threading.Condition, until: datetime | None) -> None:
+        if until is None:
+            condition.wait()
+            return
+        left = (until - self.now()).total_seconds()
         # Past TIMEOUT_MAX the lock raises OverflowError; whoever waits for years may look up once in between.
-        condition.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
+        condition.wait(min(max(left, 0.0), threading.TIMEOUT_MAX))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from anyjob.errors import ConfigurationError
 from anyjob.manager import JobManager
 from anyjob.registry import JobRegistry
 
@@ -26,8 +27,8 @@ def get_manager() -> JobManager:
     Raises `NotConfiguredError`, saying how to configure, if no settings name a backend.
     """
     global _manager
-    if _overrides:
-        return _overrides[-1]
+    for override_in_force in _overrides[-1:]:
+        return override_in_force
     if _manager is None:
         with _lock:
             if _manager is None:
@@ -41,7 +42,7 @@ def configure(manager: JobManager | None = None, **settings: Any) -> JobManager:
     `settings` have the keys of the schema, and `backend="memory:"` (a URL) or `backend="main"` (an alias) for short.
     """
     global _manager
-    made = manager or _load(settings)
+    made = _given_or_made(manager, settings)
     with _lock:
         _manager = made
     return made
@@ -53,16 +54,26 @@ def override(manager: JobManager | None = None, **settings: Any) -> Iterator[Job
 
     Takes what `configure` takes. Closes a manager that it made.
     """
-    made = manager or _load(settings)
+    made = _given_or_made(manager, settings)
     with _lock:
         _overrides.append(made)
     try:
         yield made
     finally:
-        with _lock:
-            _overrides.remove(made)
+        with _lock:  # the last of them: the same manager may be in force further out as well
+            del _overrides[max(index for index, each in enumerate(_overrides) if each is made)]
         if manager is None:
             made.close()
+
+
+def _given_or_made(manager: JobManager | None, settings: Mapping[str, Any]) -> JobManager:
+    if manager is None:
+        return _load(settings)
+    if not isinstance(manager, JobManager):
+        raise ConfigurationError(f"{manager!r} is no JobManager. A backend alone: JobManager(backend, registry=...).")
+    if settings:
+        raise ConfigurationError(f"Settings ({', '.join(settings)}) can't change a manager that is made already.")
+    return manager
 
 
 def _load(settings: Mapping[str, Any]) -> JobManager:
@@ -72,10 +83,12 @@ def _load(settings: Mapping[str, Any]) -> JobManager:
 
 
 def _spelt_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    from anyjob.settings.urls import is_url
+
     rest = {key: value for key, value in settings.items() if key != "backend"}
     backend = settings.get("backend")
     if backend is None:
         return rest
-    if ":" not in backend:
+    if not is_url(str(backend)):
         return {**rest, "default": backend}
     return {**rest, "default": "default", "backends": {**rest.get("backends", {}), "default": backend}}

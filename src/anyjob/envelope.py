@@ -52,6 +52,7 @@ JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 QUEUE_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 JobName = Annotated[str, Meta(min_length=1, max_length=128)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]  # a hostile one must not defeat a budget
 UtcDatetime = Annotated[datetime, Meta(tz=True)]
 
 
@@ -79,12 +80,12 @@ class JobEnvelope(Struct, frozen=True, gc=False, omit_defaults=True):
     """When the first try was due; the retry budget starts here. A requeue resets it, a deferral moves it."""
     due_at: UtcDatetime | None = None
     """Not before this; None is at once. Moves with each retry."""
-    try_count: int = 0
+    try_count: Count = 0
     """Failed tries so far."""
     last_try_at: UtcDatetime | None = None
     last_error: str | None = None
     """What the last try failed with, cut to `MAX_ERROR_LENGTH` characters."""
-    lost_count: int = 0
+    lost_count: Count = 0
     """Tries that ended with their process."""
     headers: Mapping[str, str] = {}
     """The application's own (trace, tenant, correlation) and, under `anyjob-`, ours."""

@@ -78,7 +78,7 @@ class JobExecutor:
         self.registry = registry
         self.clock = clock or SystemClock()
         self.serializer = serializer or JsonJobSerializer()
-        self.worker = worker or worker_name()
+        self._worker = worker
         self._invoker = JobInvoker(self.clock, resolver)
         self._observers = observers or JobObservers()
         self._retry = retry
@@ -94,39 +94,33 @@ class JobExecutor:
         BaseException that is no Exception while stopping. The caller then gives the job back, uncharged, and passes
         the exception on.
         """
-        run = self._begin(raw, redelivered, stop)
+        try:
+            run = self._begin(raw, redelivered, stop)
+        except Exception as error:  # noqa: BLE001  # nothing that a message holds may make it come again for ever
+            return self._abandon(raw, None, error, self.clock.now())
         if not isinstance(run, _Run):
             return run
         token = running_job.set(run.context)
         try:
-            self._invoker.invoke(run.configuration, run.args)
+            self._invoker.invoke(run.configuration, run.args, stop)
         except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
             return self._failed(run, error)
         finally:
             running_job.reset(token)
         return self._succeeded(run)
 
-    async def aexecute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
-        """Like `execute`, in the caller's event loop: async jobs run in this task, sync ones in a thread."""
-        run = self._begin(raw, redelivered, stop)
-        if not isinstance(run, _Run):
-            return run
-        token = running_job.set(run.context)
-        try:
-            await self._invoker.ainvoke(run.configuration, run.args)
-        except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
-            return self._failed(run, error)
-        finally:
-            running_job.reset(token)
-        return self._succeeded(run)
+    @property
+    def worker(self) -> str:
+        """The name of this process in claims, logs and failures: asked, for the process may be a forked child."""
+        return self._worker or worker_name()
 
     def policy_of(self, configuration: JobConfiguration) -> RetryPolicy | None:
         """Return the retry policy in force for a job: its own, or the one of the settings; None is a single try."""
         return self._retry if configuration.retry is UNSET else configuration.retry
 
-    def cancel_async_jobs(self) -> None:
-        """Cancel the async jobs that run now (those of `execute`); with `stop` set they go back uncharged."""
-        self._invoker.loop.cancel_all()
+    def cancel_async_jobs(self, stop: Event) -> None:
+        """Cancel the async jobs that were executed with this `stop` and still run; once it is set, uncharged."""
+        self._invoker.loop.cancel(stop)
 
     def close(self) -> None:
         """Stop the event loop of async jobs, if one was started."""
@@ -144,6 +138,7 @@ class JobExecutor:
             lost = JobLostError(f"its process ended {envelope.lost_count} times while it ran")
             return self._abandon(write_envelope(envelope), envelope, lost, now)
         if redelivered:
+            log_event(logger, logging.WARNING, "redelivered", envelope, lost=envelope.lost_count)
             return Retry(envelope)
         if envelope.due_at is not None and envelope.due_at > now:
             return Deferred(envelope)
@@ -184,15 +179,12 @@ class JobExecutor:
         if not isinstance(error, Exception) and _is_for_the_process(error, run.context):
             log_event(logger, logging.WARNING, "interrupted", run.envelope, error=type(error).__qualname__)
             raise error
-        context, policy, now = run.context, run.context.policy, self.clock.now()
-        next_try_at = None
-        if policy is not None and not isinstance(error, (*_PERMANENT, *policy.give_up_on)):
-            next_try_at = policy.next_try_at(
-                try_count=context.try_count,
-                started_at=context.started_at,
-                first_due_at=context.first_due_at,
-                wanted=error.wanted_at(now) if isinstance(error, RetryLater) else None,
-            )
+        context, now, next_try_at = run.context, self.clock.now(), None
+        try:
+            next_try_at = _next_try_at(context, error, now)
+        except Exception as broken:  # noqa: BLE001  # a policy or a wish that can't be followed
+            broken.__cause__ = error
+            error = broken
         envelope = replace(
             run.envelope,
             args=run.envelope.args.copy(),
@@ -267,6 +259,18 @@ def worker_name() -> str:
     import socket  # a tenth of the whole import, for a name
 
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _next_try_at(context: JobExecutionContext, error: BaseException, now: datetime) -> datetime | None:
+    policy = context.policy
+    if policy is None or isinstance(error, (*_PERMANENT, *policy.give_up_on)):
+        return None
+    return policy.next_try_at(
+        try_count=context.try_count,
+        started_at=context.started_at,
+        first_due_at=context.first_due_at,
+        wanted=error.wanted_at(now) if isinstance(error, RetryLater) else None,
+    )
 
 
 def _is_for_the_process(error: BaseException, context: JobExecutionContext) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from typing import Any
 
 from anyjob.clock import Clock
-from anyjob.errors import JobResolutionError, JobTimeLimitError
+from anyjob.errors import JobDefinitionError, JobResolutionError, JobTimeLimitError
 from anyjob.loop import JobLoop
 from anyjob.registry import JobConfiguration
 from anyjob.signature import JobFunction, describe_place
@@ -49,37 +49,40 @@ class JobInvoker:
         self._limits = TimeLimits(clock)
         self.loop = JobLoop()
 
-    def invoke(self, configuration: JobConfiguration, args: Any) -> None:
-        """Run the job to its end, here if it is sync, on the loop if it is async. Raises what the job raises."""
+    def invoke(self, configuration: JobConfiguration, args: Any, owner: object = None) -> None:
+        """Run the job to its end, here if it is sync, on the loop if it is async. Raises what the job raises.
+
+        `owner` is whoever may cancel it on the loop.
+        """
         if configuration.is_async:
-            self.loop.run(self.ainvoke(configuration, args))
+            call = self._acall(configuration.job, args)
+            if configuration.time_limit is not None:
+                call = self._limited(call, configuration.time_limit)
+            self.loop.run(call, owner)
         elif configuration.time_limit is None:
             self._call(configuration.job, args)
         else:
             with self._limits.in_this_thread(configuration.time_limit):
                 self._call(configuration.job, args)
 
-    async def ainvoke(self, configuration: JobConfiguration, args: Any) -> None:
-        """Run the job to its end, in this task if it is async, in a thread if it is sync."""
-        if not configuration.is_async:
-            import asyncio
-
-            await asyncio.to_thread(self.invoke, configuration, args)
-        elif configuration.time_limit is None:
-            await self._acall(configuration.job, args)
-        else:
-            await self._limited(self._acall(configuration.job, args), configuration.time_limit)
-
     def _call(self, job: type[Any] | JobFunction, args: Any) -> None:
         if isinstance(job, JobFunction):
-            job.call(args)
+            result = job.call(args)
+        elif isinstance(resolved := self._resolver(job), job):
+            result = resolved.execute(args)
+        else:
+            with self._scope(resolved) as instance:
+                self._finish(instance.execute(args))
             return
-        resolved = self._resolver(job)
-        if isinstance(resolved, job):
-            resolved.execute(args)
-            return
-        with self._scope(resolved) as instance:
-            instance.execute(args)
+        if result is not None:
+            self._finish(result)
+
+    def _finish(self, result: Any) -> None:
+        """Run what a seemingly sync job handed back unrun: a decorator may hide an async function."""
+        if isinstance(result, Awaitable):
+            self.loop.run(_wait_for(result))
+        elif inspect.isgenerator(result) or inspect.isasyncgen(result):
+            raise JobDefinitionError("The job is a generator: it was called and did nothing. It must not yield.")
 
     async def _acall(self, job: type[Any] | JobFunction, args: Any) -> None:
         if isinstance(job, JobFunction):
@@ -112,7 +115,7 @@ class JobInvoker:
         else:
             yield resolved
 
-    async def _limited(self, call: Awaitable[None], seconds: float) -> None:
+    async def _limited(self, call: Coroutine[Any, Any, None], seconds: float) -> None:
         import asyncio
 
         task = asyncio.ensure_future(call)
@@ -166,7 +169,8 @@ class _OnLoop(AbstractContextManager[Any]):
             self._entered.set_exception(error or JobResolutionError("the scope was left before it was entered"))
 
     def __exit__(self, _type: Any, failure: BaseException | None, _traceback: Any) -> bool:
-        self._left.set_result(failure)
+        if not self._left.done():  # else the loop was closed, and the task that held the scope with it
+            self._left.set_result(failure)
         try:
             self._held.result()
         except BaseException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, Unpack, overload
 
@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from anyjob.current import default_registry, get_manager
 from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.errors import JobDefinitionError
+from anyjob.errors import InvalidArgsError, JobDefinitionError
 from anyjob.options import EnqueueOptions
 from anyjob.registry import JobConfiguration, JobRegistry, args_type_of, as_aliases, seconds_or_none, type_variables
 from anyjob.retry import RetryPolicy
@@ -52,14 +52,12 @@ class _Job(ABC, Generic[TArgs]):
     @classmethod
     def enqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> str:
         """Enqueue a run of this job with the manager in force; see `JobManager.enqueue`."""
-        manager = get_manager()
-        return manager.send(manager.prepare(args, job=cls, **options))
+        return get_manager().enqueue_for(cls, args, **options)
 
     @classmethod
     async def aenqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> str:
         """Like `enqueue`, without blocking the event loop."""
-        manager = get_manager()
-        return await manager.asend(manager.prepare(args, job=cls, **options))
+        return await get_manager().aenqueue_for(cls, args, **options)
 
     @classmethod
     def prepare(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> JobEnvelope:
@@ -121,13 +119,22 @@ class _Using(Generic[P]):
         self._options = options
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        return get_manager().send(self.prepare(*args, **kwargs))
+        return get_manager().enqueue_for(self._job, self._bind(args, kwargs), **self._options)
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        return await get_manager().asend(self.prepare(*args, **kwargs))
+        return await get_manager().aenqueue_for(self._job, self._bind(args, kwargs), **self._options)
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> JobEnvelope:
-        return get_manager().prepare(self._job.bind(args, kwargs), job=self._job, **self._options)
+        return get_manager().prepare(self._bind(args, kwargs), job=self._job, **self._options)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+        try:
+            return self._job.bind(args, kwargs)
+        except InvalidArgsError as error:
+            meant = ", ".join(f"{name}=..." for name in kwargs if name in EnqueueOptions.__annotations__)
+            if meant:
+                error.add_note(f"Options go in front: .using({meant}).enqueue(...)")
+            raise
 
 
 @overload

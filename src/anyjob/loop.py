@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from anyjob.errors import JobDefinitionError
+
 if TYPE_CHECKING:
     import asyncio
 
 __all__ = ["JobLoop"]
+
+logger = logging.getLogger("anyjob.worker")
 
 T = TypeVar("T")
 
@@ -26,12 +31,21 @@ class JobLoop:
         self._lock = threading.Lock()
         self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._owners: dict[asyncio.Task[Any], object] = {}
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run `coroutine` on the loop with this thread's context variables and wait for its result."""
-        import asyncio
+    def run(self, coroutine: Coroutine[Any, Any, T], owner: object = None) -> T:
+        """Run `coroutine` on the loop with this thread's context variables and wait for its result.
 
-        future = self.submit(coroutine)
+        `owner` is whoever may `cancel` it. Raises what the coroutine raises, and `JobDefinitionError` on the loop's own
+        thread, where waiting would never end.
+        """
+        import asyncio  # heavy, and needed only by who has async jobs
+
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise JobDefinitionError("An async job can't wait for another job: await it, or enqueue it.")
+        future = self.submit(self._owned(coroutine, owner))
         try:
             return future.result()
         except CancelledError as error:  # the task was cancelled; asyncio's own class says so to who waits
@@ -46,28 +60,38 @@ class JobLoop:
 
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
-    def cancel_all(self) -> None:
-        """Cancel what runs on the loop now."""
-        import asyncio
-
-        loop = self._loop
-        if loop is not None and self._pid == os.getpid():
-            loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+    def cancel(self, owner: object) -> None:
+        """Cancel what runs on the loop for `owner`, and nothing else."""
+        for task, each in list(self._owners.items()):
+            if each is owner:
+                task.get_loop().call_soon_threadsafe(task.cancel)
 
     def close(self) -> None:
         """Stop the loop, cancelling what is left on it. A later `run` starts a new one."""
         with self._lock:
             loop, self._loop = self._loop, None
-            if loop is not None and self._pid == os.getpid():
+            if loop is not None and self._pid == os.getpid() and not loop.is_closed():
                 loop.call_soon_threadsafe(loop.stop)
+
+    async def _owned(self, coroutine: Coroutine[Any, Any, T], owner: object) -> T:
+        import asyncio
+
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # for mypy: we are in one
+        self._owners[task] = owner
+        try:
+            return await coroutine
+        finally:
+            del self._owners[task]
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
                 import asyncio
 
-                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(target=_serve, args=(self._loop,), name="anyjob-loop", daemon=True).start()
+                self._loop, self._pid, self._owners = asyncio.new_event_loop(), os.getpid(), {}
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="anyjob-loop", daemon=True)
+                self._thread.start()
             return self._loop
 
 
@@ -75,12 +99,18 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     import asyncio
 
     asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
+    stopped = False
+    while not stopped:
+        try:
+            loop.run_forever()
+            stopped = True
+        except BaseException:
+            # A task's SystemExit or KeyboardInterrupt: asyncio gives it to whoever awaits the task and leaves the loop.
+            # The others must go on.
+            logger.debug("the loop of async jobs goes on", exc_info=True)
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()

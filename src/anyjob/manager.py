@@ -6,17 +6,21 @@ import importlib
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from msgspec import Raw
 
 from anyjob.backend import JobBackend, JobShelf, NativeCommand
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds
+from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds, read_envelope, write_envelope
 from anyjob.errors import (
     ConfigurationError,
     EnqueueError,
+    EnvelopeError,
     InvalidArgsError,
     InvalidOptionError,
     UnsupportedCapabilityError,
@@ -39,7 +43,6 @@ __all__ = ["JobManager"]
 
 logger = logging.getLogger("anyjob.enqueue")
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
@@ -78,6 +81,7 @@ class JobManager:
         self._imports = tuple(imports)
         self._clock = clock or SystemClock()
         self._ids = JobIds()
+        self._workers: weakref.WeakSet[JobWorker] = weakref.WeakSet()
         self._serializer = serializer or JsonJobSerializer()
         self._observers = JobObservers(observers)
         self._senders: dict[tuple[int, str], ThreadPoolExecutor] = {}
@@ -106,7 +110,15 @@ class JobManager:
 
     async def aenqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> str:
         """Like `enqueue`. If it is cancelled, the job may have been enqueued all the same."""
-        return await self.asend(self._prepare(self.registry.get_for(args), args, options))
+        return await self._asend(self._prepare(self.registry.get_for(args), args, options))
+
+    def enqueue_for(self, job: object, args: object, **options: Unpack[EnqueueOptions]) -> str:
+        """Enqueue the job that is named, where the type of `args` need not tell. Raises as `enqueue` does."""
+        return self._send(self._prepare_for(job, args, options))
+
+    async def aenqueue_for(self, job: object, args: object, **options: Unpack[EnqueueOptions]) -> str:
+        """Like `enqueue_for`."""
+        return await self._asend(self._prepare_for(job, args, options))
 
     def enqueue_by_name(self, name: str, payload: object, **options: Unpack[EnqueueOptions]) -> str:
         """Enqueue the job of that name with plain JSON data: checked against its args type if it has one (an unknown
@@ -116,7 +128,7 @@ class JobManager:
 
     async def aenqueue_by_name(self, name: str, payload: object, **options: Unpack[EnqueueOptions]) -> str:
         """Like `enqueue_by_name`."""
-        return await self.asend(self._prepare(self._named(name), payload, options))
+        return await self._asend(self._prepare(self._named(name), payload, options))
 
     def enqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[str]:
         """Enqueue several jobs, of any kinds, in few round trips; return their ids in order.
@@ -129,26 +141,23 @@ class JobManager:
     async def aenqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[str]:
         """Like `enqueue_many`."""
         envelopes = self._prepare_many(items, options)
-        return await self._in_thread(
-            self._router.target_of(envelopes[0]).alias if envelopes else self.default, self._send_many, envelopes
-        )
+        sent: list[str] = []
+        for alias, group in self._grouped(envelopes).items():
+            try:
+                await self._in_thread(alias, partial(self._send_group, alias, group))
+            except EnqueueError as error:
+                raise _told_in_full(error, alias, sent, envelopes) from error
+            sent.extend(envelope.id for envelope in group)
+        return [envelope.id for envelope in envelopes]
 
     def prepare(self, args: object, *, job: object = None, **options: Unpack[EnqueueOptions]) -> JobEnvelope:
-        """Check everything and return the envelope that `enqueue` would send. `job` names the job where the type of
-        `args` does not.
+        """Check everything and return the envelope that `enqueue` would send, for `enqueue_many`.
+
+        `job` names the job where the type of `args` does not.
         """
-        configuration = self.registry.get_for(args) if job is None else self.registry.get_for_job(job)
-        if job is not None:
-            _refuse_other_args(configuration, args)
-        return self._prepare(configuration, args, options)
-
-    def send(self, envelope: JobEnvelope) -> str:
-        """Send a prepared envelope; return its id."""
-        return self._send(envelope)
-
-    async def asend(self, envelope: JobEnvelope) -> str:
-        """Like `send`."""
-        return await self._in_thread(self._router.target_of(envelope).alias, self._send, envelope)
+        if job is None:
+            return self._prepare(self.registry.get_for(args), args, options)
+        return self._prepare_for(job, args, options)
 
     # Look and work
 
@@ -168,12 +177,15 @@ class JobManager:
     def worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
         """Return a worker for this process, not started. Raises `ConfigurationError` if the backend has its own."""
         self.import_jobs()
-        alias = alias or self.worker_backend
-        worker = self.backend(alias).worker(self.executor, options or WorkerOptions())
+        alias, options = alias or self.worker_backend, options or WorkerOptions()
+        for queue in options.queues or ():
+            self._router.refuse_unknown_queue(alias, queue)
+        worker = self.backend(alias).worker(self.executor, options)
         if isinstance(worker, NativeCommand):
             raise ConfigurationError(
                 f"Backend {alias!r} has a worker of its own: run `anyjob worker --backend {alias}`."
             )
+        self._workers.add(worker)
         return worker
 
     def start_worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
@@ -190,7 +202,12 @@ class JobManager:
         return worker.start()
 
     def drain(self, alias: str | None = None) -> int:
-        """Run in this thread all jobs that are due; return how many ran. For tests and bursts."""
+        """Run in this thread all jobs that are due; return how many ran. For tests and bursts.
+
+        Raises `ConfigurationError` with `enqueue_only`.
+        """
+        if self.enqueue_only:
+            raise ConfigurationError("enqueue_only is set: no job runs here.")
         return self.worker(alias).drain()
 
     def import_jobs(self) -> None:
@@ -204,7 +221,12 @@ class JobManager:
                 raise ConfigurationError(f"imports: there is no module {module!r}.") from error
 
     def close(self) -> None:
-        """Close the backends' connections and the threads of `aenqueue`. What is used later opens anew."""
+        """Stop the workers that were made here, then close the backends' connections and the threads of `aenqueue`.
+
+        What is used later opens anew.
+        """
+        for worker in list(self._workers):
+            worker.stop()
         with self._senders_lock:
             senders, self._senders = self._senders, {}
         for (pid, _), sender in senders.items():
@@ -242,21 +264,28 @@ class JobManager:
             id=options.get("job_id") or self._ids.new(now),
             name=configuration.name,
             args=Raw(data),
-            queue=options.get("queue", configuration.queue),
-            priority=options.get("priority", configuration.priority),
+            queue=options.get("queue") or configuration.queue,
+            priority=options.get("priority") or configuration.priority,
             created_at=now,
             first_due_at=due or now,
             due_at=due,
-            headers=dict(options.get("headers", {})),
+            headers=dict(options.get("headers") or {}),
         )
 
     def _prepare_many(self, items: Iterable[object], options: EnqueueOptions) -> list[JobEnvelope]:
-        if "job_id" in options:
+        if options.get("job_id") is not None:
             raise InvalidOptionError("job_id: several jobs can't share an id; give each its own by prepare().")
         return [
-            item if isinstance(item, JobEnvelope) else self._prepare(self.registry.get_for(item), item, options)
+            _checked(item)
+            if isinstance(item, JobEnvelope)
+            else self._prepare(self.registry.get_for(item), item, options)
             for item in items
         ]
+
+    def _prepare_for(self, job: object, args: object, options: EnqueueOptions) -> JobEnvelope:
+        configuration = self.registry.get_for_job(job)
+        _refuse_other_args(configuration, args)
+        return self._prepare(configuration, args, options)
 
     def _send(self, envelope: JobEnvelope) -> str:
         target = self._router.target_of(envelope)
@@ -264,28 +293,29 @@ class JobManager:
         self._report(envelope, target.alias)
         return envelope.id
 
+    async def _asend(self, envelope: JobEnvelope) -> str:
+        return await self._in_thread(self._router.target_of(envelope).alias, partial(self._send, envelope))
+
     def _send_many(self, envelopes: Sequence[JobEnvelope]) -> list[str]:
+        sent: list[str] = []
+        for alias, group in self._grouped(envelopes).items():
+            try:
+                self._send_group(alias, group)
+            except EnqueueError as error:
+                raise _told_in_full(error, alias, sent, envelopes) from error
+            sent.extend(envelope.id for envelope in group)
+        return [envelope.id for envelope in envelopes]
+
+    def _grouped(self, envelopes: Iterable[JobEnvelope]) -> Mapping[str, Sequence[JobEnvelope]]:
         groups: dict[str, list[JobEnvelope]] = {}
         for envelope in envelopes:
             groups.setdefault(self._router.target_of(envelope).alias, []).append(envelope)
-        sent: list[str] = []
-        for alias, group in groups.items():
-            try:
-                self.backends[alias].send(group)
-            except EnqueueError as error:
-                if len(groups) == 1:
-                    raise
-                told = {*sent, *error.accepted, *error.rejected, *error.in_doubt}
-                raise EnqueueError(
-                    f"Backend {alias!r}: {error}",
-                    accepted=[*sent, *error.accepted],
-                    rejected=[*error.rejected, *(each.id for each in envelopes if each.id not in told)],
-                    in_doubt=error.in_doubt,
-                ) from error
-            sent.extend(envelope.id for envelope in group)
-            for envelope in group:
-                self._report(envelope, alias)
-        return [envelope.id for envelope in envelopes]
+        return groups
+
+    def _send_group(self, alias: str, group: Sequence[JobEnvelope]) -> None:
+        self.backends[alias].send(group)
+        for envelope in group:
+            self._report(envelope, alias)
 
     def _report(self, envelope: JobEnvelope, alias: str) -> None:
         if logger.isEnabledFor(logging.INFO):
@@ -300,7 +330,7 @@ class JobManager:
         if self._observers:
             self._observers.tell("enqueued", envelope)
 
-    async def _in_thread(self, alias: str, call: Callable[[T], R], argument: T) -> R:
+    async def _in_thread(self, alias: str, call: Callable[[], R]) -> R:
         """Run a blocking call in the one thread that belongs to a backend: its connection, in its order."""
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
@@ -310,7 +340,32 @@ class JobManager:
             if key not in self._senders:
                 self._senders[key] = ThreadPoolExecutor(1, thread_name_prefix=f"anyjob-send-{alias}")
             sender = self._senders[key]
-        return await asyncio.get_running_loop().run_in_executor(sender, call, argument)
+        return await asyncio.get_running_loop().run_in_executor(sender, copy_context().run, call)
+
+
+def _told_in_full(
+    error: EnqueueError, alias: str, sent: Sequence[str], envelopes: Sequence[JobEnvelope]
+) -> EnqueueError:
+    """Return the error of one backend with what became of the jobs that went, or were to go, to others."""
+    told = {*sent, *error.accepted, *error.rejected, *error.in_doubt}
+    rest = [envelope.id for envelope in envelopes if envelope.id not in told]
+    if not sent and not rest:
+        return error
+    return EnqueueError(
+        f"Backend {alias!r}: {error}",
+        accepted=[*sent, *error.accepted],
+        rejected=[*error.rejected, *rest],
+        in_doubt=error.in_doubt,
+    )
+
+
+def _checked(envelope: JobEnvelope) -> JobEnvelope:
+    """Return the envelope, which anybody may have made, if the other side will be able to read it."""
+    try:
+        read_envelope(write_envelope(envelope))
+    except (EnvelopeError, TypeError, ValueError) as error:
+        raise InvalidOptionError(f"{envelope!r} is no envelope of prepare(): {error}") from error
+    return envelope
 
 
 def _refuse_other_args(configuration: JobConfiguration, args: object) -> None:

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import JobEnvelope, JobIds, read_envelope, write_envelope, write_envelope_tightly
-from anyjob.errors import DuplicateJobIdError
+from anyjob.errors import DuplicateJobIdError, InvalidOptionError
 from anyjob.lanes import JobLane, JobRow
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob, StoredJob
@@ -54,8 +55,8 @@ class InMemoryJobStore(JobStore):
                     raise _duplicate(envelope.id, envelopes)
             if len(envelopes) > 1 and len({envelope.id for envelope in envelopes}) < len(envelopes):
                 raise _duplicate("an id that occurs twice", envelopes)
-            for envelope in envelopes:
-                self._add(envelope)
+            for row, envelope in [(self._row(envelope), envelope) for envelope in envelopes]:
+                self._add(row, envelope)
 
     def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         now = self.clock.now()
@@ -86,8 +87,9 @@ class InMemoryJobStore(JobStore):
                 known_by = outcome.envelope.id  # another than the row's, if this was parked as unreadable
                 if known_by != row.id and known_by in self._rows:
                     raise _duplicate(known_by, [outcome.envelope])
+                again = self._row(outcome.envelope)  # first, for it may not be encodable
                 self._drop(row)
-                self._add(outcome.envelope)
+                self._add(again, outcome.envelope)
             return True
 
     def release(self, claims: Sequence[JobClaim]) -> None:
@@ -125,7 +127,7 @@ class InMemoryJobStore(JobStore):
         with self._lock:
             lanes = [lane for level in self._lanes.values() if (lane := _first(level, queues)) is not None]
             firsts = [row for lane in lanes if (row := lane.first()) is not None]
-        return datetime.fromtimestamp(min(firsts).due, UTC) if firsts else None
+        return datetime.fromtimestamp(min(min(firsts).due, _LAST), UTC) if firsts else None
 
     def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         until = self.clock.now() + lease
@@ -148,6 +150,8 @@ class InMemoryJobStore(JobStore):
         return row.id
 
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        if limit < 1 or not (cursor or "0").isdecimal():
+            raise InvalidOptionError(f"scan(cursor={cursor!r}, limit={limit!r}): a cursor of a page, and at least 1.")
         after, now = int(cursor or 0), self.clock.now().timestamp()
         with self._lock:
             found = [row for row in self._chosen(chosen) if row.seq > after]
@@ -163,10 +167,12 @@ class InMemoryJobStore(JobStore):
                 counts[self._state(row, now)] += 1
         return counts
 
-    def _add(self, envelope: JobEnvelope) -> None:
+    def _row(self, envelope: JobEnvelope) -> JobRow:
         due = (envelope.due_at or envelope.first_due_at).timestamp()
         raw = write_envelope_tightly(envelope, self._buffer)
-        row = JobRow(due, next(self._sequence), envelope.id, envelope.queue, envelope.priority, raw)
+        return JobRow(due, next(self._sequence), envelope.id, envelope.queue, envelope.priority, raw)
+
+    def _add(self, row: JobRow, envelope: JobEnvelope) -> None:
         self._rows[row.id] = row
         try:
             lane = self._lanes[row.priority][row.queue]
@@ -222,6 +228,9 @@ class InMemoryJobStore(JobStore):
         if held is not None and held.running:
             return JobState.RUNNING
         return JobState.SCHEDULED if row.due > now else JobState.WAITING
+
+
+_LAST: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # a float near the end of time rounds past it
 
 
 def _duplicate(what: str, envelopes: Sequence[JobEnvelope]) -> DuplicateJobIdError:

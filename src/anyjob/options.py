@@ -17,30 +17,30 @@ __all__ = ["EnqueueOptions", "due_at", "refuse_bad_options"]
 class EnqueueOptions(TypedDict, total=False):
     """What may be said about one run; the rest comes from the job's configuration."""
 
-    priority: JobPriority
-    delay: timedelta | float
+    priority: JobPriority | None
+    delay: timedelta | float | None
     """Not before so long from now; seconds, or a timedelta. Not together with `run_at`."""
-    run_at: datetime
+    run_at: datetime | None
     """Not before this aware datetime; at once if it is past."""
-    queue: str
-    job_id: str
+    queue: str | None
+    job_id: str | None
     """An id of the caller's: 1 to 64 of `A-Z a-z 0-9 _ -`. Refused if taken, where `Capabilities.unique_ids`."""
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] | None
     """Carried along and given to the job; 8 KiB at most, `anyjob-` is reserved."""
 
 
 def refuse_bad_options(options: EnqueueOptions) -> None:
-    """Raise `InvalidOptionError`, saying what is wrong with which option and what would be right."""
+    """Raise `InvalidOptionError`, saying what is wrong with which option and what would be right. None is unsaid."""
     for name, value in options.items():
         rule = _RULES.get(name)
         if rule is None:
             raise InvalidOptionError(
                 f"There is no option {name!r}.{did_you_mean(name, _RULES)} Options: {', '.join(_RULES)}."
             )
-        fault = rule(value)
+        fault = "" if value is None else rule(value)
         if fault:
             raise InvalidOptionError(f"{name} = {value!r}: {fault}")
-    if "delay" in options and "run_at" in options:
+    if options.get("delay") is not None and options.get("run_at") is not None:
         raise InvalidOptionError("delay and run_at say the same thing: give one of them.")
 
 
@@ -64,7 +64,7 @@ def _fault_of_run_at(value: Any) -> str:
         return "run_at is a datetime."
     if value.utcoffset() is None:
         return "it has no time zone, so nobody can tell when that is. Use datetime.now(UTC) or .astimezone()."
-    return ""
+    return "" if value.year <= _LAST_YEAR else f"run_at is in the year {_LAST_YEAR} at the latest."
 
 
 def _fault_of_queue(value: Any) -> str:
@@ -86,6 +86,7 @@ def _fault_of_headers(value: Any) -> str:
 
 
 _LONGEST_DELAY: Final = 1000 * 365 * 86_400.0
+_LAST_YEAR: Final = 4000
 
 _RULES: Final[Mapping[str, Callable[[Any], str]]] = {
     "priority": _fault_of_priority,
@@ -105,7 +106,7 @@ def due_at(options: EnqueueOptions, now: datetime) -> datetime | None:
     """Return when the job is due if that is later than now, in UTC."""
     run_at = options.get("run_at")
     if run_at is None:
-        delay = options.get("delay", 0.0)
+        delay = options.get("delay") or 0.0
         run_at = now + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
     run_at = run_at.astimezone(now.tzinfo)
     return run_at if run_at > now else None

@@ -93,6 +93,10 @@ class JobConfiguration:
     @classmethod
     def of_class(cls, job: type[Any], args_type: Any) -> JobConfiguration:
         """Read the configuration of a job class from its attributes, and its name from `@job_name`."""
+        try:
+            inspect.signature(job.execute).bind(None, None)
+        except TypeError as error:
+            raise JobDefinitionError(f"{describe_place(job)}: execute must take self and args: {error}.") from error
         name, *aliases = _named(args_type) or _named(job) or (_qualified_name(job, args_type),)
         return cls(
             name=name,
@@ -202,6 +206,10 @@ class JobRegistry:
             pass
         if isinstance(args, str):
             advice = "To enqueue by name, use enqueue_by_name(name, payload)."
+        elif isinstance(args, type):
+            advice = f"That is the class {args.__qualname__}: pass an object of it."
+        elif callable(getattr(args, "enqueue", None)):
+            advice = "That is a job itself: call its .enqueue(...)."
         elif not _is_own_type(args_type):
             advice = f"A {args_type.__qualname__} doesn't say which job is meant: use TheJob.enqueue(args)."
         else:
@@ -218,6 +226,10 @@ class JobRegistry:
         except KeyError:
             pass
         place = describe_place(job.function if isinstance(job, JobFunction) else job)
+        if missing := getattr(job, "__abstractmethods__", None):
+            raise UnknownJobError(
+                f"{place} is abstract, and so no job: it doesn't define {', '.join(sorted(missing))}."
+            )
         raise UnknownJobError(f"{place} is not in this registry. Register it, or use the manager of its registry.")
 
     def check(self, serializer: JobSerializer) -> None:

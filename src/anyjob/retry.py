@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from anyjob.errors import JobDefinitionError
 
@@ -39,6 +39,17 @@ class RetryPolicy:
     give_up_on: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("max_tries", "first_wait", "wait_factor", "max_wait", "jitter", "timeout"):
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | None):
+                raise JobDefinitionError(f"RetryPolicy({name}={value!r}): must be a number; durations are in seconds.")
+        errors: Any = self.give_up_on
+        if not isinstance(errors, tuple) or not all(
+            isinstance(e, type) and issubclass(e, BaseException) for e in errors
+        ):
+            raise JobDefinitionError(
+                f"RetryPolicy(give_up_on={self.give_up_on!r}): must be a tuple of exceptions, as (ValueError,)."
+            )
         for name, value, valid, rule in (
             ("max_tries", self.max_tries, self.max_tries is None or self.max_tries >= 1, "at least 1, or None"),
             ("first_wait", self.first_wait, _is_duration(self.first_wait), "seconds, 0 or more"),
@@ -56,7 +67,7 @@ class RetryPolicy:
         """Return the seconds between the start of the `try_count`-th try (from 1) and the next; `draw` in [0, 1)."""
         exponent = try_count - 1
         try:
-            wait = self.first_wait * self.wait_factor**exponent
+            wait = self.first_wait * float(self.wait_factor) ** exponent
         except OverflowError:
             wait = _LONGEST_WAIT
         wait = min(wait, _LONGEST_WAIT if self.max_wait is None else self.max_wait)

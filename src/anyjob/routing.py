@@ -110,16 +110,20 @@ class JobRouter:
                 f"Defined: {', '.join(self._backends)}."
             )
 
+    def refuse_unknown_queue(self, alias: str, queue: str) -> None:
+        """Raise `InvalidOptionError` if the settings close the backend's list of queues and this one isn't in it."""
+        queues = self._queues.get(alias)
+        if queues is not None and queue not in queues:
+            raise InvalidOptionError(
+                f"Backend {alias!r} has no queue {queue!r}.{did_you_mean(queue, queues)} "
+                f"Its queues are closed to: {', '.join(queues)}."
+            )
+
     def _choose(self, envelope: JobEnvelope) -> JobTarget:
         """Check, once for a name and queue, what can't change from job to job."""
         fitting = (route.backend for route in self._routes if route.fits(envelope.name, envelope.queue))
         alias = next(fitting, self._default)
-        queues = self._queues.get(alias)
-        if queues is not None and envelope.queue not in queues:
-            raise InvalidOptionError(
-                f"Backend {alias!r} has no queue {envelope.queue!r}.{did_you_mean(envelope.queue, queues)} "
-                f"Its queues are closed to: {', '.join(queues)}."
-            )
+        self.refuse_unknown_queue(alias, envelope.queue)
         backend = self._backends[alias]
         can = backend.capabilities
         if not can.in_process and envelope.name.startswith("__main__."):

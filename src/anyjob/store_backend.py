@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class StoreBackend(JobBackend):
         self.store = store
         self.capabilities = capabilities
         self.shelf = _StoreShelf(store)
+        self._lock = threading.Lock()
         self._workers: list[weakref.ref[JobWorker]] = []
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
@@ -50,7 +52,8 @@ class StoreBackend(JobBackend):
 
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
         worker = JobWorker(self.store, executor, options)
-        self._workers = [*(each for each in self._workers if each() is not None), weakref.ref(worker)]
+        with self._lock:
+            self._workers = [*(each for each in self._workers if each() is not None), weakref.ref(worker)]
         return worker
 
 
@@ -75,11 +78,11 @@ class _TakenFromStore(TakenJob):
         self._claim = claim
         self.job = job
 
-    def acknowledge(self) -> None:
-        self._store.settle(self._claim, Completed())
+    def acknowledge(self) -> bool:
+        return self._store.settle(self._claim, Completed())
 
-    def replace(self, envelope: JobEnvelope) -> None:
-        self._store.settle(self._claim, Deferred(envelope))
+    def replace(self, envelope: JobEnvelope) -> bool:
+        return self._store.settle(self._claim, Deferred(envelope))
 
 
 class _StoreShelf(JobShelf):
@@ -98,9 +101,10 @@ class _StoreShelf(JobShelf):
     @contextmanager
     def take(self, chosen: JobFilter, *, limit: int) -> Iterator[Sequence[TakenJob]]:
         claims = self._store.take(chosen, limit=limit, lease=_HOLD, worker=worker_name())
-        jobs = self._store.scan(JobFilter(ids=frozenset(claim.id for claim in claims)), limit=len(claims)).jobs
-        by_id = {job.id: job for job in jobs}
         try:
+            ids = frozenset(claim.id for claim in claims)
+            jobs = self._store.scan(JobFilter(ids=ids), limit=len(claims)).jobs if claims else ()
+            by_id = {job.id: job for job in jobs}
             yield [_TakenFromStore(self._store, claim, by_id[claim.id]) for claim in claims]
         finally:
             self._store.release(claims)  # those settled are no longer held

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,12 @@ from anyjob.clock import Clock
 from anyjob.errors import JobTimeLimitError
 
 __all__ = ["TimeLimits"]
+
+logger = logging.getLogger("anyjob.worker")
+
+
+class _TimeIsUp(BaseException):
+    """What a job feels at its limit: no `except Exception` of its own swallows it."""
 
 
 class TimeLimits:
@@ -28,7 +35,10 @@ class TimeLimits:
 
     @contextmanager
     def watch(self, seconds: float, expire: Callable[[], None]) -> Iterator[None]:
-        """Call `expire` from another thread if the body takes longer than `seconds`."""
+        """Call `expire` from another thread if the body takes longer than `seconds`.
+
+        It may still be called while, or just after, the body ends.
+        """
         alarm = (self._clock.now() + timedelta(seconds=seconds), next(self._sequence), expire)
         with self._changed:
             if self._pid != os.getpid():  # first use, or a forked child, which inherits no thread
@@ -45,47 +55,55 @@ class TimeLimits:
                     heapq.heapify(self._alarms)
 
     def _run(self) -> None:
-        with self._changed:
-            while True:
+        while True:
+            due = []
+            with self._changed:
                 now = self._clock.now()
                 while self._alarms and self._alarms[0][0] <= now:
-                    heapq.heappop(self._alarms)[2]()
-                self._clock.wait(self._changed, (self._alarms[0][0] - now).total_seconds() if self._alarms else None)
+                    due.append(heapq.heappop(self._alarms))
+                if not due:
+                    self._clock.wait(self._changed, self._alarms[0][0] if self._alarms else None)
+            for _, _, expire in due:  # without the lock: who is interrupted may be about to take it
+                try:
+                    expire()
+                except Exception:
+                    logger.exception("a time limit could not be enforced")
 
     @contextmanager
     def in_this_thread(self, seconds: float) -> Iterator[None]:
-        """Raise `JobTimeLimitError` in the body when its time is up.
+        """Raise `JobTimeLimitError` once the body ran longer than `seconds`.
 
-        Python delivers it between two bytecodes of this thread: a call that blocks in C (a socket, `time.sleep`)
-        returns first. Put time-outs on those.
+        Python interrupts between two bytecodes of this thread: a call that blocks in C (a socket, `time.sleep`) returns
+        first. Put time-outs on those.
         """
         thread_id = threading.get_ident()
-        lock = threading.Lock()
         state = _Interrupt()
 
         def expire() -> None:
-            with lock:
+            with state.lock:
                 if not state.done:
                     state.fired = True
-                    _raise_in(thread_id, JobTimeLimitError)
+                    _raise_in(thread_id, _TimeIsUp)
 
         try:
             with self.watch(seconds, expire):
-                yield
-        except JobTimeLimitError as error:
-            if not error.args:
-                raise JobTimeLimitError(f"ran longer than {seconds:g} s") from error
-            raise
-        finally:
-            with lock:
-                state.done = True
-                if state.fired:
-                    _raise_in(thread_id, None)  # not delivered yet: take it back
+                # Disarmed in here, so that the interrupt can't strike where locks of others are taken.
+                try:
+                    yield
+                finally:
+                    with state.lock:
+                        state.done = True
+                        if state.fired:
+                            _raise_in(thread_id, None)  # not delivered yet: take it back
+        except _TimeIsUp as error:
+            raise JobTimeLimitError(f"ran longer than {seconds:g} s") from error
 
 
 class _Interrupt:
-    done = False
-    fired = False
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.done = False
+        self.fired = False
 
 
 def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:

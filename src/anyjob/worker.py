@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Self
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from anyjob.errors import InvalidOptionError
 from anyjob.executor import JobExecutor
+from anyjob.outcome import Outcome
 from anyjob.store import JobClaim, JobStore
 
 __all__ = ["JobWorker", "WorkerOptions"]
@@ -35,17 +36,25 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """Longest pause between two looks into a store that other processes write to."""
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "lease", "poll"):
-            if getattr(self, name) <= 0:
-                raise InvalidOptionError(f"WorkerOptions({name}={getattr(self, name)!r}): must be more than 0.")
+        if isinstance(self.queues, str):
+            raise InvalidOptionError(f"WorkerOptions(queues={self.queues!r}): queues are a tuple, as ('mail',).")
+        for name in ("concurrency", "lease", "poll", "stop_timeout"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or value < 0 or (value == 0 and name != "stop_timeout"):
+                raise InvalidOptionError(f"WorkerOptions({name}={value!r}): must be a number more than 0.")
 
 
 class _Shift:
-    """From one start to its stop. A thread that outlives its shift must not be revived by the next."""
+    """From one start to its stop, with the jobs held in it.
+
+    A thread that outlives its shift is not revived by the next one, whose jobs this one's stop doesn't give back.
+    """
 
     def __init__(self, serving: int) -> None:
         self.stop = threading.Event()
         self.serving = serving
+        self.held: dict[int, JobClaim] = {}
+        self.ended = threading.Condition()
         self.over = False
 
 
@@ -65,13 +74,14 @@ class JobWorker:
         self._lease = timedelta(seconds=self._options.lease)
         self._changed = threading.Condition()
         self._idle = 0
-        self._held: dict[int, JobClaim] = {}
+        self._news = 0
         self._shift: _Shift | None = None
 
     @property
     def running(self) -> bool:
-        """Whether `start` was called and `stop` was not."""
-        return self._shift is not None
+        """Whether it was started and was not told to stop."""
+        shift = self._shift
+        return shift is not None and not shift.stop.is_set()
 
     def start(self) -> Self:
         """Start the threads and return at once."""
@@ -88,6 +98,7 @@ class JobWorker:
         """Look for jobs now: some were enqueued in this process."""
         if self._idle:
             with self._changed:
+                self._news += 1
                 self._changed.notify_all()
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -95,36 +106,33 @@ class JobWorker:
 
         Jobs see `current_job().should_stop` at once; async ones are cancelled when the time is up. What was given back
         costs its job no try. A sync job that goes on regardless can settle nothing any more. Return whether all
-        finished in time.
+        finished in time. Called again meanwhile, with a shorter timeout, it gives back sooner.
         """
         timeout = self._options.stop_timeout if timeout is None else timeout
         with self._changed:
-            shift, self._shift = self._shift, None
+            shift = self._shift
             if shift is None:
                 return True
-            logger.info("stopping running=%d timeout=%gs", len(self._held), timeout)
+            logger.info("stopping running=%d timeout=%gs", len(shift.held), timeout)
             shift.stop.set()
             self._changed.notify_all()
             finished = self._wait_until_done(shift, timeout)
         if not finished:
-            self._executor.cancel_async_jobs()
+            self._executor.cancel_async_jobs(shift.stop)
             with self._changed:
                 self._wait_until_done(shift, _GRACE)
-            self.hand_back()
+            self._hand_back(shift)
         self._end(shift)
+        with self._changed:
+            if self._shift is shift:
+                self._shift = None
         return finished
-
-    def hand_back(self) -> None:
-        """Give back at once, uncharged, every job that still runs here: the last act of a process in a hurry."""
-        left = list(self._held.values())
-        self._store.release(left)
-        for claim in left:
-            logger.warning("released id=%s: it still ran", claim.id)
 
     def drain(self, max_jobs: int | None = None) -> int:
         """Run, in this thread, what is due now and what becomes due meanwhile; return how many jobs were run."""
         self._recover()
-        claims = self._claim() if max_jobs != 0 else ()
+        worker = self._executor.worker
+        claims = self._claim(worker) if max_jobs != 0 else ()
         if not claims:
             return 0
         count, shift = 0, _Shift(0)
@@ -134,7 +142,7 @@ class JobWorker:
                 for claim in claims:
                     self._run(claim, shift)
                     count += 1
-                claims = self._claim() if count != max_jobs else ()
+                claims = self._claim(worker) if count != max_jobs else ()
         finally:
             self._end(shift)
         return count
@@ -148,67 +156,93 @@ class JobWorker:
         self.stop()
 
     def _serve(self, shift: _Shift) -> None:
-        pause = _FIRST_PAUSE
+        worker, pause = self._executor.worker, _FIRST_PAUSE
         while not shift.stop.is_set():
             try:
-                for claim in self._claim() or self._wait_for_jobs(shift):
+                for claim in self._claim(worker) or self._wait_for_jobs(worker, shift):
                     self._run(claim, shift)
                 pause = _FIRST_PAUSE
             except BaseException:  # the store failed, or a job was interrupted: no reason to end the thread
                 if not shift.stop.is_set():
-                    logger.exception("worker=%s goes on in %gs", self._executor.worker, pause)
-                    with self._changed:
-                        self._clock.wait(self._changed, pause)
+                    logger.exception("worker=%s goes on in %gs", worker, pause)
+                    self._pause(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
         with self._changed:
             shift.serving -= 1
             self._changed.notify_all()
 
-    def _claim(self) -> Sequence[JobClaim]:
-        return self._store.claim(queues=self._options.queues, limit=1, lease=self._lease, worker=self._executor.worker)
+    def _claim(self, worker: str) -> Sequence[JobClaim]:
+        return self._store.claim(queues=self._options.queues, limit=1, lease=self._lease, worker=worker)
 
-    def _wait_for_jobs(self, shift: _Shift) -> Sequence[JobClaim]:
-        """Sleep until something may be due; return what was claimed in the last look before it."""
+    def _wait_for_jobs(self, worker: str, shift: _Shift) -> Sequence[JobClaim]:
+        """Sleep until something may be due; return what was claimed in the last look before it.
+
+        The store is asked without the lock, for a slow one must not hold up who enqueues. An enqueue that the look
+        missed finds us idle, and makes news.
+        """
         with self._changed:
-            self._idle += 1  # from here on an enqueue wakes us, so nothing slips in between look and wait
-            try:
-                claims = self._claim()
-                if not claims and not shift.stop.is_set():
-                    self._clock.wait(self._changed, self._until_due())
-                return claims
-            finally:
+            self._idle += 1
+            news = self._news
+        try:
+            claims = self._claim(worker)
+            if not claims:
+                until = self._until_due()
+                with self._changed:
+                    if self._news == news and not shift.stop.is_set():
+                        self._clock.wait(self._changed, until)
+            return claims
+        finally:
+            with self._changed:
                 self._idle -= 1
 
-    def _until_due(self) -> float:
+    def _until_due(self) -> datetime:
+        latest = self._clock.now() + timedelta(seconds=self._options.poll)
         due_at = self._store.next_due_at(self._options.queues)
-        if due_at is None:
-            return self._options.poll
-        return min(max((due_at - self._clock.now()).total_seconds(), 0.0), self._options.poll)
+        return latest if due_at is None else min(due_at, latest)
 
     def _run(self, claim: JobClaim, shift: _Shift) -> None:
-        self._held[claim.token] = claim
+        shift.held[claim.token] = claim
         try:
             outcome = self._executor.execute(claim.raw, stop=shift.stop)
         except BaseException:
             self._store.release([claim])
             raise
         else:
-            if not self._store.settle(claim, outcome):
-                logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", claim.id)
+            self._settle(claim, outcome, shift)
         finally:
-            del self._held[claim.token]
+            del shift.held[claim.token]
+
+    def _settle(self, claim: JobClaim, outcome: Outcome, shift: _Shift) -> None:
+        """Settle, again and again if the store is away for a moment: what ran must not count as a crash.
+
+        The lease is kept meanwhile. In `drain` the error is the caller's at once.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                held = self._store.settle(claim, outcome)
+            except Exception:
+                if not shift.serving or shift.over or pause > _LONGEST_PAUSE:
+                    raise
+                logger.exception("id=%s could not be settled; again in %gs", claim.id, pause)
+                self._pause(pause)
+                pause *= 2
+            else:
+                if not held:
+                    logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", claim.id)
+                return
 
     def _keep_leases(self, shift: _Shift) -> None:
         """Renew what this worker runs and recover what others lost, three times a lease."""
         while not shift.over:
             try:
-                self._store.renew(list(self._held.values()), self._lease)
+                self._store.renew(list(shift.held.values()), self._lease)
                 self._recover()
             except Exception:
                 logger.exception("worker=%s could not renew its leases", self._executor.worker)
-            with self._changed:
+            with shift.ended:  # a condition of its own: news of jobs are none of its business
                 if not shift.over:
-                    self._clock.wait(self._changed, self._options.lease / 3)
+                    self._clock.wait(shift.ended, self._clock.now() + self._lease / 3)
 
     def _recover(self) -> None:
         lost = self._store.recover()
@@ -218,23 +252,32 @@ class JobWorker:
         if lost:
             self.wake()
 
+    def _hand_back(self, shift: _Shift) -> None:
+        left = list(shift.held.values())
+        self._store.release(left)
+        for claim in left:
+            logger.warning("released id=%s: it still ran", claim.id)
+
     def _start_thread(self, name: str, target: Callable[[_Shift], None], shift: _Shift) -> None:
         # A daemon: a job that ignores the stop must not keep a process alive that was told to end.
         threading.Thread(target=target, args=(shift,), name=name, daemon=True).start()
 
     def _end(self, shift: _Shift) -> None:
-        with self._changed:
+        with shift.ended:
             shift.over = True
-            self._changed.notify_all()
+            shift.ended.notify_all()
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._clock.wait(self._changed, self._clock.now() + timedelta(seconds=seconds))
 
     def _wait_until_done(self, shift: _Shift, timeout: float) -> bool:
         """Wait, holding `_changed`, until the shift's threads are done; each of them wakes us."""
         deadline = self._clock.now() + timedelta(seconds=timeout)
         while shift.serving:
-            left = (deadline - self._clock.now()).total_seconds()
-            if left <= 0:
+            if self._clock.now() >= deadline:
                 return False
-            self._clock.wait(self._changed, left)
+            self._clock.wait(self._changed, deadline)
         return True
 
 

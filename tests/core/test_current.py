@@ -123,3 +123,31 @@ print(sorted(heavy & sys.modules.keys()))
 """
     done = run(code, tmp_path)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_same_manager_may_be_in_force_at_two_levels() -> None:
+    with anyjob.override(backend="memory:") as outer:
+        with anyjob.override(backend="memory:") as other, anyjob.override(outer):
+            assert anyjob.get_manager() is outer
+        with anyjob.override(other):
+            assert anyjob.get_manager() is other
+        assert anyjob.get_manager() is outer
+
+
+def test_settings_beside_a_made_manager_are_refused() -> None:
+    with anyjob.override(backend="memory:") as manager:
+        with pytest.raises(ConfigurationError, match="retry.*can't change a manager"):
+            anyjob.configure(manager, retry="none")
+        with pytest.raises(ConfigurationError, match="is no JobManager"):
+            anyjob.configure(manager.backend())  # type: ignore[arg-type]
+
+
+def test_a_scheme_without_its_colon_is_recognised() -> None:
+    with pytest.raises(ConfigurationError, match="Did you mean the URL 'memory:'"):
+        anyjob.configure(backend="memory")
+
+
+def test_options_in_the_call_of_a_function_job_are_told_their_place() -> None:
+    with anyjob.override(backend="memory:"), pytest.raises(anyjob.InvalidArgsError) as refused:
+        count.enqueue(1, delay=60)  # type: ignore[call-arg]
+    assert refused.value.__notes__ == ["Options go in front: .using(delay=...).enqueue(...)"]

@@ -115,6 +115,9 @@ def changed(**fields: Any) -> bytes:
         changed(created_at="yesterday"),
         changed(headers={"a": 1}),
         changed(try_count=-1.5),
+        changed(try_count=-1),
+        changed(try_count=2**40),
+        changed(lost_count=-1),
     ],
 )
 def test_what_is_no_envelope_is_told_so(raw: bytes) -> None:

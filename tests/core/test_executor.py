@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -387,22 +389,47 @@ def test_log_lines_tell_the_story_without_the_arguments(world: World, caplog: py
     assert all(vars(record)["job_id"] == "id1" for record in caplog.records)
 
 
-def test_the_async_twin_runs_both_kinds_of_jobs(world: World) -> None:
-    loops = []
+def _travel_when(started: threading.Event, clock: FakeClock) -> None:
+    started.wait(5)
+    clock.travel(10)
 
-    @background_job("async.work", registry=world.registry)
-    async def async_work(number: int = 0) -> None:
-        loops.append(asyncio.get_running_loop())
-        assert current_job().name == "async.work"
 
-    async def main() -> None:
-        executor = world.executor()
-        assert await executor.aexecute(write_envelope(world.envelope())) == Completed()
-        assert await executor.aexecute(write_envelope(world.envelope(name="async.work"))) == Completed()
-        assert loops == [asyncio.get_running_loop()]
-        world.action = lambda: 1 / 0
-        assert isinstance(await executor.aexecute(write_envelope(world.envelope())), Retry)
-        assert isinstance(await executor.aexecute(b"junk"), Abandoned)
+class Later(RetryLater):
+    def wanted_at(self, now: datetime) -> datetime:
+        raise OverflowError("beyond the end of time")
 
-    asyncio.run(main())
-    assert len(world.calls) == 2
+
+@pytest.mark.parametrize("error", [RetryLater(timedelta.max), Later(1)])
+def test_a_wish_that_can_not_be_followed_is_parked_and_not_run_for_ever(world: World, error: Exception) -> None:
+    outcome = world.run_raising(error)
+    assert isinstance(outcome, Abandoned)
+    assert outcome.failure.error_type == "OverflowError"
+    assert "the job asked to be retried later" in outcome.failure.traceback
+
+
+def test_an_envelope_that_breaks_the_arithmetic_of_time_is_parked(world: World) -> None:
+    end = datetime.max.replace(tzinfo=world.clock.now().tzinfo)
+    outcome = world.run(name="unknown", first_due_at=end)
+    assert isinstance(outcome, Abandoned)
+    assert outcome.failure.error_type == "OverflowError"
+
+
+def test_a_job_that_swallows_every_exception_still_ends_at_its_time_limit(world: World) -> None:
+    started = threading.Event()
+
+    @background_job("stubborn", registry=world.registry, time_limit=10)
+    def stubborn(number: int = 0) -> None:
+        while True:
+            with contextlib.suppress(Exception):  # as careless code does
+                started.set()
+
+    traveller = threading.Thread(target=_travel_when, args=(started, world.clock))
+    traveller.start()
+    outcome = world.run(name="stubborn")
+    traveller.join()
+    assert isinstance(outcome, Retry)
+    assert outcome.envelope.last_error == "JobTimeLimitError: ran longer than 10 s"
+
+
+def test_the_workers_name_is_that_of_the_process_it_is_asked_in(world: World) -> None:
+    assert JobExecutor(world.registry).worker.endswith(f"-{os.getpid()}")

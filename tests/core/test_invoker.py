@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from anyjob import (
     AsyncBackgroundJob,
     BackgroundJob,
+    JobDefinitionError,
     JobManager,
     JobRegistry,
     JobResolutionError,
@@ -25,6 +27,7 @@ from anyjob.invoker import JobInvoker, construct
 from anyjob.loop import JobLoop
 from anyjob.registry import JobConfiguration
 from anyjob.testing import FakeClock
+from anyjob.timelimit import TimeLimits
 
 
 @dataclass
@@ -333,3 +336,102 @@ def test_limits_strike_in_the_order_of_their_time(clock: FakeClock, wait_until: 
     wait_until(lambda: ended == ["short", "long"])
     for thread in threads:
         thread.join()
+
+
+# What must not end the loop, or hide that nothing ran
+
+
+def _invoke(invoker: JobInvoker, function: Callable[[], Any]) -> None:
+    registry = JobRegistry()
+    background_job("it", registry=registry)(function)
+    job = registry.get("it")
+    invoker.invoke(job, job.args_type())
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_a_job_that_wants_to_exit_does_not_take_the_loop_along(error: BaseException) -> None:
+    invoker, others = JobInvoker(SystemClock()), []
+
+    async def leave() -> None:
+        raise error
+
+    async def other() -> None:
+        await asyncio.sleep(0.01)
+        others.append("ran")
+
+    with ThreadPoolExecutor(2) as pool:
+        beside = pool.submit(_invoke, invoker, other)
+        left = pool.submit(_invoke, invoker, leave)
+        with pytest.raises(type(error)):
+            left.result(timeout=10)
+        beside.result(timeout=10)
+    _invoke(invoker, other)
+    assert others == ["ran", "ran"]
+    invoker.loop.close()
+
+
+def test_a_sync_job_that_wants_to_exit_inside_an_async_scope_leaves_the_loop_alone(log: list[str]) -> None:
+    invoker = JobInvoker(SystemClock(), async_scope)
+
+    class Leave(SendEmail, registry=None):
+        def execute(self, args: Email) -> None:
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        invoker.invoke(JobConfiguration.of_class(Leave, Email), Email("me"))
+    invoker.invoke(JobConfiguration.of_class(SendEmail, Email), Email("me"))
+    assert log[-3:] == ["open", "async scope sends to me", "close"]
+    invoker.loop.close()
+
+
+def test_an_async_function_behind_a_plain_decorator_runs() -> None:
+    ran = []
+
+    async def inner() -> None:
+        await asyncio.sleep(0)
+        ran.append(1)
+
+    def decorated() -> Any:
+        return inner()
+
+    invoker = JobInvoker(SystemClock())
+    _invoke(invoker, decorated)
+    assert ran == [1]
+    invoker.loop.close()
+
+
+def test_a_generator_is_told_that_it_did_nothing() -> None:
+    def generator() -> Iterator[int]:
+        yield 1
+
+    async def async_generator() -> AsyncIterator[int]:
+        yield 1
+
+    for function in (generator, async_generator):
+        with pytest.raises(JobDefinitionError, match="generator"):
+            _invoke(JobInvoker(SystemClock()), function)
+
+
+def test_an_async_job_that_would_wait_for_itself_is_told_so() -> None:
+    invoker = JobInvoker(SystemClock())
+
+    async def inner() -> None: ...
+
+    async def outer() -> None:
+        _invoke(invoker, inner)
+
+    with pytest.raises(JobDefinitionError, match="can't wait for another job"):
+        _invoke(invoker, outer)
+    invoker.loop.close()
+
+
+def test_limits_that_strike_while_jobs_end_leave_the_watcher_usable() -> None:
+    """The scar: an interrupt used to hit the thread just as it held the watcher's lock."""
+    limits = TimeLimits(SystemClock())
+    for _ in range(300):
+        with contextlib.suppress(JobTimeLimitError), limits.in_this_thread(0.0005):
+            for _ in range(2000):
+                pass
+    fired = threading.Event()
+    with limits.watch(0.0, fired.set):
+        assert fired.wait(10)

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from anyjob import (
     BackgroundJob,
@@ -179,6 +181,7 @@ def test_delay_and_run_at(
         ({"headers": {"a": "\ud800"}}, r"headers map strings to strings"),
         ({"headers": {"anyjob-deferrals": "1"}}, r"'anyjob-deferrals'.*anyjob's own"),
         ({"headers": {"a": "x" * 8192}}, r"8,193 bytes; the limit is 8,192"),
+        ({"run_at": datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))}, r"year 4000 at the latest"),
         ({"dely": 5}, r"'dely'. Did you mean 'delay'\?"),
     ],
 )
@@ -210,7 +213,11 @@ def test_wrong_arguments_are_refused_where_the_call_is_made(recording: JobManage
     with pytest.raises(InvalidArgsError, match=r"unknown field 'too' at `\$`. Did you mean 'to'"):
         recording.enqueue_by_name("mail.send", {"too": "a"} | {"to": "a"})
     with pytest.raises(UnknownJobError, match="not in this registry"):
+        recording.prepare(Email("a"), job=Recorder)
+    with pytest.raises(UnknownJobError, match="abstract, and so no job: it doesn't define execute"):
         recording.prepare(Email("a"), job=BackgroundJob)
+    with pytest.raises(UnknownJobError, match="the class Email: pass an object of it"):
+        recording.enqueue(Email)
     assert recorder.calls == 0
 
 
@@ -576,3 +583,53 @@ def test_a_backend_is_made_when_it_is_first_used_and_only_then(make_manager: Cal
     manager.close()
     assert made == ["used"]
     assert manager.backend().closed  # type: ignore[attr-defined]
+
+
+def test_options_that_are_none_are_unsaid(recording: JobManager, recorder: Recorder) -> None:
+    recording.enqueue(Email("a"), priority=None, delay=None, run_at=None, queue=None, job_id=None, headers=None)
+    (sent,) = recorder.sent
+    assert (sent.queue, sent.priority, sent.due_at) == ("mail", JobPriority.ABOVE_NORMAL, None)
+
+
+def test_hand_made_envelopes_are_checked(recording: JobManager, recorder: Recorder) -> None:
+    good = recording.prepare(Email("a"))
+    for wrong in (replace(good, queue="Bad Queue"), replace(good, id=""), replace(good, try_count=-1)):
+        with pytest.raises(InvalidOptionError, match="no envelope of prepare"):
+            recording.enqueue_many([wrong])
+    assert recorder.calls == 0
+
+
+def test_enqueue_only_runs_nothing_at_all(make_manager: Callable[..., JobManager]) -> None:
+    with pytest.raises(ConfigurationError, match="enqueue_only"):
+        make_manager(enqueue_only=True).drain()
+
+
+def test_async_bulk_uses_each_backends_own_thread(make_manager: Callable[..., JobManager]) -> None:
+    backends = {name: Recorder() for name in ("a", "b")}
+    routes = [JobRoute(queue=name, backend=name) for name in backends]
+    manager = make_manager(backends=backends, default="a", routes=routes)
+    jobs = [manager.prepare(Email("x"), queue=queue, job_id=f"{queue}{n}") for n in range(2) for queue in "ab"]
+    assert asyncio.run(manager.aenqueue_many(jobs)) == ["a0", "b0", "a1", "b1"]
+    assert backends["a"].threads.isdisjoint(backends["b"].threads)
+    backends["b"].error = EnqueueError("gone", rejected=["b0", "b1"])
+    with pytest.raises(EnqueueError) as failed:
+        asyncio.run(manager.aenqueue_many(jobs))
+    assert (failed.value.accepted, failed.value.rejected) == (("a0", "a1"), ("b0", "b1"))
+
+
+TENANT: ContextVar[str] = ContextVar("TENANT")
+
+
+def test_observers_of_an_async_enqueue_see_the_callers_context(make_manager: Callable[..., JobManager]) -> None:
+    seen: list[str] = []
+
+    class Look(JobObserver):
+        def enqueued(self, envelope: JobEnvelope) -> None:
+            seen.append(TENANT.get())
+
+    async def main() -> None:
+        TENANT.set("a")
+        await make_manager(observers=[Look()]).aenqueue(Email("x"))
+
+    asyncio.run(main())
+    assert seen == ["a"]

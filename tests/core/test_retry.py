@@ -90,6 +90,9 @@ def test_a_wish_replaces_the_back_off_but_not_the_budget() -> None:
         ({"jitter": 1.5}, "jitter"),
         ({"timeout": -1}, "timeout"),
         ({"timeout": None}, "for ever"),
+        ({"max_tries": "3"}, "max_tries='3'.*must be a number"),
+        ({"give_up_on": ValueError}, "must be a tuple of exceptions"),
+        ({"give_up_on": ("ValueError",)}, "must be a tuple of exceptions"),
     ],
 )
 def test_policies_that_make_no_sense_are_refused(wrong: dict[str, Any], named: str) -> None:

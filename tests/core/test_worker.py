@@ -572,3 +572,176 @@ def test_a_rescue_wakes_an_idle_worker(registry: JobRegistry, gate: Gate, wait_u
     store.claim(queues=None, limit=1, lease=timedelta(milliseconds=50), worker="gone")
     with manager.start_worker(options=WorkerOptions(lease=0.3, poll=3600)):
         wait_until(lambda: gate.finished == [1])
+
+
+# Workers beside each other, and stores that are slow or away
+
+
+def _hanging_job(registry: JobRegistry) -> tuple[threading.Semaphore, threading.Event]:
+    entered, opened = threading.Semaphore(0), threading.Event()
+
+    @background_job("hang", registry=registry, retry=None)
+    async def hang() -> None:
+        entered.release()
+        while not opened.is_set():  # noqa: ASYNC110  # another thread's event
+            await asyncio.sleep(0.002)
+
+    return entered, opened
+
+
+def test_stopping_one_worker_leaves_the_async_jobs_of_another_alone(
+    registry: JobRegistry, wait_until: WaitUntil
+) -> None:
+    manager = _manager_of(InMemoryJobStore(SystemClock()), registry)
+    entered, opened = _hanging_job(registry)
+    first = manager.start_worker(options=WorkerOptions(queues=("a",)))
+    second = manager.start_worker(options=WorkerOptions(queues=("b",)))
+    manager.enqueue_by_name("hang", {}, queue="a")
+    manager.enqueue_by_name("hang", {}, queue="b")
+    for _ in range(2):
+        assert entered.acquire(timeout=10)
+    assert not first.stop(timeout=0)
+    assert counts(manager) == {"waiting": 1, "running": 1}
+    opened.set()
+    assert second.stop()
+    assert counts(manager) == {"waiting": 1}  # the second's was completed, the first's goes on another time
+
+
+def test_a_worker_can_not_be_started_while_it_stops(manager: JobManager, gate: Gate, wait_until: WaitUntil) -> None:
+    worker = manager.start_worker()
+    manager.enqueue_by_name("gate", {})
+    assert gate.entered.acquire(timeout=10)
+    stopper = threading.Thread(target=worker.stop)
+    stopper.start()
+    wait_until(lambda: not worker.running)
+    with pytest.raises(InvalidOptionError, match="runs already"):
+        worker.start()
+    gate.opened.set()
+    stopper.join(10)
+    with worker.start():
+        assert worker.running
+
+
+class SlowStore(InMemoryJobStore):
+    """Its first claim takes as long as the test wants."""
+
+    def __init__(self, clock: Any) -> None:
+        super().__init__(clock)
+        self.claiming, self.go_on = threading.Event(), threading.Event()
+
+    def claim(self, **options: Any) -> Sequence[JobClaim]:
+        self.claiming.set()
+        self.go_on.wait(10)
+        return super().claim(**options)
+
+
+def test_a_slow_store_does_not_hold_up_who_enqueues(registry: JobRegistry, gate: Gate, wait_until: WaitUntil) -> None:
+    store = SlowStore(SystemClock())
+    manager = _manager_of(store, registry)
+    gate.opened.set()
+    with manager.start_worker() as worker:
+        store.go_on.set()
+        wait_until(lambda: worker._idle)  # noqa: SLF001
+        store.go_on.clear()
+        store.claiming.clear()
+        manager.enqueue_by_name("gate", {"number": 1})
+        assert store.claiming.wait(10)
+        manager.enqueue_by_name("gate", {"number": 2})  # would wait for the claim, if that held the lock
+        store.go_on.set()
+        wait_until(lambda: sorted(gate.finished) == [1, 2])
+
+
+class ForgetfulStore(InMemoryJobStore):
+    """Away when it comes to settling, for a while."""
+
+    failing = 2
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        if self.failing:
+            self.failing -= 1
+            raise ConnectionError("storage is away")
+        return super().settle(claim, outcome)
+
+
+def test_what_ran_is_settled_once_the_store_is_back_and_does_not_count_as_a_crash(
+    registry: JobRegistry, clock: FakeClock, gate: Gate, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = _manager_of(ForgetfulStore(clock), registry)
+    gate.opened.set()
+    with manager.start_worker():
+        manager.enqueue_by_name("gate", {"number": 1})
+        for pause in (1, 2):
+            wait_until(partial(_logged, caplog, f"could not be settled; again in {pause}s"))
+            clock.travel(pause)
+        wait_until(lambda: counts(manager) == {})
+    assert gate.finished == [1]
+
+
+def test_in_drain_a_store_that_is_away_is_the_callers_to_know(
+    registry: JobRegistry, clock: FakeClock, gate: Gate
+) -> None:
+    manager = _manager_of(ForgetfulStore(clock), registry)
+    gate.opened.set()
+    manager.enqueue_by_name("gate", {})
+    with pytest.raises(ConnectionError):
+        manager.drain()
+
+
+def test_enqueues_cost_the_lease_keeper_nothing(registry: JobRegistry, gate: Gate, wait_until: WaitUntil) -> None:
+    class Counting(InMemoryJobStore):
+        recovered = 0
+
+        def recover(self) -> Any:
+            self.recovered += 1
+            return super().recover()
+
+    store = Counting(SystemClock())
+    manager = _manager_of(store, registry)
+    gate.opened.set()
+    with manager.start_worker():
+        for number in range(50):
+            manager.enqueue_by_name("gate", {"number": number})
+        wait_until(lambda: len(gate.finished) == 50)
+        assert store.recovered == 1
+
+
+def test_closing_the_manager_stops_its_workers_first(
+    registry: JobRegistry, make_manager: Callable[..., JobManager], wait_until: WaitUntil
+) -> None:
+    manager = make_manager()
+    entered, opened = _hanging_job(registry)
+    worker = manager.start_worker()
+    manager.enqueue_by_name("hang", {})
+    assert entered.acquire(timeout=10)
+    closer = threading.Thread(target=manager.close)
+    closer.start()
+    wait_until(lambda: not worker.running)
+    opened.set()
+    closer.join(10)
+    assert counts(manager) == {}
+
+
+def test_a_job_due_at_the_end_of_time_holds_nobody_up(
+    registry: JobRegistry, manager: JobManager, clock: FakeClock, gate: Gate
+) -> None:
+    from msgspec.structs import replace
+
+    gate.opened.set()
+    envelope = gate_job(manager, 1)
+    never = datetime.max.replace(tzinfo=clock.now().tzinfo)
+    store = manager.backend().store  # type: ignore[attr-defined]
+    store.insert([replace(envelope, due_at=never)])
+    assert store.next_due_at(None) <= never
+    manager.enqueue_by_name("gate", {"number": 2})
+    assert manager.drain() == 1
+
+
+@pytest.mark.parametrize(
+    ("queues", "message"), [("mail", "queues are a tuple"), (("mial",), "no queue 'mial'. Did you mean 'mail'")]
+)
+def test_queues_that_a_worker_can_not_serve_are_refused(
+    make_manager: Callable[..., JobManager], queues: Any, message: str
+) -> None:
+    manager = make_manager(queues={"default": ["mail"]})
+    with pytest.raises(InvalidOptionError, match=message):
+        manager.worker(options=WorkerOptions(queues=queues))

@@ -171,7 +171,6 @@ manager.enqueue(Email("a@b.c"), dealy=60)  # type: ignore[call-arg]
 manager.enqueue(Email("a@b.c"), delay="60")  # type: ignore[arg-type]
 manager.enqueue_by_name(Email, {})  # type: ignore[arg-type]
 manager.enqueue_many(7)  # type: ignore[arg-type]
-manager.send(Email("a@b.c"))  # type: ignore[arg-type]
 RetryPolicy(3)  # type: ignore[call-arg]
 job_name(7)  # type: ignore[arg-type]
 

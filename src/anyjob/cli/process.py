@@ -36,6 +36,6 @@ def run_worker(worker: JobWorker) -> bool:
     while stopping.is_alive() and not hurry.is_set():
         stopping.join(timeout=0.1)  # signals are only handled between two waits
     if hurry.is_set():
-        worker.hand_back()
+        worker.stop(timeout=0)
         return False
     return finished == [True]

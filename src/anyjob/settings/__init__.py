@@ -117,7 +117,8 @@ def _assemble(
     def refuse_unknown_alias(path: str, key: str, alias: str) -> None:
         if alias not in rows:
             known = ", ".join(rows) or "none"
-            hint = did_you_mean(alias, rows)
+            url = f" Did you mean the URL '{alias}:'?" if alias in (schemes or ()) else ""
+            hint = url or did_you_mean(alias, rows)
             faults.append(
                 f"{sources[key]}: {path} = {hide_password(alias)!r} names no backend.{hint} Defined: {known}."
             )

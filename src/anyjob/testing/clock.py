@@ -46,12 +46,11 @@ class FakeClock:
             with condition:
                 condition.notify_all()
 
-    def wait(self, condition: threading.Condition, timeout: float | None) -> None:
-        """Wait until notified or until the clock has travelled `timeout` seconds."""
-        deadline = None if timeout is None else self._now + timedelta(seconds=timeout)
+    def wait(self, condition: threading.Condition, until: datetime | None) -> None:
+        """Wait until notified or until the clock has travelled to `until`."""
         with self._lock:
             # Under the lock: a journey that began before this look is seen here, a later one wakes us.
-            if deadline is not None and self._now >= deadline:
+            if until is not None and self._now >= until:
                 return
             self._waiting.append(condition)
         try:
