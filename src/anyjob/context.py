@@ -16,7 +16,7 @@ from anyjob.retry import RetryPolicy
 __all__ = ["JobExecutionContext", "current_job", "running_job"]
 
 
-class JobExecutionContext(Struct, frozen=True, eq=False):
+class JobExecutionContext(Struct, frozen=True, eq=False, gc=False):
     """One try of one job, seen from inside. Read-only; `should_stop` alone changes while the job runs."""
 
     _envelope: JobEnvelope

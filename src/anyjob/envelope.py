@@ -66,7 +66,7 @@ class JobEnvelope(Struct, frozen=True, gc=False, omit_defaults=True):
 
     v: int
     """Version of this format."""
-    id: str
+    id: Annotated[str, Meta(max_length=64)]
     """Identity of the run; survives tries, moves and brokers. Time-ordered unless the caller gave it."""
     name: JobName
     """The job's stable name: the registry's key, never an import path."""
@@ -133,7 +133,7 @@ def read_envelope(raw: bytes) -> JobEnvelope:
         _refuse_other_versions(raw)
     # Ids and queues become keys on brokers. Most pass the cheap test; a Meta(pattern=...) costs twice the whole decode.
     job_id, queue = envelope.id, envelope.queue
-    if not (job_id.isalnum() and job_id.isascii() and len(job_id) <= 64) and not JOB_ID.fullmatch(job_id):
+    if not (job_id.isalnum() and job_id.isascii()) and not JOB_ID.fullmatch(job_id):
         raise EnvelopeError(f"Not a job envelope: {job_id!r} is no job id")
     if queue != "default" and not QUEUE_NAME.fullmatch(queue):
         raise EnvelopeError(f"Not a job envelope: {queue!r} is no queue's name")

@@ -46,7 +46,7 @@ DEFERRED_FOR: Final = 3600
 _PERMANENT: Final = (GiveUp, InvalidArgsError, JobDefinitionError, JobResolutionError)
 
 
-class _Run(Struct, frozen=True):
+class _Run(Struct, frozen=True, gc=False):
     """A job about to be called."""
 
     envelope: JobEnvelope

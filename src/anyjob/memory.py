@@ -50,12 +50,14 @@ class InMemoryJobStore(JobStore):
 
     def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
         with self._lock:
+            rows = []
             for envelope in envelopes:
                 if envelope.id in self._rows:
                     raise _duplicate(envelope.id, envelopes)
-            if len(envelopes) > 1 and len({envelope.id for envelope in envelopes}) < len(envelopes):
+                rows.append((self._row(envelope), envelope))
+            if len(rows) > 1 and len({row.id for row, _ in rows}) < len(rows):
                 raise _duplicate("an id that occurs twice", envelopes)
-            for row, envelope in [(self._row(envelope), envelope) for envelope in envelopes]:
+            for row, envelope in rows:
                 self._add(row, envelope)
 
     def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
@@ -240,8 +242,8 @@ def _duplicate(what: str, envelopes: Sequence[JobEnvelope]) -> DuplicateJobIdErr
 
 def _first(level: Mapping[str, JobLane], queues: Sequence[str] | None) -> JobLane | None:
     """Return the lane of a level whose first row is due first."""
+    if queues is None and len(level) == 1:  # nearly always
+        return next(iter(level.values()))
     lanes = [*level.values()] if queues is None else [level[queue] for queue in queues if queue in level]
-    if len(lanes) == 1:
-        return lanes[0]
     firsts = [(row, lane) for lane in lanes if (row := lane.first()) is not None]
     return min(firsts)[1] if firsts else None

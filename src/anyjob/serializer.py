@@ -52,12 +52,14 @@ class JsonJobSerializer:
     def serialize(self, args: object, args_type: Any) -> bytes:
         decoder = self._decoders.get(args_type) or self._compiled(args_type)
         try:
-            data, value = self._checked(args, decoder)
+            data = self._encode(args)
+            value = decoder.decode(data)
             if data.find(b"null") >= 0:  # what JSON makes of NaN, without a word
                 _refuse_nan(msgspec.to_builtins(args, enc_hook=_encode_other), "$")
             if isinstance(args, _PLAIN):  # plain data: an unknown field is a slip; a function's defaults travel along
                 refuse_unknown_fields(args, args_type)
-                data, _ = self._checked(value, decoder)
+                data = self._encode(value)
+                decoder.decode(data)
         except Exception as error:  # also what a property, __post_init__, validator or model_dump raises
             raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
         return data
@@ -69,15 +71,14 @@ class JsonJobSerializer:
         except Exception as error:  # also what a __post_init__ or validator raises
             raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
 
-    def _checked(self, args: object, decoder: msgspec.json.Decoder[Any]) -> tuple[bytes, Any]:
-        """Return the JSON of `args`, and what the worker will make of it."""
+    def _encode(self, args: object) -> bytes:
         data = self._encoder.encode(args)
         if len(data) > self._max_size:
             raise ValueError(
                 f"the arguments take {len(data):,} bytes of JSON; the limit is {self._max_size:,}. "
                 "Store the data and pass its key."
             )
-        return data, decoder.decode(data)
+        return data
 
     def _compiled(self, args_type: Any) -> msgspec.json.Decoder[Any]:
         decoder = self._decoders.get(args_type)

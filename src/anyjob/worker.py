@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -208,29 +209,28 @@ class JobWorker:
             self._store.release([claim])
             raise
         else:
-            self._settle(claim, outcome, shift)
+            try:
+                held = self._store.settle(claim, outcome)
+            except Exception as error:  # noqa: BLE001  # it is raised if it doesn't pass
+                held = self._settle_later(claim, outcome, shift, error)
+            if not held:
+                logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", claim.id)
         finally:
             del shift.held[claim.token]
 
-    def _settle(self, claim: JobClaim, outcome: Outcome, shift: _Shift) -> None:
-        """Settle, again and again if the store is away for a moment: what ran must not count as a crash.
+    def _settle_later(self, claim: JobClaim, outcome: Outcome, shift: _Shift, error: Exception) -> bool:
+        """Settle once the store is back: what ran must not count as a crash. The lease is kept meanwhile.
 
-        The lease is kept meanwhile. In `drain` the error is the caller's at once.
+        Raises the store's error in the end, and at once in `drain`, where it is the caller's to know.
         """
         pause = _FIRST_PAUSE
-        while True:
-            try:
-                held = self._store.settle(claim, outcome)
-            except Exception:
-                if not shift.serving or shift.over or pause > _LONGEST_PAUSE:
-                    raise
-                logger.exception("id=%s could not be settled; again in %gs", claim.id, pause)
-                self._pause(pause)
-                pause *= 2
-            else:
-                if not held:
-                    logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", claim.id)
-                return
+        while shift.serving and not shift.over and pause <= _LONGEST_PAUSE:
+            logger.warning("id=%s could not be settled; again in %gs", claim.id, pause, exc_info=error)
+            self._pause(pause)
+            pause *= 2
+            with contextlib.suppress(Exception):
+                return self._store.settle(claim, outcome)
+        raise error
 
     def _keep_leases(self, shift: _Shift) -> None:
         """Renew what this worker runs and recover what others lost, three times a lease."""
