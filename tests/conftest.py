@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
+
+collect_ignore = [] if importlib.util.find_spec("click") else ["core/test_cli.py"]
+
+
+def pytest_report_header() -> list[str]:
+    return [f"left out: {name}, for click is not installed (anyjob[cli])" for name in collect_ignore]
 
 
 @pytest.fixture(autouse=True)

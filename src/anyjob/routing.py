@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from typing import Final
 
 from msgspec import Struct
 
@@ -21,6 +22,9 @@ from anyjob.errors import (
 from anyjob.executor import JobExecutor
 
 __all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget"]
+
+
+_MANY: Final = 10_000
 
 
 class JobBackends(Mapping[str, JobBackend]):
@@ -96,6 +100,8 @@ class JobRouter:
         try:
             target = self._targets[key]
         except KeyError:
+            if len(self._targets) >= _MANY:
+                self._targets.clear()  # a queue per tenant must not fill the memory
             target = self._targets[key] = self._choose(envelope)
         if envelope.due_at is not None or envelope.priority is not JobPriority.NORMAL:
             delay = timedelta() if envelope.due_at is None else envelope.due_at - self._executor.clock.now()

@@ -35,6 +35,11 @@ class JobFunction:
                     f"{describe_place(function)}: {_REFUSED[parameter.kind]} {parameter.name!r} can't be a job's "
                     "argument: every argument travels under its name. Give it a name, or take a dict or a list."
                 )
+        if self._parameters and self._parameters[0].name in ("self", "cls"):
+            raise JobDefinitionError(
+                f"{describe_place(function)}: a method can't be a job, for its {self._parameters[0].name!r} doesn't "
+                "travel. Use a function, or a class with an `execute`."
+            )
         self._positional = tuple(p.name for p in self._parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,6 @@ from anyjob import JobManager, JobRegistry, JobStore, StoreBackend
 from anyjob.backend import BackendConfig
 from anyjob.store_backend import memory_backend
 from anyjob.testing import FakeClock
-
-collect_ignore = [] if importlib.util.find_spec("click") else ["test_cli.py"]  # the core runs without the extra
 
 
 @pytest.fixture

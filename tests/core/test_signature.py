@@ -310,3 +310,11 @@ def test_using_changes_one_run(job: Decorate, manager: JobManager, clock: FakeCl
     clock.travel(60)
     assert manager.drain() == 1
     assert ran == [(2, "pdf", 1), (1, "pdf", 1)]
+
+
+def test_a_method_is_refused() -> None:
+    with pytest.raises(JobDefinitionError, match="a method can't be a job"):
+
+        class Shop:
+            @background_job("shop.close", registry=None)
+            def close(self, number: int) -> None: ...

@@ -129,7 +129,7 @@ def worker(
         if print_command:
             click.echo(shlex.join(found.argv))
         else:
-            os.execvpe(found.argv[0], found.argv, {**os.environ, **found.environment})  # noqa: S606  # that is its task
+            _become(found)
     elif print_command:
         click.echo(f"backend {alias!r} has no native worker: it runs in this process")
     else:
@@ -201,6 +201,13 @@ def _shown(path: str, value: Any) -> str:
     if path.endswith(".options"):  # whatever a native library takes: it may well be a secret
         return ", ".join(f"{key}=***" for key in value)
     return ", ".join(value) if isinstance(value, tuple) and all(isinstance(each, str) for each in value) else str(value)
+
+
+def _become(command: NativeCommand) -> NoReturn:
+    try:
+        os.execvpe(command.argv[0], command.argv, {**os.environ, **command.environment})  # noqa: S606  # its task
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"There is no program {command.argv[0]!r} on the path to run the worker.") from error
 
 
 def _manager(app: str | None) -> JobManager:
