@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from queue import SimpleQueue
 from types import FrameType
 
 from anyjob.worker import JobWorker
@@ -19,23 +20,35 @@ def run_worker(worker: JobWorker) -> bool:
 
     The first signal stops claiming and lets running jobs finish; a second one gives them back at once.
     """
-    stop, hurry = threading.Event(), threading.Event()
+    received: SimpleQueue[signal.Signals | None] = SimpleQueue()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        (hurry if stop.is_set() else stop).set()
-        logger.info("received signal=%s", signal.Signals(number).name)
+        # Nothing but this: a handler interrupts whatever holds the locks of logging or of an Event. A SimpleQueue is
+        # made for it.
+        received.put(signal.Signals(number))
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, on_signal)
     worker.start()
     logger.info("ready")
-    stop.wait()
+    _log(received.get())
     finished: list[bool] = []
-    stopping = threading.Thread(target=lambda: finished.append(worker.stop()), daemon=True)
-    stopping.start()
-    while stopping.is_alive() and not hurry.is_set():
-        stopping.join(timeout=0.1)  # signals are only handled between two waits
-    if hurry.is_set():
-        worker.stop(timeout=0)
-        return False
-    return finished == [True]
+
+    def stop() -> None:
+        try:
+            finished.append(worker.stop())
+        finally:
+            received.put(None)
+
+    threading.Thread(target=stop, name="anyjob-stop", daemon=True).start()
+    hurry = received.get()
+    if hurry is None:
+        return finished == [True]
+    _log(hurry)
+    worker.stop(timeout=0)
+    return False
+
+
+def _log(received: signal.Signals | None) -> None:
+    if received is not None:
+        logger.info("received signal=%s", received.name)
