@@ -146,7 +146,8 @@ class JobManager:
             try:
                 await self._in_thread(alias, partial(self._send_group, alias, group))
             except EnqueueError as error:
-                raise _told_in_full(error, alias, sent, envelopes) from error
+                told = _told_in_full(error, alias, sent, envelopes)
+                raise told from told.__cause__
             sent.extend(envelope.id for envelope in group)
         return [envelope.id for envelope in envelopes]
 
@@ -302,7 +303,8 @@ class JobManager:
             try:
                 self._send_group(alias, group)
             except EnqueueError as error:
-                raise _told_in_full(error, alias, sent, envelopes) from error
+                told = _told_in_full(error, alias, sent, envelopes)
+                raise told from told.__cause__
             sent.extend(envelope.id for envelope in group)
         return [envelope.id for envelope in envelopes]
 
@@ -351,12 +353,14 @@ def _told_in_full(
     rest = [envelope.id for envelope in envelopes if envelope.id not in told]
     if not sent and not rest:
         return error
-    return EnqueueError(
+    full = EnqueueError(
         f"Backend {alias!r}: {error}",
         accepted=[*sent, *error.accepted],
         rejected=[*error.rejected, *rest],
         in_doubt=error.in_doubt,
     )
+    full.__cause__ = error
+    return full
 
 
 def _checked(envelope: JobEnvelope) -> JobEnvelope:

@@ -248,6 +248,7 @@ def test_in_memory_many_are_all_or_none(manager: JobManager) -> None:
     with pytest.raises(DuplicateJobIdError) as refused:
         manager.enqueue_many([Email("b"), manager.prepare(Email("c"), job_id="taken")])
     assert len(refused.value.rejected) == 2
+    assert refused.value.__cause__ is None
     assert manager.drain() == 1
 
 
@@ -264,6 +265,7 @@ def test_a_failure_halfway_tells_what_became_of_each_job(
     assert failed.value.accepted == ("a0", "a1")
     assert failed.value.rejected == ("b0", "c0", "c1")
     assert failed.value.in_doubt == ("b1",)
+    assert failed.value.__cause__ is backends["b"].error
     assert backends["c"].calls == 0
 
 
