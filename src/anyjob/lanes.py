@@ -18,7 +18,7 @@ class JobRow(Struct, order=True, gc=False):
     (a lease, a failure) is kept beside the rows.
     """
 
-    due: float
+    due: datetime
     seq: int
     id: str
     queue: str
@@ -65,7 +65,7 @@ class JobLane:
         if not self._heap and not self._stale:  # nearly always; nothing in the line is early
             return self._line.popleft() if self._line else None
         row = self.first()
-        if row is None or row.due > now.timestamp():
+        if row is None or row.due > now:
             return None
         return heapq.heappop(self._heap) if self._heap and self._heap[0] is row else self._line.popleft()
 

@@ -6,9 +6,8 @@ import heapq
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -129,7 +128,7 @@ class InMemoryJobStore(JobStore):
         with self._lock:
             lanes = [lane for level in self._lanes.values() if (lane := _first(level, queues)) is not None]
             firsts = [row for lane in lanes if (row := lane.first()) is not None]
-        return datetime.fromtimestamp(min(min(firsts).due, _LAST), UTC) if firsts else None
+        return min(firsts).due if firsts else None
 
     def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         until = self.clock.now() + lease
@@ -146,7 +145,7 @@ class InMemoryJobStore(JobStore):
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         now = self.clock.now()
-        row = JobRow(now.timestamp(), next(self._sequence), self._ids.new(now), "", 0, raw)
+        row = JobRow(now, next(self._sequence), self._ids.new(now), "", 0, raw)
         with self._lock:
             self._rows[row.id], self._failures[row.id] = row, failure
         return row.id
@@ -154,7 +153,7 @@ class InMemoryJobStore(JobStore):
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         if limit < 1 or not (cursor or "0").isdecimal():
             raise InvalidOptionError(f"scan(cursor={cursor!r}, limit={limit!r}): a cursor of a page, and at least 1.")
-        after, now = int(cursor or 0), self.clock.now().timestamp()
+        after, now = int(cursor or 0), self.clock.now()
         with self._lock:
             found = [row for row in self._chosen(chosen) if row.seq > after]
             page = heapq.nsmallest(limit, found, key=attrgetter("seq"))
@@ -162,7 +161,7 @@ class InMemoryJobStore(JobStore):
         return JobPage(jobs, str(page[-1].seq) if len(found) > len(page) else None)
 
     def count(self) -> Mapping[JobState, int]:
-        now = self.clock.now().timestamp()
+        now = self.clock.now()
         counts = dict.fromkeys(JobState, 0)
         with self._lock:
             for row in self._rows.values():
@@ -170,8 +169,8 @@ class InMemoryJobStore(JobStore):
         return counts
 
     def _row(self, envelope: JobEnvelope) -> JobRow:
-        due = (envelope.due_at or envelope.first_due_at).timestamp()
         raw = write_envelope_tightly(envelope, self._buffer)
+        due = envelope.due_at or envelope.first_due_at
         return JobRow(due, next(self._sequence), envelope.id, envelope.queue, envelope.priority, raw)
 
     def _add(self, row: JobRow, envelope: JobEnvelope) -> None:
@@ -215,24 +214,21 @@ class InMemoryJobStore(JobStore):
         rows: Iterable[JobRow] = self._rows.values()
         if chosen.ids is not None:
             rows = [self._rows[job_id] for job_id in chosen.ids if job_id in self._rows]
-        now = self.clock.now().timestamp()
+        now = self.clock.now()
         return (row for row in rows if chosen.matches(self._show(row, now)))
 
-    def _show(self, row: JobRow, now: float) -> StoredJob:
+    def _show(self, row: JobRow, now: datetime) -> StoredJob:
         held = self._leases.get(row.id)
         state = self._state(row, now)
         return StoredJob(row.id, state, row.raw, self._failures.get(row.id), held.worker if held else None)
 
-    def _state(self, row: JobRow, now: float) -> JobState:
+    def _state(self, row: JobRow, now: datetime) -> JobState:
         if row.id in self._failures:
             return JobState.ABANDONED
         held = self._leases.get(row.id)
         if held is not None and held.running:
             return JobState.RUNNING
         return JobState.SCHEDULED if row.due > now else JobState.WAITING
-
-
-_LAST: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()  # a float near the end of time rounds past it
 
 
 def _duplicate(what: str, envelopes: Sequence[JobEnvelope]) -> DuplicateJobIdError:
