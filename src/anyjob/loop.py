@@ -107,7 +107,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         except BaseException:
             # A task's SystemExit or KeyboardInterrupt: asyncio gives it to whoever awaits the task and leaves the loop.
             # The others must go on.
-            logger.debug("the loop of async jobs goes on", exc_info=True)
+            logger.warning("the loop of async jobs goes on after", exc_info=True)
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from anyjob.backend import BackendConfig, BulkAtomicity, Capabilities, JobBackend, JobShelf, Quality, TakenJob
 from anyjob.envelope import JobEnvelope
+from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor, worker_name
 from anyjob.memory import InMemoryJobStore
 from anyjob.outcome import Completed, Deferred, JobFailure
@@ -59,6 +60,8 @@ class StoreBackend(JobBackend):
 
 def memory_backend(config: BackendConfig) -> StoreBackend:
     """Make the backend of `memory:` URLs. What is still to be run when the process exits is logged with its count."""
+    if config.options or config.url not in ("memory:", "memory://"):
+        raise ConfigurationError(f"backends.{config.alias}: 'memory:' is the whole URL, and it takes no options.")
     backend = StoreBackend(InMemoryJobStore(config.clock), _MEMORY)
     atexit.register(_report_unrun, weakref.ref(backend.store))
     return backend

@@ -151,3 +151,12 @@ def test_options_in_the_call_of_a_function_job_are_told_their_place() -> None:
     with anyjob.override(backend="memory:"), pytest.raises(anyjob.InvalidArgsError) as refused:
         count.enqueue(1, delay=60)  # type: ignore[call-arg]
     assert refused.value.__notes__ == ["Options go in front: .using(delay=...).enqueue(...)"]
+
+
+@pytest.mark.parametrize("row", [{"url": "memory://somewhere/0"}, {"url": "memory:", "options": {"ttl": 5}}])
+def test_what_memory_would_ignore_is_refused(row: dict[str, object]) -> None:
+    with (
+        anyjob.override(backends={"main": row}),
+        pytest.raises(ConfigurationError, match=r"backends\.main: 'memory:' is the whole URL"),
+    ):
+        TakeNote.enqueue(Note("a"))
