@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from msgspec import Raw
@@ -39,7 +40,7 @@ from anyjob.worker import JobWorker, WorkerOptions
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["JobManager"]
+__all__ = ["JobManager", "import_application"]
 
 logger = logging.getLogger("anyjob.enqueue")
 
@@ -214,12 +215,7 @@ class JobManager:
     def import_jobs(self) -> None:
         """Import the modules of `imports`, so that their jobs are known; `ConfigurationError` if one is missing."""
         for module in self._imports:
-            try:
-                importlib.import_module(module)
-            except ModuleNotFoundError as error:
-                if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                    raise  # something that the module imports: its own affair
-                raise ConfigurationError(f"imports: there is no module {module!r}.") from error
+            import_application(module, "imports")
 
     def close(self) -> None:
         """Stop the workers that were made here, then close the backends' connections and the threads of `aenqueue`.
@@ -343,6 +339,16 @@ class JobManager:
                 self._senders[key] = ThreadPoolExecutor(1, thread_name_prefix=f"anyjob-send-{alias}")
             sender = self._senders[key]
         return await asyncio.get_running_loop().run_in_executor(sender, copy_context().run, call)
+
+
+def import_application(module: str, where: str) -> ModuleType:
+    """Import a module that the settings or the command line name; raise `ConfigurationError` if it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # something that the module imports: its own affair
+        raise ConfigurationError(f"{where}: there is no module {module!r} here or on the path.") from error
 
 
 def _told_in_full(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ from anyjob.cli.process import run_worker
 from anyjob.envelope import QUEUE_NAME, JobPriority
 from anyjob.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
 from anyjob.loader import installed_schemes
-from anyjob.manager import JobManager
+from anyjob.manager import JobManager, import_application
 from anyjob.options import EnqueueOptions
 from anyjob.registry import QUEUE_RULE
 from anyjob.settings import Settings, load_settings
@@ -215,12 +214,7 @@ def _manager(app: str | None) -> JobManager:
     if app is None:
         return current.get_manager()
     module_name, _, attribute = app.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigurationError(f"-A {app}: there is no module {module_name!r} here or on the path.") from error
+    module = import_application(module_name, f"-A {app}")
     if not attribute:
         return current.get_manager()
     manager = getattr(module, attribute, None)
