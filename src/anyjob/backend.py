@@ -6,15 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import timedelta
-from enum import StrEnum
 from typing import Any
 
 from msgspec.structs import replace
 
+from anyjob.capabilities import Capabilities
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import RESERVED_HEADER_PREFIX, JobEnvelope, JobPriority
-from anyjob.errors import EnqueueError, UnknownJobError, UnsupportedCapabilityError
+from anyjob.envelope import RESERVED_HEADER_PREFIX, JobEnvelope
+from anyjob.errors import EnqueueError, UnknownJobError
 from anyjob.executor import JobExecutor
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
@@ -22,68 +21,11 @@ from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = [
     "BackendConfig",
-    "BulkAtomicity",
-    "Capabilities",
     "JobBackend",
     "JobShelf",
     "NativeCommand",
-    "Quality",
     "TakenJob",
 ]
-
-
-class Quality(StrEnum):
-    """How well a feature is kept."""
-
-    EXACT = "exact"
-    APPROXIMATE = "approximate"
-    NONE = "none"
-
-
-class BulkAtomicity(StrEnum):
-    """What a failing `send` of many leaves behind."""
-
-    ALL_OR_NONE = "all or none"
-    BATCH = "batch"
-    """Whole batches got through; `EnqueueError` tells which jobs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """What one backend instance can do, as data: the core refuses what is lacking, docs and tests are made from it.
-
-    Features: a call that needs one that is missing is refused before anything is sent.
-    """
-
-    priority: Quality = Quality.NONE
-    """Higher runs sooner among the waiting jobs of a queue."""
-    delay: Quality = Quality.NONE
-    """Never early, and within 2 s on an idle worker (exact). Back-off between tries needs it too."""
-    max_delay: timedelta | None = None
-    """Longest delay; None is no limit."""
-    bulk: BulkAtomicity = BulkAtomicity.BATCH
-    unique_ids: bool = False
-    """A second job with an id that is still there is refused with `DuplicateJobIdError`."""
-
-    # Guarantees: declared with their bound.
-    in_process: bool = False
-    """Jobs live and end with this process; no other process can see them."""
-    redelivery_bound: timedelta | None = None
-    """A job whose worker vanished runs again within this; None is no bound."""
-    exact_loss_count: bool = False
-    """`lost_count` counts exactly; otherwise it is an upper bound."""
-
-    def refuse_unsupported(self, envelope: JobEnvelope, *, delay: timedelta, backend: str) -> None:
-        """Raise `UnsupportedCapabilityError`, with the way out, if the job asks for what is lacking."""
-        lacking = None
-        if envelope.priority is not JobPriority.NORMAL and self.priority is Quality.NONE:
-            lacking = f"priority {envelope.priority.name}: it has no priorities. Use a queue of its own"
-        elif delay > timedelta() and self.delay is Quality.NONE:
-            lacking = "a delay: it has none. Route the job to a backend that has"
-        elif self.max_delay is not None and delay > self.max_delay:
-            lacking = f"a delay of {delay}: its longest is {self.max_delay}. Route the job to another backend"
-        if lacking is not None:
-            raise UnsupportedCapabilityError(f"Backend {backend!r}: job {envelope.name!r} asks for {lacking}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +50,12 @@ class BackendConfig:
     queues: tuple[str, ...] | None = None
     """The logical queues there are, if the settings close the list."""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Handed to the native library as they are."""
+    """Handed to the native library as they are, but for the few that the adapter takes for itself."""
     enqueue_timeout: float = 5.0
     """Seconds within which `send` has to succeed or fail."""
+    lease: float = 30.0
+    """Seconds after which a job whose worker gave no sign of life runs again, where the backend's own broker does not
+    notice the loss by itself."""
     clock: Clock = field(default_factory=SystemClock)
 
 
@@ -143,11 +88,18 @@ class JobBackend(ABC):
         if isinstance(outcome, Completed):
             return
         if not isinstance(outcome, Abandoned):
-            self.send([outcome.envelope])
+            self.resend(outcome.envelope)
         elif self.shelf is not None:
             self.shelf.park(outcome.raw, outcome.failure)
         else:
             raise EnqueueError("This backend has no place to park an abandoned job.")
+
+    def resend(self, envelope: JobEnvelope) -> None:
+        """Send a job that came from here again, before its old message is acknowledged. Raises as `send`.
+
+        To be overridden where `send` would take the old message for a duplicate.
+        """
+        self.send([envelope])
 
     def close(self) -> None:
         """Close connections. A later call opens them anew."""
@@ -171,10 +123,13 @@ class TakenJob(ABC):
 class JobShelf(ABC):
     """The jobs that wait or are parked, seen from outside. Works on raw envelopes: no job code is needed.
 
-    The last five methods are the core's, made of `take`; an adapter writes the first four.
+    The last five methods are the core's, made of `take`; an adapter writes the first four. What `Capabilities` doesn't
+    list or can't take out is left out of a scan or a take, and refused where it is asked for by its state.
     """
 
     clock: Clock
+    capabilities: Capabilities
+    """The backend's: what can't be taken out is refused."""
 
     @abstractmethod
     def count(self) -> Mapping[JobState, int]:
@@ -227,10 +182,12 @@ class JobShelf(ABC):
         )
 
     def _remove(self, job_id: str, *states: JobState) -> bool:
+        self.capabilities.refuse_removal(*states)
         with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset(states)), limit=1) as taken:
             return any(job.acknowledge() for job in taken)  # one at most
 
     def _resend(self, job_id: str, state: JobState, change: Callable[[JobEnvelope], JobEnvelope]) -> bool:
+        self.capabilities.refuse_removal(state)
         with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset({state})), limit=1) as taken:
             for job in taken:
                 envelope = job.job.envelope

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from anyjob.errors import ConfigurationError
-from anyjob.manager import JobManager
+from anyjob.manager import JobManager, import_application
 from anyjob.registry import JobRegistry
 
-__all__ = ["configure", "default_registry", "get_manager", "override"]
+__all__ = ["configure", "default_registry", "get_manager", "load_application", "override"]
 
 default_registry = JobRegistry()
 """Where job classes and functions register themselves unless they name another registry."""
@@ -64,6 +65,27 @@ def override(manager: JobManager | None = None, **settings: Any) -> Iterator[Job
             del _overrides[max(index for index, each in enumerate(_overrides) if each is made)]
         if manager is None:
             made.close()
+
+
+def load_application(app: str | None = None) -> JobManager:
+    """Return the manager of the application that `app` names, as `module[:manager]`, with its jobs imported.
+
+    For the processes that run jobs. Default is the environment's `ANYJOB_APP`; without either it is the manager in
+    force, and so the settings'. Raises `ConfigurationError` if there is no such module, or no manager of that name.
+    """
+    from anyjob.settings.doors import APP_VARIABLE
+
+    app = app or os.environ.get(APP_VARIABLE)
+    manager = None
+    if app:
+        module_name, _, attribute = app.partition(":")
+        module = import_application(module_name, f"-A {app}")
+        manager = getattr(module, attribute, None) if attribute else get_manager()
+        if not isinstance(manager, JobManager):
+            raise ConfigurationError(f"-A {app}: {attribute!r} is no JobManager in {module_name}.")
+    manager = manager or get_manager()
+    manager.import_jobs()
+    return manager
 
 
 def _given_or_made(manager: JobManager | None, settings: Mapping[str, Any]) -> JobManager:

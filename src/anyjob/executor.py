@@ -33,14 +33,13 @@ from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, GiveUp, RetryLater, RetryPolicy
 from anyjob.serializer import JobSerializer, JsonJobSerializer
 
-__all__ = ["DEFAULT_MAX_LOSSES", "DEFERRALS_HEADER", "JobExecutor", "worker_name"]
+__all__ = ["DEFAULT_MAX_LOSSES", "DEFERRALS_HEADER", "DEFER_UNKNOWN", "JobExecutor", "worker_name"]
 
 logger = logging.getLogger("anyjob.worker")
 
 DEFAULT_MAX_LOSSES: Final = 5
 DEFERRALS_HEADER: Final = "anyjob-deferrals"
-FIRST_DEFERRAL: Final = 30
-DEFERRED_FOR: Final = 3600
+DEFER_UNKNOWN: Final = 3600.0
 
 # What no further try can mend.
 _PERMANENT: Final = (GiveUp, InvalidArgsError, JobDefinitionError, JobResolutionError)
@@ -73,6 +72,7 @@ class JobExecutor:
         observers: JobObservers | None = None,
         retry: RetryPolicy | None = DEFAULT_RETRY,
         max_losses: int = DEFAULT_MAX_LOSSES,
+        defer_unknown: float = DEFER_UNKNOWN,
         worker: str | None = None,
     ) -> None:
         self.registry = registry
@@ -83,6 +83,7 @@ class JobExecutor:
         self._observers = observers or JobObservers()
         self._retry = retry
         self._max_losses = max_losses
+        self._deferred_for = defer_unknown
 
     def execute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
         """Run the job in `raw` and return what became of it. Raises nothing of the job's own.
@@ -108,6 +109,10 @@ class JobExecutor:
         finally:
             running_job.reset(token)
         return self._succeeded(run)
+
+    def refuse(self, raw: bytes, why: str) -> Abandoned:
+        """Return the outcome of a message that is none of ours, as its frame shows: `raw` is kept, nothing runs."""
+        return self._abandon(raw, None, EnvelopeError(why), self.clock.now())
 
     @property
     def worker(self) -> str:
@@ -210,9 +215,12 @@ class JobExecutor:
         return Retry(envelope)
 
     def _defer_unknown(self, raw: bytes, envelope: JobEnvelope, now: datetime) -> Outcome:
-        """Send a job of an unknown name back, for a process with newer code, uncharged; after an hour park it."""
+        """Send a job of an unknown name back, for a process with newer code, uncharged; after an hour park it.
+
+        The waits double from a 120th of that time: 30 s, 1 min, 2 min, ...
+        """
         count = _deferrals(envelope)
-        waited, until = _deferred_by(count), _deferred_by(count + 1)
+        waited, until = (_deferred_by(number, self._deferred_for) for number in (count, count + 1))
         if until == waited:
             try:
                 self.registry.get(envelope.name)
@@ -290,9 +298,10 @@ def _deferrals(envelope: JobEnvelope) -> int:
     return int(count) if count.isascii() and count.isdigit() and len(count) < 4 else 0
 
 
-def _deferred_by(count: int) -> float:
-    """Return the seconds for which `count` deferrals hold a job back in all: 30, 90, 210, ..., at most an hour."""
-    return min(math.ldexp(FIRST_DEFERRAL, count) - FIRST_DEFERRAL, DEFERRED_FOR)
+def _deferred_by(count: int, longest: float) -> float:
+    """Return the seconds for which `count` deferrals hold a job back in all: of an hour 30, 90, 210, ..., 3600."""
+    first = longest / 120
+    return min(math.ldexp(first, count) - first, longest)
 
 
 def _of(context: JobExecutionContext) -> str:

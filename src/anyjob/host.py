@@ -16,6 +16,7 @@ from anyjob.observer import JobObserver
 from anyjob.registry import JobRegistry
 from anyjob.serializer import JsonJobSerializer
 from anyjob.settings import Settings, load_settings
+from anyjob.worker import WorkerOptions
 
 __all__ = ["build", "load"]
 
@@ -61,6 +62,7 @@ def build(
             queues=row.queues,
             options=row.options,
             enqueue_timeout=settings.enqueue_timeout,
+            lease=settings.lease,
             clock=clock,
         )
         for alias, row in settings.backends.items()
@@ -78,6 +80,8 @@ def build(
         observers=observers,
         retry=settings.retry,
         max_losses=settings.max_losses,
+        defer_unknown=settings.defer_unknown,
+        worker_options=WorkerOptions(lease=settings.lease, stop_timeout=settings.stop_timeout),
         enqueue_only=settings.enqueue_only,
         imports=settings.imports,
     )

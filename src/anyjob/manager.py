@@ -26,7 +26,7 @@ from anyjob.errors import (
     InvalidOptionError,
     UnsupportedCapabilityError,
 )
-from anyjob.executor import DEFAULT_MAX_LOSSES, JobExecutor
+from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.invoker import JobResolver, construct
 from anyjob.log import log_event
 from anyjob.observer import JobObserver, JobObservers
@@ -53,6 +53,7 @@ class JobManager:
     `backends` is one backend, or several by alias, or functions that make them on first use; `routes` choose among
     them, first match first, else `default` takes the job. `queues` closes the list of logical queues of an alias.
     `imports` are the modules that define jobs; they are imported when a worker is made or an unknown name is asked for.
+    `worker_options` are those of the workers made here, unless they are told others.
     With `enqueue_only`, no worker starts here.
     """
 
@@ -71,6 +72,8 @@ class JobManager:
         observers: Iterable[JobObserver] = (),
         retry: RetryPolicy | None = DEFAULT_RETRY,
         max_losses: int = DEFAULT_MAX_LOSSES,
+        defer_unknown: float = DEFER_UNKNOWN,
+        worker_options: WorkerOptions | None = None,
         enqueue_only: bool = False,
         imports: Iterable[str] = (),
     ) -> None:
@@ -79,6 +82,7 @@ class JobManager:
         self.worker_backend = worker_backend or self.default
         self.registry = registry
         self.enqueue_only = enqueue_only
+        self.worker_options = worker_options or WorkerOptions()
         self._imports = tuple(imports)
         self._clock = clock or SystemClock()
         self._ids = JobIds()
@@ -95,6 +99,7 @@ class JobManager:
             observers=self._observers,
             retry=retry,
             max_losses=max_losses,
+            defer_unknown=defer_unknown,
         )
         self._router = JobRouter(self.backends, self.default, routes, queues or {}, self.executor)
         self._router.refuse_unknown_alias(self.worker_backend)
@@ -179,7 +184,7 @@ class JobManager:
     def worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
         """Return a worker for this process, not started. Raises `ConfigurationError` if the backend has its own."""
         self.import_jobs()
-        alias, options = alias or self.worker_backend, options or WorkerOptions()
+        alias, options = alias or self.worker_backend, options or self.worker_options
         for queue in options.queues or ():
             self._router.refuse_unknown_queue(alias, queue)
         worker = self.backend(alias).worker(self.executor, options)

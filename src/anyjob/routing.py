@@ -10,7 +10,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from anyjob.backend import JobBackend, Quality
+from anyjob.backend import JobBackend
+from anyjob.capabilities import Quality
 from anyjob.envelope import JobEnvelope, JobPriority
 from anyjob.errors import (
     ConfigurationError,

@@ -8,9 +8,11 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
-from anyjob.backend import BackendConfig, BulkAtomicity, Capabilities, JobBackend, JobShelf, Quality, TakenJob
+from anyjob.backend import BackendConfig, JobBackend, JobShelf, TakenJob
+from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor, worker_name
@@ -23,24 +25,22 @@ __all__ = ["StoreBackend", "memory_backend"]
 
 logger = logging.getLogger("anyjob.worker")
 
-_MEMORY = Capabilities(
-    priority=Quality.EXACT,
-    delay=Quality.EXACT,
-    bulk=BulkAtomicity.ALL_OR_NONE,
-    unique_ids=True,
-    in_process=True,
-    redelivery_bound=timedelta(seconds=80),  # a lease of 60 s, looked at three times a lease
-    exact_loss_count=True,
-)
-
 
 class StoreBackend(JobBackend):
-    """Sends into a store; its workers, woken at once by a `send` of this process, claim from it."""
+    """Sends into a store; its workers, woken at once by a `send` of this process, claim from it.
+
+    Any store can be listed, counted and taken from: `capabilities` need not say so.
+    """
 
     def __init__(self, store: JobStore, capabilities: Capabilities) -> None:
         self.store = store
-        self.capabilities = capabilities
-        self.shelf = _StoreShelf(store)
+        self.capabilities = capabilities = replace(
+            capabilities,
+            listing=ALL_STATES,
+            removal=ALL_STATES - {JobState.RUNNING},
+            counts=dict.fromkeys(JobState, Quality.EXACT),
+        )
+        self.shelf = _StoreShelf(store, capabilities)
         self._lock = threading.Lock()
         self._workers: list[weakref.ref[JobWorker]] = []
 
@@ -62,7 +62,16 @@ def memory_backend(config: BackendConfig) -> StoreBackend:
     """Make the backend of `memory:` URLs. What is still to be run when the process exits is logged with its count."""
     if config.options or config.url not in ("memory:", "memory://"):
         raise ConfigurationError(f"backends.{config.alias}: 'memory:' is the whole URL, and it takes no options.")
-    backend = StoreBackend(InMemoryJobStore(config.clock), _MEMORY)
+    capabilities = Capabilities(
+        priority=Quality.EXACT,
+        delay=Quality.EXACT,
+        bulk=BulkAtomicity.ALL_OR_NONE,
+        unique_ids=True,
+        in_process=True,
+        redelivery_bound=timedelta(seconds=config.lease * 4 / 3),  # a lease, looked at three times in its length
+        exact_loss_count=True,
+    )
+    backend = StoreBackend(InMemoryJobStore(config.clock), capabilities)
     atexit.register(_report_unrun, weakref.ref(backend.store))
     return backend
 
@@ -91,9 +100,10 @@ class _TakenFromStore(TakenJob):
 class _StoreShelf(JobShelf):
     """A store's jobs, held by its leases."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, capabilities: Capabilities) -> None:
         self._store = store
         self.clock = store.clock
+        self.capabilities = capabilities
 
     def count(self) -> Mapping[JobState, int]:
         return self._store.count()

@@ -198,7 +198,7 @@ def test_what_an_app_fails_to_import_is_its_own_affair(anyjob: Run) -> None:
 def test_an_app_brings_its_manager(anyjob: Run) -> None:
     Path("shop.py").write_text(
         "from anyjob import InMemoryJobStore, JobManager, JobRegistry, StoreBackend\n"
-        "from anyjob.backend import Capabilities\n"
+        "from anyjob.capabilities import Capabilities\n"
         "registry = JobRegistry()\n"
         "registry.register_handler('plugin', print)\n"
         "manager = JobManager(StoreBackend(InMemoryJobStore(), Capabilities()), registry=registry, retry=None)\n"
@@ -399,7 +399,8 @@ def test_jobs_that_cannot_travel_are_found_before_the_worker_starts(anyjob: Run,
 TOY = '''
 import os, sys, threading
 from anyjob import InMemoryJobStore, JobManager, StoreBackend, background_job, current_job, default_registry
-from anyjob.backend import Capabilities, NativeCommand, Quality
+from anyjob.backend import NativeCommand
+from anyjob.capabilities import Capabilities, Quality
 
 
 @background_job("toy.say")

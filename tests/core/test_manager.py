@@ -34,7 +34,8 @@ from anyjob import (
     background_job,
     job_name,
 )
-from anyjob.backend import Capabilities, NativeCommand, Quality
+from anyjob.backend import NativeCommand
+from anyjob.capabilities import Capabilities, Quality
 from anyjob.executor import JobExecutor
 from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
 from anyjob.testing import FakeClock

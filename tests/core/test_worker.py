@@ -227,7 +227,7 @@ def _logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
 
 def _manager_of(store: JobStore, registry: JobRegistry) -> JobManager:
     from anyjob import StoreBackend
-    from anyjob.backend import Capabilities, Quality
+    from anyjob.capabilities import Capabilities, Quality
 
     can = Capabilities(priority=Quality.EXACT, delay=Quality.EXACT, in_process=True)
     return JobManager(StoreBackend(store, can), registry=registry, clock=store.clock)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, cast
 
 import click
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -23,10 +24,11 @@ from anyjob.cli.process import run_worker
 from anyjob.envelope import QUEUE_NAME, JobPriority
 from anyjob.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
 from anyjob.loader import installed_schemes
-from anyjob.manager import JobManager, import_application
+from anyjob.manager import JobManager
 from anyjob.options import EnqueueOptions
 from anyjob.registry import QUEUE_RULE
 from anyjob.settings import Settings, load_settings
+from anyjob.settings.doors import APP_VARIABLE, CONFIG_VARIABLE
 from anyjob.settings.urls import hide_password
 from anyjob.worker import WorkerOptions
 
@@ -75,15 +77,15 @@ def _with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
 @click.option("--config", type=click.Path(path_type=Path), help="Read settings from this file.")
 @click.option("-v", "--verbose", is_flag=True, help="Log debug messages too.")
 @click.version_option(package_name="anyjob")
-@click.pass_context
-def cli(context: click.Context, app: str | None, config: Path | None, verbose: bool) -> None:
+def cli(app: str | None, config: Path | None, verbose: bool) -> None:
     """Background jobs, on the job system that your settings name."""
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s"
     )
     if config is not None:
-        os.environ["ANYJOB_CONFIG"] = str(config)
-    context.obj = app
+        os.environ[CONFIG_VARIABLE] = str(config)
+    if app is not None:
+        os.environ[APP_VARIABLE] = app  # a native worker finds the application by it
     if "" not in sys.path:
         sys.path.insert(0, "")  # the application's modules are here, as `python -m` would find them
 
@@ -102,33 +104,32 @@ def _split_queues(_context: click.Context, _parameter: click.Parameter, value: s
 @click.option("--backend", metavar="ALIAS", help="Serve this backend; default: ANYJOB_WORKER_BACKEND, else `default`.")
 @click.option("-Q", "--queues", metavar="A,B", callback=_split_queues, help="Serve these queues only.")
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs at a time.")
-@click.option("--stop-timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="SECONDS")
+@click.option("--stop-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Default: the settings'.")
 @click.option("--print-command", is_flag=True, help="Show the native worker's command line, and don't run it.")
-@click.pass_obj
 @_with_exit_codes
 def worker(
-    app: str | None,
     backend: str | None,
     queues: tuple[str, ...] | None,
     concurrency: int,
-    stop_timeout: float,
+    stop_timeout: float | None,
     print_command: bool,
 ) -> None:
     """Run a worker of the configured backend: its native one, set up safely, or ours."""
-    manager = _manager(app)
+    manager = current.load_application()
     if manager.enqueue_only:
         raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
-    manager.import_jobs()
     alias = backend or manager.worker_backend
     _refuse_in_process(manager, alias, "a worker of another process never sees its jobs")
     manager.registry.check(manager.executor.serializer)
-    options = WorkerOptions(queues=queues, concurrency=concurrency, stop_timeout=stop_timeout)
+    options = replace(manager.worker_options, queues=queues, concurrency=concurrency)
+    if stop_timeout is not None:
+        options = replace(options, stop_timeout=stop_timeout)
     found = manager.backend(alias).worker(manager.executor, options)
     if isinstance(found, NativeCommand):
         if print_command:
             click.echo(shlex.join(found.argv))
         else:
-            _become(found)
+            _become(found, alias, options)
     elif print_command:
         click.echo(f"backend {alias!r} has no native worker: it runs in this process")
     else:
@@ -142,10 +143,8 @@ def worker(
 @click.option("--delay", type=float, metavar="SECONDS")
 @click.option("--queue")
 @click.option("--id", "job_id", metavar="ID")
-@click.pass_obj
 @_with_exit_codes
 def enqueue(
-    app: str | None,
     name: str,
     payload: str,
     priority: str | None,
@@ -162,8 +161,7 @@ def enqueue(
     options = {key: value for key, value in given.items() if value is not None}
     if priority is not None:
         options["priority"] = JobPriority[priority.upper()]
-    manager = _manager(app)
-    manager.import_jobs()
+    manager = current.load_application()
     _refuse_in_process(manager, manager.default, "the job would end with this command")
     click.echo(manager.enqueue_by_name(name, data, **cast("EnqueueOptions", options)))
 
@@ -202,25 +200,13 @@ def _shown(path: str, value: Any) -> str:
     return ", ".join(value) if isinstance(value, tuple) and all(isinstance(each, str) for each in value) else str(value)
 
 
-def _become(command: NativeCommand) -> NoReturn:
+def _become(command: NativeCommand, alias: str, options: WorkerOptions) -> NoReturn:
+    """Go on as the native worker. What it serves, and what its command line can't say, is in the environment."""
+    said = {"ANYJOB_WORKER_BACKEND": alias, "ANYJOB_STOP_TIMEOUT": f"{options.stop_timeout:g}"}
     try:
-        os.execvpe(command.argv[0], command.argv, {**os.environ, **command.environment})  # noqa: S606  # its task
+        os.execvpe(command.argv[0], command.argv, {**os.environ, **said, **command.environment})  # noqa: S606
     except FileNotFoundError as error:
         raise ConfigurationError(f"There is no program {command.argv[0]!r} on the path to run the worker.") from error
-
-
-def _manager(app: str | None) -> JobManager:
-    """Return the manager of `-A`, or the one the settings describe; the module is imported either way."""
-    if app is None:
-        return current.get_manager()
-    module_name, _, attribute = app.partition(":")
-    module = import_application(module_name, f"-A {app}")
-    if not attribute:
-        return current.get_manager()
-    manager = getattr(module, attribute, None)
-    if not isinstance(manager, JobManager):
-        raise ConfigurationError(f"-A {app}: {attribute!r} is no JobManager in {module_name}.")
-    return manager
 
 
 def _refuse_in_process(manager: JobManager, alias: str, why: str) -> None:

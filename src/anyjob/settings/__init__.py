@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from anyjob.errors import ConfigurationError, did_you_mean
+from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.routing import JobRoute
 from anyjob.serializer import DEFAULT_MAX_ARGS_SIZE
@@ -54,8 +55,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Seconds within which an enqueue succeeds or fails."""
     max_args_size: int = DEFAULT_MAX_ARGS_SIZE
     """Bytes of JSON."""
-    max_losses: int = 5
+    max_losses: int = DEFAULT_MAX_LOSSES
     """How often a job's process may end while it runs before the job is given up."""
+    defer_unknown: float = DEFER_UNKNOWN
+    """Seconds for which a job of an unknown name waits for a process with newer code before it is given up."""
+    lease: float = 30.0
+    """Seconds after which a job whose worker gave no sign of life runs again, where no broker notices the loss."""
+    stop_timeout: float = 30.0
+    """Seconds that running jobs may take to finish when a worker stops."""
     sources: Mapping[str, str] = {}
     """Which door said it, by path."""
 

@@ -11,11 +11,12 @@ from anyjob.errors import did_you_mean
 from anyjob.settings.schema import FIELDS
 from anyjob.settings.urls import is_url
 
-__all__ = ["CONFIG_VARIABLE", "Door", "read_environment", "read_files"]
+__all__ = ["APP_VARIABLE", "CONFIG_VARIABLE", "Door", "read_environment", "read_files"]
 
 Door = tuple[str, Mapping[str, Any]]
 """A source's name for messages, and what it says."""
 
+APP_VARIABLE: Final = "ANYJOB_APP"
 CONFIG_VARIABLE: Final = "ANYJOB_CONFIG"
 _PREFIX: Final = "ANYJOB_"
 _RESERVED: Final = "ANYJOB_TEST_"
@@ -31,7 +32,9 @@ def read_environment(environ: Mapping[str, str], faults: list[str]) -> Door:
     said: dict[str, Any] = {}
     backends: dict[str, Any] = {}
     for variable in sorted(environ):
-        if not variable.startswith(_PREFIX) or variable.startswith(_RESERVED) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(_PREFIX) or variable.startswith(_RESERVED):
+            continue
+        if variable in (APP_VARIABLE, CONFIG_VARIABLE):  # no settings: where to find them
             continue
         key, value = variable.removeprefix(_PREFIX).lower(), environ[variable]
         if key in _CHOICES:
@@ -45,7 +48,7 @@ def read_environment(environ: Mapping[str, str], faults: list[str]) -> Door:
         elif key in _PLAIN:
             said[key] = _list(value) if key == "imports" else value
         else:
-            known = [f"{_PREFIX}{each.upper()}" for each in (*_CHOICES, *_PLAIN, "config")]
+            known = [f"{_PREFIX}{each.upper()}" for each in (*_CHOICES, *_PLAIN, "app", "config")]
             if key.startswith("backends__"):
                 row_name = variable.rpartition("__")[0]
                 known = [f"{row_name}__URL", f"{row_name}__QUEUES"]

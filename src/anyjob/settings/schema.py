@@ -110,6 +110,9 @@ FIELDS: Final[Mapping[str, Reader]] = {
     "enqueue_timeout": _plain(float, at_least=0.1),
     "max_args_size": _plain(int, at_least=1),
     "max_losses": _plain(int, at_least=0),
+    "defer_unknown": _plain(float, at_least=0),
+    "lease": _plain(float, at_least=0.1),
+    "stop_timeout": _plain(float, at_least=0),
 }
 
 BACKEND_FIELDS: Final[Mapping[str, Reader]] = {
