@@ -1,0 +1,1 @@
+"""The jobs of the conformance kit and the journal they write; workers import this, and no test library."""
