@@ -29,5 +29,3 @@ class TestMemory(BackendConformance):
     @classmethod
     def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
         return InProcessHarness(memory_backend, put)
-
-

@@ -9,7 +9,7 @@ A declared feature turns its tests on; where it is not declared, the same tests 
 
 import pytest
 
-_SUITES = ("crashes", "delay", "fixtures", "harness", "names", "order", "outages", "retries", "runs", "shelf")
+_SUITES = ("crashes", "delay", "fixtures", "harness", "names", "order", "outages", "retries", "runs", "shelf", "store")
 pytest.register_assert_rewrite(*(f"{__name__}.{each}" for each in _SUITES))
 
 from anyjob.testing.conformance.crashes import CrashesConformance  # noqa: E402  # rewritten, so that failures explain
@@ -23,6 +23,7 @@ from anyjob.testing.conformance.processes import ServerHarness, ServerWorld  # n
 from anyjob.testing.conformance.retries import RetriesConformance  # noqa: E402
 from anyjob.testing.conformance.runs import RunsConformance  # noqa: E402
 from anyjob.testing.conformance.shelf import ShelfConformance  # noqa: E402
+from anyjob.testing.conformance.store import StoreConformance  # noqa: E402
 
 __all__ = [
     "BackendConformance",
@@ -30,6 +31,7 @@ __all__ = [
     "InProcessHarness",
     "ServerHarness",
     "ServerWorld",
+    "StoreConformance",
     "WorkerHandle",
     "World",
 ]

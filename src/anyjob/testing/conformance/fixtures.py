@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import pytest
 
@@ -21,8 +21,7 @@ from anyjob.testing.probes.journal import Journal
 
 __all__ = ["KitFixtures", "needs", "promised", "slow"]
 
-P = ParamSpec("P")
-S = TypeVar("S")
+Test = TypeVar("Test", bound=Callable[..., None])
 
 
 class KitFixtures:
@@ -119,22 +118,20 @@ _FEATURES: Final[Mapping[str, tuple[Callable[[Capabilities], bool], Callable[[Wo
 }
 
 
-def needs(*features: str) -> Callable[[Callable[Concatenate[S, P], None]], Callable[Concatenate[S, P], None]]:
+def needs(*features: str) -> Callable[[Test], Test]:
     """Run the test where the backend declares `features`; where it lacks one, see that it is refused."""
     table = [_FEATURES[feature] for feature in features]
 
-    def decorate(test: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
+    def decorate(test: Test) -> Test:
         @functools.wraps(test)
-        def run(self: S, *args: P.args, **kwargs: P.kwargs) -> None:
-            world = kwargs["world"]
-            assert isinstance(world, World)
+        def run(self: KitFixtures, *, world: World, **others: Any) -> None:
             for declared, refused in table:
                 if not declared(world.can):
                     refused(world)
                     return
-            test(self, *args, **kwargs)
+            test(self, world=world, **others)
 
-        return run
+        return cast("Test", run)
 
     return decorate
 

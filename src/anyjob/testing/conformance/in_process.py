@@ -167,7 +167,7 @@ def _registry_of(imports: Sequence[str]) -> JobRegistry:
 
 
 class InProcessHarness(BackendHarness):
-    """Worlds of a `StoreBackend`: `make` returns a new one; `put` writes raw bytes into its store, waiting in a queue."""
+    """Worlds of a `StoreBackend`: `make` returns a new one; `put` writes raw bytes into a queue of its store."""
 
     def __init__(
         self, make: Callable[[BackendConfig], StoreBackend], put: Callable[[JobStore, bytes, str], None]

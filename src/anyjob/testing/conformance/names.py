@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from anyjob.envelope import write_envelope
-from anyjob.testing.probes.deployed import NEWCOMER
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import JOBS, World
+from anyjob.testing.probes.deployed import NEWCOMER
 from anyjob.testing.probes.jobs import NAME
 
 __all__ = ["NamesConformance"]

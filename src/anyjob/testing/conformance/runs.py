@@ -118,7 +118,11 @@ class RunsConformance(KitFixtures):
         world.start_worker()
         world.enqueue("sentinel")
         world.journal.wait(1, "end", "sentinel")
-        assert world.journal.begun() == ["a", *(each for each in ("c", "d") if each in refused.value.accepted), "sentinel"]
+        assert world.journal.begun() == [
+            "a",
+            *(each for each in ("c", "d") if each in refused.value.accepted),
+            "sentinel",
+        ]
 
     @needs("unique ids")
     def test_an_id_is_free_again_once_its_job_is_done(self, *, world: World) -> None:

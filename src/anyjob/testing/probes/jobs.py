@@ -22,7 +22,6 @@ from anyjob.retry import GiveUp, RetryLater, RetryPolicy
 from anyjob.testing.probes.journal import hold, record
 
 __all__ = [
-    "samples",
     "AsyncProbe",
     "Chain",
     "Failing",
@@ -33,6 +32,7 @@ __all__ = [
     "Later",
     "Probe",
     "echo",
+    "samples",
 ]
 
 NAME = "anyjob.conformance"
@@ -326,7 +326,7 @@ def samples(journal: str) -> Sequence[tuple[Any, Any]]:
                 blob=b"\x00\xff",
                 colour=Colour.RED,
                 maybe=None,
-                lines=[Line("a\n\"b\" \\ \u2028 é 漢 \U0001f600"), Line("", 0)],
+                lines=[Line('a\n"b" \\ \u2028 é 漢 \U0001f600'), Line("", 0)],
                 table={"": [], "k": [1, -1]},
             ),
             EchoDataclass,
