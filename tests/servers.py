@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -72,6 +73,16 @@ class PrivateRedis:
     def kill(self) -> None:
         """Kill it with -9."""
         self._end(subprocess.Popen.kill)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let it accept and not answer, in the body; what it was sent it does afterwards."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url)

@@ -60,6 +60,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
     def setup_work_horse_signals(self) -> None:
         """In the child: INT is the parent's affair, TERM tells the job."""
         Wake.leave_to_child()
+        self._wake.close()
         self._wake = Wake()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._tell_job)

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import Any, Final, TypeVar
@@ -76,7 +76,7 @@ class JobWorkerMixin(BaseWorker):
         self._rotates = not self._serves
         self._turn = 0
         self._stop = threading.Event()
-        self._wake = Wake()
+        self._wake: Wake
         self._message: HeldMessage | None = None
         shown = self._serves or self._messages.known_queues() or ("default",)
         super().__init__(
@@ -112,7 +112,7 @@ class JobWorkerMixin(BaseWorker):
             setup_loghandlers(logging_level or "INFO", date_format, log_format, name="anyjob")
         self.bootstrap(logging_level, date_format, log_format)
         try:
-            with self._wake.on_signals(self.request_stop), self._threads():
+            with closing(Wake()) as self._wake, self._wake.on_signals(self.request_stop), self._threads():
                 return self._serve(burst, max_jobs, max_idle_time) > 0
         finally:
             self._leave()

@@ -1,4 +1,4 @@
-"""What the tests of RQ share: an application on a fake Redis with a clock to move, one on a real server with workers."""
+"""What the tests of RQ share: an application on a fake Redis, with a clock to move, and one on a real server."""
 
 from __future__ import annotations
 
