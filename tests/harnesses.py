@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from celery_worlds import CeleryAmqpHarness
 from msgspec import Raw
+from rabbit import PrivateRabbit, amqp_url
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobPriority, JobStore, StoreBackend
 from anyjob.backend import BackendConfig
 from anyjob.store_backend import memory_backend
 from anyjob.testing.conformance import InProcessHarness
 
-__all__ = ["memory_harness"]
+__all__ = ["celery_amqp_harness", "memory_harness"]
 
 
 def memory_harness(make: Callable[[BackendConfig], StoreBackend] = memory_backend) -> InProcessHarness:
     """Return the harness of the in-memory backend, or of one that `make` makes over an `InMemoryJobStore`."""
     return InProcessHarness(make, _put_into_memory)
+
+
+def celery_amqp_harness(folder: Path) -> CeleryAmqpHarness:
+    """Return the harness of Celery over RabbitMQ: on a node of its own, else on the shared one."""
+    if not PrivateRabbit.is_installed():
+        return CeleryAmqpHarness(amqp_url())
+    node = PrivateRabbit(folder)
+    node.start()
+    return CeleryAmqpHarness(node.url, node)
 
 
 def _put_into_memory(store: JobStore, raw: bytes, queue: str) -> None:

@@ -60,7 +60,7 @@ class AmqpShelf(JobShelf):
         self._publisher = publisher
         self._names = names
         self._queues = queues
-        self._resend = resend
+        self._send_again = resend
         self._ids = JobIds()
 
     def count(self) -> Mapping[JobState, int]:
@@ -92,7 +92,7 @@ class AmqpShelf(JobShelf):
         with self._channel() as channel:
             for job, tag in self._parked(channel):
                 if chosen.matches(job):
-                    taken.append(_TakenParkedJob(channel, self._names.parked, job, tag, self._resend))
+                    taken.append(_TakenParkedJob(channel, self._names.parked, job, tag, self._send_again))
                     if len(taken) == limit:
                         break
             yield taken

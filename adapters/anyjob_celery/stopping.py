@@ -57,16 +57,21 @@ class StopBound(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is unt
     def start(self, worker: Any) -> None:
         options = worker.app.anyjob
         told: SimpleQueue[None] = SimpleQueue()
+        self._awake, wake = os.pipe()
 
         def on_shutdown(**_: Any) -> None:
-            # We are in a signal handler: it interrupts whoever holds the locks of logging. A SimpleQueue is made for it.
+            # We are in a signal handler, which interrupts whoever holds the locks of logging: only what is made for it.
             options.stop.set()
             told.put(None)
+            os.write(wake, b"!")
 
-        # The receiver lives as long as the worker: Celery holds it weakly.
-        self._on_shutdown = on_shutdown
+        self._on_shutdown = on_shutdown  # Celery refers to it weakly; this lives as long as the worker
         signals.worker_shutting_down.connect(on_shutdown)
         threading.Thread(target=_bound, args=(told, options), name="anyjob-stop", daemon=True).start()
+
+    def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
+        """Let a signal end the loop's wait, which otherwise goes on until something else happens: 2 s."""
+        hub.add_reader(self._awake, os.read, self._awake, 1)
 
 
 def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
