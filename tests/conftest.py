@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore = [] if importlib.util.find_spec("click") else ["core/test_cli.py"]
+_NEEDED = {"core/test_cli.py": ("click", "anyjob[cli]"), "adapters": ("rq", "anyjob[rq]")}
+
+collect_ignore = [path for path, (module, _) in _NEEDED.items() if not importlib.util.find_spec(module)]
 
 
 def pytest_report_header() -> list[str]:
-    return [f"left out: {name}, for click is not installed (anyjob[cli])" for name in collect_ignore]
+    left_out = [(path, *_NEEDED[path]) for path in collect_ignore]
+    return [f"left out: {path}, for {module} is not installed ({extra})" for path, module, extra in left_out]
 
 
 @pytest.fixture(autouse=True)

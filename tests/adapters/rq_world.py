@@ -19,6 +19,7 @@ from anyjob.backend import BackendConfig, NativeCommand
 from anyjob.current import default_registry
 from anyjob.worker import WorkerOptions
 from anyjob_rq import RQBackend
+from tests.adapters import rq_jobs
 from tests.servers import wait_until
 
 HERE = Path(__file__).parent
@@ -89,9 +90,6 @@ class World:
     """A backend and a manager here, workers elsewhere, a log of what ran. Leaves nothing behind."""
 
     def __init__(self, url: str, directory: Path, *, lease: float = 1.0, queues: tuple[str, ...] | None = None) -> None:
-        from tests.adapters import rq_jobs
-
-        assert rq_jobs  # registered
         self.namespace = f"t{uuid.uuid4().hex[:10]}"
         self.url = url
         self.lease = lease
@@ -118,7 +116,7 @@ class World:
 
     def environment(self, stop_timeout: float = 10.0) -> dict[str, str]:
         return {
-            "ANYJOB_APP": "tests.adapters.rq_jobs",
+            "ANYJOB_APP": rq_jobs.__name__,
             "ANYJOB_BACKEND": f"rq+{self.url}",
             "ANYJOB_NAMESPACE": self.namespace,
             "ANYJOB_LEASE": str(self.lease),

@@ -262,10 +262,12 @@ def test_a_fork_has_connections_of_its_own(private_redis: PrivateRedis) -> None:
 
 def test_threads_share_a_backend(private_redis: PrivateRedis) -> None:
     backend = configured(f"rq+{private_redis.url}")
-    threads = [
-        threading.Thread(target=lambda n=n: [backend.send([make_envelope(NOW, f"t{n}-{each}")]) for each in range(50)])
-        for n in range(4)
-    ]
+
+    def send_fifty(thread: int) -> None:
+        for each in range(50):
+            backend.send([make_envelope(NOW, f"t{thread}-{each}")])
+
+    threads = [threading.Thread(target=send_fifty, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -58,7 +58,7 @@ def take_as(worker: str, backend: RQBackend, fake: fakeredis.FakeRedis) -> None:
     assert backend.messages.take(worker, [], 0) is not None
 
 
-def everything(fake: fakeredis.FakeRedis) -> dict[bytes, bytes]:
+def everything(fake: fakeredis.FakeRedis) -> dict[bytes, bytes | None]:
     return {key: fake.dump(key) for key in fake.scan_iter()}
 
 

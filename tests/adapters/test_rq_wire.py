@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import fakeredis
 import pytest
@@ -40,7 +40,7 @@ def make(clock: FakeClock) -> Callable[..., JobEnvelope]:
 
 
 def stored(fake: fakeredis.FakeRedis, native_id: str) -> dict[bytes, bytes]:
-    return fake.hgetall(f"rq:job:{native_id}")
+    return cast("dict[bytes, bytes]", fake.hgetall(f"rq:job:{native_id}"))
 
 
 @pytest.mark.parametrize("delay", [None, timedelta(seconds=90)])
