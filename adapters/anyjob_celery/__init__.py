@@ -2,5 +2,6 @@
 
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.on_amqp import AmqpCeleryBackend
+from anyjob_celery.on_redis import RedisCeleryBackend
 
-__all__ = ["AmqpCeleryBackend", "CeleryBackend"]
+__all__ = ["AmqpCeleryBackend", "CeleryBackend", "RedisCeleryBackend"]

@@ -30,6 +30,7 @@ def make_application(backend: CeleryBackend, executor: JobExecutor, *, stop_time
     closed = config.queues is not None
     known = config.queues or sorted({"default", *(job.queue for job in executor.registry)})
     app = Celery(config.namespace, set_as_current=False)
+    stop = StopFlag()
     app.conf.update(
         {
             **_SAFE,
@@ -39,12 +40,11 @@ def make_application(backend: CeleryBackend, executor: JobExecutor, *, stop_time
             "broker_write_url": backend.url,
             "task_queues": [_queue(backend, logical) for logical in known],
             "task_create_missing_queues": not closed,
-            **backend.transport_settings(),
+            **backend.transport_settings(stop),
             **_permitted(backend.options, config.alias),
         }
     )
     app.amqp.queues_cls = partial(_JobQueues, backend)
-    stop = StopFlag()
     app.register_task(JobTask(backend, executor, stop))
     app.steps["worker"].add(StopBound)
     app.steps["worker"].update(backend.worker_steps())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
@@ -55,8 +56,8 @@ class CeleryBackend(JobBackend):
         """Return the arguments of the kombu queue for a logical one."""
 
     @abstractmethod
-    def transport_settings(self) -> Mapping[str, Any]:
-        """Return the Celery settings that this transport needs."""
+    def transport_settings(self, stop: threading.Event) -> Mapping[str, Any]:
+        """Return the Celery settings that this transport needs; `stop` is set while the worker stops."""
 
     def worker_steps(self) -> Sequence[Any]:
         """Return the bootsteps that this transport adds to a worker."""
@@ -64,4 +65,8 @@ class CeleryBackend(JobBackend):
 
     def give_back_held(self) -> None:
         """Let go of what this worker holds, uncharged, before its process ends. A broker may do so by itself."""
+        return
+
+    def keep_held(self, tags: Collection[str]) -> None:  # noqa: ARG002
+        """After a lost connection: hold on to nothing but these, which still run. A broker may do so by itself."""
         return

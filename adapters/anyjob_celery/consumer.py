@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker.consumer import Consumer
+from celery.worker.state import active_requests
 
 from anyjob_celery.frame import TASK
 
@@ -25,6 +26,11 @@ class JobConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
             return self._refuse(message, "not a message of anyjob: it is for another task, or for none")
 
         return on_message
+
+    def on_close(self) -> None:
+        super().on_close()
+        jobs = self.app.tasks[TASK].jobs
+        jobs.keep_held({request.message.delivery_tag for request in tuple(active_requests)})
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._refuse(message, f"it can't be decoded: {exc}")

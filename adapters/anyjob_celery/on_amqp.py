@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -27,9 +28,9 @@ class AmqpCeleryBackend(CeleryBackend):
         super().__init__(config)
         self._clock = config.clock
         self._names = AmqpNames(config.namespace)
-        options = {**self.options.get("broker_transport_options", {})}
+        options = self._transport_options = self.options.pop("broker_transport_options", {})
         if "broker_use_ssl" in self.options:
-            options["ssl"] = self.options["broker_use_ssl"]
+            options = {**options, "ssl": self.options["broker_use_ssl"]}
         self._links = Links(read_url(self.url, config.alias), config.enqueue_timeout, options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
         self.capabilities = Capabilities(
@@ -47,7 +48,8 @@ class AmqpCeleryBackend(CeleryBackend):
                 JobState.ABANDONED: Quality.EXACT,
             },
             durable=True,
-            redelivery_bound=timedelta(seconds=2),  # the broker sees the connection end
+            # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
+            redelivery_bound=timedelta(seconds=6),
             exact_loss_count=False,  # `redelivered` says that somebody had it, not that it ran
         )
         self.shelf = AmqpShelf(
@@ -71,9 +73,10 @@ class AmqpCeleryBackend(CeleryBackend):
         name = self._names.queue(logical)
         return {"name": name, "routing_key": name, "alias": logical, "max_priority": max(LEVELS.values())}
 
-    def transport_settings(self) -> Mapping[str, Any]:
+    def transport_settings(self, stop: threading.Event) -> Mapping[str, Any]:  # noqa: ARG002
         namespace = self.config.namespace
         return {
+            "broker_transport_options": self._transport_options,
             "broker_channel_error_retry": True,  # else a job longer than consumer_timeout ends the worker
             "task_default_exchange": "",
             "control_exchange": namespace,

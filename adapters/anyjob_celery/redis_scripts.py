@@ -121,7 +121,14 @@ ACKNOWLEDGE: Final = (
     _PRELUDE
     + """
 local count = 0
-for i = 2, #ARGV do count = count + let_go(ARGV[i]) end
+for i = 2, #ARGV do
+    local tag = ARGV[i]
+    if string.sub(tag, 1, 8) == 'waiting-' then -- its mark has gone from the list as well
+        local queue, level = string.match(redis.call('HGET', held, tag) or '', '^waiting (%S+) (%S+)\\n')
+        if queue then redis.call('LREM', list_of(namespace, queue, level), 1, mark .. tag) end
+    end
+    count = count + let_go(tag)
+end
 return count
 """
 )

@@ -69,6 +69,10 @@ class StopBound(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is unt
         signals.worker_shutting_down.connect(on_shutdown)
         threading.Thread(target=_bound, args=(told, options), name="anyjob-stop", daemon=True).start()
 
+    def close(self, worker: Any) -> None:
+        """Stop for another reason than a signal: a control command, an error."""
+        worker.app.anyjob.stop.set()
+
     def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
         """Let a signal end the loop's wait, which otherwise goes on until something else happens: 2 s."""
         hub.add_reader(self._awake, os.read, self._awake, 1)

@@ -11,7 +11,7 @@ from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
 from celery.utils.log import get_logger
 from celery.worker.strategy import default as celery_strategy
 
-from anyjob.backend import JobBackend
+from anyjob_celery.backend import CeleryBackend
 from anyjob.errors import AnyjobError, EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome
@@ -48,7 +48,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery is untyped
     throws = (JobAbandonedError,)
     typing = False
 
-    def __init__(self, backend: JobBackend, executor: JobExecutor, stop: StopFlag) -> None:
+    def __init__(self, backend: CeleryBackend, executor: JobExecutor, stop: StopFlag) -> None:
         self.jobs = backend
         self.executor = executor
         self.stop = stop
@@ -120,7 +120,10 @@ def _tell_celery(outcome: Outcome) -> None:
 
 
 def _whole(message: Any) -> bytes:
-    """Return all that a message holds, as JSON; bytes that are no text in base64."""
+    """Return all that a message holds: as it came, if the transport has it, else as JSON, bytes in base64."""
+    item: bytes | None = getattr(message, "item", None)
+    if item is not None:
+        return item
     body = message.body
     try:
         body = body if isinstance(body, str) else bytes(body).decode()

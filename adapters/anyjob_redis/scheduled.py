@@ -58,14 +58,20 @@ class ScheduledMessages:
         """Return how many there are."""
         return int(self._client.zcard(scheduled_key(self._namespace)))
 
-    def page(self, first: int, limit: int) -> Sequence[tuple[str, float, bytes]]:
-        """Return up to `limit` of them with their due time and payload, soonest first, from the index `first` on."""
-        found = self._client.zrange(scheduled_key(self._namespace), first, first + limit - 1, withscores=True)
+    def after(self, due: float, member: str, limit: int) -> Sequence[tuple[str, float, bytes]]:
+        """Return up to `limit` members with their due time and payload, in their order, after that one."""
+        key, found, offset = scheduled_key(self._namespace), [], 0
+        while len(found) < limit:
+            chunk = self._client.zrangebyscore(key, due, "+inf", start=offset, num=limit, withscores=True)
+            found += [(each.decode(), score) for each, score in chunk if (score, each.decode()) > (due, member)]
+            offset += len(chunk)
+            if len(chunk) < limit:
+                break
+        found = found[:limit]
         if not found:
             return ()
-        payloads = self._client.hmget(f"{scheduled_key(self._namespace)}:messages", [member for member, _ in found])
-        pairs = zip(found, payloads, strict=True)
-        return [(member.decode(), due, payload) for (member, due), payload in pairs if payload is not None]
+        payloads = self._client.hmget(f"{key}:messages", [each for each, _ in found])
+        return [(*each, payload) for each, payload in zip(found, payloads, strict=True) if payload is not None]
 
 
 _AT_ONCE: Final = 200
