@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 from collections.abc import Mapping, Sequence
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import amqp
+import redis
 from rabbit import PrivateRabbit, connect
+from servers import PrivateRedis
 
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.conformance.processes import QUEUES
 from anyjob_amqp import AmqpNames
 from anyjob_celery.frame import TASK, body_of
 
-__all__ = ["CeleryAmqpHarness"]
+__all__ = ["CeleryAmqpHarness", "CeleryRedisHarness"]
 
 
 class _RunsCode:
@@ -123,3 +126,80 @@ class CeleryAmqpHarness(ServerHarness):
     def close(self) -> None:
         if self._node is not None:
             self._node.close()
+
+
+class CeleryRedisWorld(ServerWorld):
+    """A namespace on Redis."""
+
+    def put(self, raw: bytes, *, queue: str = "default") -> None:
+        headers = {"task": TASK, "id": "put", "lang": "py"}
+        self._push(_item({"content_type": "application/json", "application_headers": headers}, body_of(raw)), queue)
+
+    def put_hostile(self, path: Path) -> int:
+        broken = [
+            b"",
+            b"\x00\xff no text",
+            b"[]",
+            b"{}",
+            b'"text"',
+            b"[" * 100_000,
+            b'{"body":"","headers":[],"properties":{}}',
+            b'{"body":1,"headers":{},"properties":{},"content-type":null,"content-encoding":null}',
+            json.dumps({**json.loads(_item(*hostile_frames(path)[1])), "body": "no base64 \u00e9"}).encode(),
+        ]
+        items = [*broken, *(_item(properties, body) for properties, body in hostile_frames(path))]
+        for item in items:
+            self._push(item, "default")
+        return len(items)
+
+    def clear(self) -> None:
+        with self._client() as client:
+            for key in client.scan_iter(f"{self.namespace}:*", 1000):
+                client.delete(key)
+
+    def _push(self, item: bytes, queue: str) -> None:
+        with self._client() as client:
+            client.lpush(f"{self.namespace}:celery:{queue}\x06\x162", item)
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url.partition("+")[2])
+
+
+def _item(properties: Mapping[str, Any], body: bytes) -> bytes:
+    """Return what kombu puts into a list of Redis for such a message."""
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "headers": properties.get("application_headers", {}),
+            "content-type": properties["content_type"],
+            "content-encoding": properties.get("content_encoding"),
+            "properties": {"body_encoding": "base64", "delivery_tag": "x", "delivery_info": {}, "priority": 2},
+        }
+    ).encode()
+
+
+class CeleryRedisHarness(ServerHarness):
+    """Celery's worlds on a Redis: one of their own where there is one to be started."""
+
+    def __init__(self, url: str, server: PrivateRedis | None = None) -> None:
+        super().__init__(f"celery+{url}")
+        self._server = server
+        self.restartable = server is not None
+
+    def open(self, folder: Path, **settings: Any) -> CeleryRedisWorld:
+        return CeleryRedisWorld(self.url, folder, settings)
+
+    def url_at(self, host: str, port: int) -> str:
+        return f"celery+redis://{host}:{port}/0"
+
+    def stop_server(self) -> None:
+        assert self._server is not None
+        self._server.kill()
+
+    def start_server(self) -> None:
+        assert self._server is not None
+        self._server.start()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.kill()

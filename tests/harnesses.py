@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import which
 
-from celery_worlds import CeleryAmqpHarness
+from celery_worlds import CeleryAmqpHarness, CeleryRedisHarness
 from msgspec import Raw
 from rabbit import PrivateRabbit, amqp_url
+from servers import PrivateRedis, redis_url
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobPriority, JobStore, StoreBackend
 from anyjob.backend import BackendConfig
 from anyjob.store_backend import memory_backend
 from anyjob.testing.conformance import InProcessHarness
 
-__all__ = ["celery_amqp_harness", "memory_harness"]
+__all__ = ["celery_amqp_harness", "celery_redis_harness", "memory_harness"]
 
 
 def memory_harness(make: Callable[[BackendConfig], StoreBackend] = memory_backend) -> InProcessHarness:
@@ -29,6 +31,14 @@ def celery_amqp_harness(folder: Path) -> CeleryAmqpHarness:
     node = PrivateRabbit(folder)
     node.start()
     return CeleryAmqpHarness(node.url, node)
+
+
+def celery_redis_harness(folder: Path) -> CeleryRedisHarness:
+    """Return the harness of Celery over Redis: on a server of its own, else on the shared one."""
+    if which("redis-server") is None:
+        return CeleryRedisHarness(redis_url())
+    server = PrivateRedis(folder).start()
+    return CeleryRedisHarness(server.url, server)
 
 
 def _put_into_memory(store: JobStore, raw: bytes, queue: str) -> None:

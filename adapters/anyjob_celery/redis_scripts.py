@@ -133,8 +133,8 @@ return count
 """
 )
 
-# '1' if the holder was lost, tags
-GIVE_BACK: Final = _PRELUDE + "for i = 3, #ARGV do give_back(ARGV[i], ARGV[2] == '1') end"
+# '1' if the holder was lost, tags. Backwards: what was taken first is in front again.
+GIVE_BACK: Final = _PRELUDE + "for i = #ARGV, 3, -1 do give_back(ARGV[i], ARGV[2] == '1') end"
 
 # tags. What is no longer held is not brought back.
 BEAT: Final = (

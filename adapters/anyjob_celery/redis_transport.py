@@ -54,15 +54,16 @@ class JobMessage(virtual.Message):  # type: ignore[misc]  # kombu's are untyped
 
 
 def _as_kombu_has_it(taken: _Taken) -> dict[str, Any]:
-    info = {"exchange": "", "routing_key": taken.queue}
+    info: dict[str, Any] = {"exchange": "", "routing_key": taken.queue}
     properties: dict[str, Any] = {"delivery_tag": taken.tag, "delivery_info": info}
     try:
         wire = read_item(taken.item)
         body = wire.body_bytes()
     except ForeignMessageError:
         return {"properties": properties, "headers": {}, "body": b""}
+    info["redelivered"] = wire.redelivered
     return {
-        "properties": {**wire.properties, **properties, "delivery_info": {**info, "redelivered": wire.redelivered}},
+        "properties": {**wire.properties, **properties, "body_encoding": None},  # it is decoded
         "headers": dict(wire.headers),
         "body": body,
         "content-type": wire.content_type,

@@ -21,10 +21,10 @@ LEVELS: Final[Mapping[JobPriority, int]] = {
 """Each priority as kombu numbers its lists on Redis: 0 is sooner, the reverse of RabbitMQ."""
 
 
-class Wire(Struct, frozen=True, gc=False):
+class Wire(Struct, frozen=True, kw_only=True, gc=False):
     """What a list holds. `redelivered` stands first, for the scripts to find."""
 
-    redelivered: bool
+    redelivered: bool = False
     body: str
     content_encoding: str | None = field(name="content-encoding")
     content_type: str | None = field(name="content-type")
