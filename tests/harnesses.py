@@ -10,8 +10,7 @@ from typing import Any
 
 from msgspec import Raw
 from redis import Redis
-from rq import Queue
-from rq.job import Callback
+from rq import Callback, Queue
 from servers import PrivateRedis
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobPriority, JobStore, StoreBackend
