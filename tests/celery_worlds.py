@@ -11,7 +11,7 @@ from typing import Any
 
 import amqp
 import redis
-from rabbit import PrivateRabbit, connect
+from rabbit import PrivateRabbit, amqp_url, connect
 from servers import PrivateRedis
 
 from anyjob.testing.conformance import ServerHarness, ServerWorld
@@ -19,7 +19,21 @@ from anyjob.testing.conformance.processes import QUEUES
 from anyjob_amqp import AmqpNames
 from anyjob_celery.frame import TASK, body_of
 
-__all__ = ["CeleryAmqpHarness", "CeleryRedisHarness"]
+__all__ = ["celery_amqp_harness", "celery_redis_harness"]
+
+
+def celery_amqp_harness(folder: Path) -> CeleryAmqpHarness:
+    """Return the harness of Celery over RabbitMQ: on a node of its own, else on the shared one."""
+    if not PrivateRabbit.is_installed():
+        return CeleryAmqpHarness(amqp_url())
+    node = PrivateRabbit(folder)
+    node.start()
+    return CeleryAmqpHarness(node.url, node)
+
+
+def celery_redis_harness(folder: Path) -> CeleryRedisHarness:
+    """Return the harness of Celery over Redis, on a server of its own."""
+    return CeleryRedisHarness(PrivateRedis(folder))
 
 
 class _RunsCode:
@@ -179,12 +193,14 @@ def _item(properties: Mapping[str, Any], body: bytes) -> bytes:
 
 
 class CeleryRedisHarness(ServerHarness):
-    """Celery's worlds on a Redis: one of their own where there is one to be started."""
+    """Celery's worlds on a Redis of their own."""
 
-    def __init__(self, url: str, server: PrivateRedis | None = None) -> None:
-        super().__init__(f"celery+{url}")
+    restartable = True
+
+    def __init__(self, server: PrivateRedis) -> None:
+        super().__init__(f"celery+{server.url}")
         self._server = server
-        self.restartable = server is not None
+        server.start()
 
     def open(self, folder: Path, **settings: Any) -> CeleryRedisWorld:
         return CeleryRedisWorld(self.url, folder, settings)
@@ -193,13 +209,10 @@ class CeleryRedisHarness(ServerHarness):
         return f"celery+redis://{host}:{port}/0"
 
     def stop_server(self) -> None:
-        assert self._server is not None
         self._server.kill()
 
     def start_server(self) -> None:
-        assert self._server is not None
         self._server.start()
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.kill()
+        self._server.kill()

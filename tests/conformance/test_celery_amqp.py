@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("celery")
 pytest.importorskip("amqp")
 
-from harnesses import celery_amqp_harness
+from celery_worlds import celery_amqp_harness
 
 from anyjob.testing.conformance import BackendConformance, BackendHarness
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("celery")
 pytest.importorskip("redis")
 
-from harnesses import celery_redis_harness
+from celery_worlds import celery_redis_harness
 
 from anyjob.testing.conformance import BackendConformance, BackendHarness
 
