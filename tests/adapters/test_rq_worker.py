@@ -100,6 +100,38 @@ def test_a_child_whose_worker_was_killed_settles_its_own_job(world: World) -> No
     assert len(world.ran("begin")) == len(world.ran("end")) == 1
 
 
+def test_a_worker_that_was_out_for_longer_than_its_lease_settles_nothing(world: World) -> None:
+    world.send("work", word="it", seconds=0.3)
+    first = world.start_worker()
+    wait_until(lambda: world.ran("begin"))
+    asleep = [first.pid, *first.horses]
+    for pid in asleep:
+        os.kill(pid, signal.SIGSTOP)
+
+    world.start_worker()
+    wait_until(world.is_empty)
+    for pid in asleep:
+        os.kill(pid, signal.SIGCONT)
+
+    wait_until(lambda: first.says("fenced"))
+    assert world.is_empty()
+    assert [line[2] for line in world.ran("begin")] == ["0", "1"]
+    world.send("say", word="on")
+    wait_until(lambda: world.ran("say"))
+
+
+def test_stopping_while_redis_is_away_ends(private: World, private_redis: PrivateRedis) -> None:
+    private.send("work", word="it", seconds=0.2)
+    worker = private.start_worker(stop_timeout=1.0)
+    wait_until(lambda: private.ran("begin"))
+    private_redis.kill()
+
+    worker.terminate()
+
+    assert worker.wait() == 0
+    assert worker.says("stops without Redis")
+
+
 def test_term_lets_the_job_finish_and_takes_no_more(world: World) -> None:
     world.send("listen", word="it")
     worker = world.start_worker()
