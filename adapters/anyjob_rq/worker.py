@@ -75,6 +75,7 @@ class JobWorkerMixin(BaseWorker):
         self._serves = _logical_names(queues, backend)
         self._rotates = not self._serves
         self._turn = 0
+        self._look_for_suspension_at = 0.0
         self._stop = threading.Event()
         self._wake: Wake
         self._message: HeldMessage | None = None
@@ -119,12 +120,9 @@ class JobWorkerMixin(BaseWorker):
 
     def _serve(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         done, pause, idle_since = 0, _SHORTEST_POLL, time.monotonic()
-        looked_for_suspension = 0.0
-        with suppress(StopRequested):  # what a suspended worker raises in a burst
+        try:
             while done != max_jobs and not self._stop_requested:
-                if time.monotonic() - looked_for_suspension >= 1.0:
-                    self._insist(partial(self.check_for_suspension, burst))
-                    looked_for_suspension = time.monotonic()
+                self._wait_while_suspended(burst)
                 message = self._insist(partial(self._take, promote=burst))
                 if message is None:
                     idle = time.monotonic() - idle_since
@@ -135,7 +133,18 @@ class JobWorkerMixin(BaseWorker):
                 elif not self._stop_requested:
                     done += self._run(message)
                     pause, idle_since = _SHORTEST_POLL, time.monotonic()
+        except StopRequested:
+            logger.info("worker=%s is suspended", self.name)  # and this is a burst
+        except (RedisError, EnqueueError) as error:
+            if not self._stop_requested:
+                raise
+            logger.warning("worker=%s stops without Redis: %s", self.name, error)
         return done
+
+    def _wait_while_suspended(self, burst: bool) -> None:
+        if time.monotonic() >= self._look_for_suspension_at:  # not at every look for a job: it is a round trip
+            self._insist(partial(self.check_for_suspension, burst))
+            self._look_for_suspension_at = time.monotonic() + 1.0
 
     @contextmanager
     def _threads(self) -> Iterator[None]:

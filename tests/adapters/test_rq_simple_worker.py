@@ -7,21 +7,24 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import fakeredis
 import pytest
 import redis
+from envelopes import make_envelope
 from rq import Queue
+from rq.suspension import suspend
 from rq.utils import now as rq_now
 from rq.worker import Worker, WorkerStatus
 
 from anyjob import JobManager, JobPriority, JobRegistry, RetryLater, RetryPolicy, current_job
+from anyjob.errors import ConfigurationError
 from anyjob.store import JobFilter, JobState
 from anyjob.testing import FakeClock
-from anyjob_rq import RQBackend, RQSimpleJobWorker
-from tests.adapters.envelopes import make_envelope
+from anyjob_rq import RQBackend, RQJobWorker, RQSimpleJobWorker
 
 Drain = Callable[..., bool]
 MakeWorker = Callable[..., RQSimpleJobWorker]
@@ -308,6 +311,34 @@ def test_a_lapsed_presence_is_renewed_before_anything_is_taken(
     assert ran == [0, 1, 2]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_lost_its_lease_settles_nothing(
+    manager: JobManager,
+    backend: RQBackend,
+    fake: fakeredis.FakeRedis,
+    registry: JobRegistry,
+    drain: Drain,
+    caplog: pytest.LogCaptureFixture,
+    fails: bool,
+) -> None:
+    ran: list[tuple[int, int]] = []
+
+    def note(_args: Any) -> None:
+        ran.append((current_job().lost_count, current_job().try_count))
+        if len(ran) == 1:
+            fake.delete(*fake.keys("anyjob:alive:*"))
+            assert backend.messages.sweep()  # another worker's, after a long pause of this one
+            if fails:
+                raise ValueError("too late")
+
+    registry.register_handler("note", note)
+    manager.enqueue_by_name("note", 1)
+    drain()
+    assert ran == [(0, 1), (1, 1)]
+    assert "fenced" in caplog.text
+    assert sum(backend.shelf.count().values()) == 0
+
+
 def test_a_worker_may_run_in_a_thread(manager: JobManager, make_worker: MakeWorker, ran: list[Any]) -> None:
     manager.enqueue_by_name("note", "x")
     worker = make_worker()
@@ -315,6 +346,19 @@ def test_a_worker_may_run_in_a_thread(manager: JobManager, make_worker: MakeWork
     thread.start()
     thread.join()
     assert ran == ["x"]
+
+
+def test_a_forking_worker_refuses_another_thread(backend: RQBackend, manager: JobManager) -> None:
+    worker = RQJobWorker("*", backend=backend, executor=manager.executor)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ConfigurationError, match="needs the main thread"):
+        pool.submit(worker.work).result()
+
+
+def test_a_suspended_burst_ends(manager: JobManager, fake: fakeredis.FakeRedis, drain: Drain, ran: list[Any]) -> None:
+    suspend(fake)
+    manager.enqueue_by_name("note", "x")
+    assert not drain()
+    assert ran == []
 
 
 def test_an_idle_worker_leaves_when_it_may(make_worker: MakeWorker) -> None:

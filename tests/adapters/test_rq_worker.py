@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from rq.command import send_stop_job_command
 from rq.suspension import resume, suspend
+from rq_world import World
+from servers import PrivateRedis, redis_url
 
 from anyjob import JobPriority
 from anyjob.store import JobFilter, JobState
-from tests.adapters.rq_world import World
-from tests.servers import PrivateRedis, redis_url, wait_until
+from anyjob.testing.probes.journal import wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -51,7 +52,7 @@ def test_a_job_that_ends_its_process_is_lost_and_parked_after_its_limit(world: W
     world.send("end", code=code)
     world.start_worker()
 
-    wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1, 20)
+    wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1, timeout=20)
 
     assert [line[2] for line in world.ran("end")] == ["0", "1", "2", "3", "4", "5"]
     (job,) = world.backend.shelf.scan(JobFilter()).jobs
@@ -98,6 +99,38 @@ def test_a_child_whose_worker_was_killed_settles_its_own_job(world: World) -> No
     wait_until(world.is_empty)
 
     assert len(world.ran("begin")) == len(world.ran("end")) == 1
+
+
+def test_a_worker_that_was_out_for_longer_than_its_lease_settles_nothing(world: World) -> None:
+    world.send("work", word="it", seconds=0.3)
+    first = world.start_worker()
+    wait_until(lambda: world.ran("begin"))
+    asleep = [first.pid, *first.horses]
+    for pid in asleep:
+        os.kill(pid, signal.SIGSTOP)
+
+    world.start_worker()
+    wait_until(world.is_empty)
+    for pid in asleep:
+        os.kill(pid, signal.SIGCONT)
+
+    wait_until(lambda: first.says("fenced"))
+    assert world.is_empty()
+    assert [line[2] for line in world.ran("begin")] == ["0", "1"]
+    world.send("say", word="on")
+    wait_until(lambda: world.ran("say"))
+
+
+def test_stopping_while_redis_is_away_ends(private: World, private_redis: PrivateRedis) -> None:
+    private.send("work", word="it", seconds=0.2)
+    worker = private.start_worker(stop_timeout=1.0)
+    wait_until(lambda: private.ran("begin"))
+    private_redis.kill()
+
+    worker.terminate()
+
+    assert worker.wait() == 0
+    assert worker.says("stops without Redis")
 
 
 def test_term_lets_the_job_finish_and_takes_no_more(world: World) -> None:
