@@ -154,4 +154,3 @@ _DECLARE: Final[Mapping[type, Callable[[Any, Any], None]]] = {
     ExchangeDeclaration: _declare_exchange,
     BindingDeclaration: _declare_binding,
 }
-

@@ -104,13 +104,15 @@ class AmqpShelf(JobShelf):
             content_type="application/json",
             delivery_mode=2,
             message_id=job_id,
-            application_headers={"error": f"{failure.error_type}: {failure.message}"[:_LONGEST_ERROR]},  # for who reads the queue with other tools
+            application_headers={
+                "error": f"{failure.error_type}: {failure.message}"[:_LONGEST_ERROR]
+            },  # for who reads the queue with other tools
         )
         self._publisher.publish([Parcel(job_id, self._names.route_to_parked(), message)])
         return job_id
 
     def _parked(self, channel: Any) -> Iterator[tuple[StoredJob, int]]:
-        """Yield every parked job that nobody else holds, with its delivery tag; all are held until the channel closes."""
+        """Yield each parked job that nobody else holds, with its delivery tag; it is held until the channel closes."""
         while True:
             try:
                 with _translated():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -31,17 +31,18 @@ def make_application(backend: CeleryBackend, executor: JobExecutor, *, stop_time
     known = config.queues or sorted({"default", *(job.queue for job in executor.registry)})
     app = Celery(config.namespace, set_as_current=False)
     stop = StopFlag()
+    needed = {**_SAFE, **backend.transport_settings(stop)}
+    _refuse_ours(backend.options, config.alias, needed)
     app.conf.update(
         {
-            **_SAFE,
+            **backend.options,
+            **needed,
             "broker_url": backend.url,
             # Named apart, they win over CELERY_BROKER_URL: what serves other jobs than were enqueued helps nobody.
             "broker_read_url": backend.url,
             "broker_write_url": backend.url,
             "task_queues": [_queue(backend, logical) for logical in known],
             "task_create_missing_queues": not closed,
-            **backend.transport_settings(stop),
-            **_permitted(backend.options, config.alias),
         }
     )
     app.amqp.queues_cls = partial(_JobQueues, backend)
@@ -52,7 +53,7 @@ def make_application(backend: CeleryBackend, executor: JobExecutor, *, stop_time
     return app
 
 
-class _JobQueues(Queues):  # type: ignore[misc]  # Celery is untyped
+class _JobQueues(Queues):
     """Makes a queue that a worker is told by `-Q` as all others are made."""
 
     def __init__(self, backend: CeleryBackend, *args: Any, **options: Any) -> None:
@@ -69,14 +70,13 @@ def _queue(backend: CeleryBackend, logical: str) -> Queue:
     return Queue(exchange=Exchange(""), **backend.native_queue(logical))
 
 
-def _permitted(options: Mapping[str, Any], alias: str) -> Mapping[str, Any]:
-    refused = _OURS.intersection(options)
+def _refuse_ours(options: Mapping[str, Any], alias: str, needed: Mapping[str, Any]) -> None:
+    refused = {*_OURS, *needed}.intersection(options)
     if refused:
         raise ConfigurationError(
             f"backends.{alias}.options: {', '.join(sorted(refused))}: anyjob sees to that itself. For a Celery "
             "application with settings of your own use celery://?app=module:attribute."
         )
-    return options
 
 
 # Each of these, as Celery has it by default, loses, repeats or leaks something.
@@ -94,11 +94,11 @@ _SAFE: Final[Mapping[str, Any]] = {
     "worker_consumer": "anyjob_celery.consumer:JobConsumer",
 }
 
-_OURS: Final[Collection[str]] = frozenset(_SAFE) | {
+_OURS: Final = (
     "broker_read_url",
     "broker_url",
     "broker_write_url",
     "task_create_missing_queues",
     "task_queues",
     "task_routes",
-}
+)

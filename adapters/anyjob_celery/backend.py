@@ -41,7 +41,7 @@ class CeleryBackend(JobBackend):
         """The broker's URL, as Celery knows it."""
         return self.config.url.partition("+")[2]
 
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
         """Return the command of Celery's worker; it finds the backend, and the URL, by anyjob's own settings."""
         argv = [sys.executable, "-m", "celery", "-A", "anyjob_celery.app", "worker"]
         argv += ["--concurrency", str(options.concurrency), "--pool", self.pool, "--loglevel", "INFO"]

@@ -13,7 +13,7 @@ from anyjob_celery.frame import TASK
 __all__ = ["JobConsumer"]
 
 
-class JobConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
+class JobConsumer(Consumer):
     """Takes messages for our task alone."""
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
@@ -35,7 +35,7 @@ class JobConsumer(Consumer):  # type: ignore[misc]  # Celery is untyped
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._refuse(message, f"it can't be decoded: {exc}")
 
-    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:  # noqa: ARG002
         self._refuse(message, f"Celery can't use it: {exc}")
 
     def _refuse(self, message: Any, why: str) -> None:

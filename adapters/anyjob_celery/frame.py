@@ -1,4 +1,4 @@
-"""A job as a Celery message (protocol 2), and back. Only what is exactly ours is opened, and nothing in it is decoded."""
+"""A job as a Celery message (protocol 2), and back. Only what is exactly ours is opened, and the job stays undecoded."""
 
 from __future__ import annotations
 

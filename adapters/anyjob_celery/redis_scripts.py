@@ -18,7 +18,20 @@ from typing import Final
 
 from anyjob_redis.scheduled import SCHEDULE
 
-__all__ = ["ACKNOWLEDGE", "BEAT", "COUNT", "FRESH", "GIVE_BACK", "HOLD", "LOST", "MARK", "PUSH", "SEND", "SWEEP", "TAKE"]
+__all__ = [
+    "ACKNOWLEDGE",
+    "BEAT",
+    "COUNT",
+    "FRESH",
+    "GIVE_BACK",
+    "HOLD",
+    "LOST",
+    "MARK",
+    "PUSH",
+    "SEND",
+    "SWEEP",
+    "TAKE",
+]
 
 FRESH: Final = '{"redelivered":false,'
 LOST: Final = '{"redelivered":true,'

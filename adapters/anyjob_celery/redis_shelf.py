@@ -86,7 +86,9 @@ class RedisShelf(JobShelf):
                 taken = self._messages.hold(
                     _LONGEST_HOLD, [(tag, seen.place, seen.item) for tag, seen in by_tag.items()]
                 )
-            yield [_TakenMessage(self._messages, tag.decode(), by_tag[tag.decode()].job, self._send_again) for tag in taken]
+            yield [
+                _TakenMessage(self._messages, tag.decode(), by_tag[tag.decode()].job, self._send_again) for tag in taken
+            ]
         finally:
             with translated():
                 self._messages.give_back(list(by_tag), lost=False)

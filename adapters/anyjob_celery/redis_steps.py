@@ -11,7 +11,7 @@ from anyjob_redis import RecurringThread
 __all__ = ["TendMessages"]
 
 
-class TendMessages(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
+class TendMessages(bootsteps.StartStopStep):
     """Keeps alive what is held, brings back what a dead worker held, and pushes what is due.
 
     After the pool, for a child must not be forked from a process with threads at work; and until the process ends, for

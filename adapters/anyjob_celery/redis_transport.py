@@ -2,13 +2,14 @@
 
 kombu pops a message by BRPOP and then writes down that it has it: what a worker popped when it was killed is gone. Here
 a script takes a message and notes its holder in one step. A script can't wait, so the channel takes until there is
-nothing, and then waits on a token that every send leaves; both go through the hooks by which kombu sends BRPOP and reads
-its answer.
+nothing, and then waits on a token that every send leaves; both go through the hooks by which kombu sends BRPOP and
+reads its answer.
 """
 
 from __future__ import annotations
 
 from queue import Empty
+from threading import Event
 from time import monotonic
 from typing import Any
 
@@ -19,7 +20,6 @@ from redis.exceptions import NoScriptError
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.redis_messages import HeldMessages
 from anyjob_celery.redis_wire import read_item
-from anyjob_celery.stopping import StopFlag
 
 __all__ = ["JobTransport", "TransportPart"]
 
@@ -28,7 +28,7 @@ class TransportPart(Struct, frozen=True):
     """What the application tells its channels, as the transport option `anyjob`."""
 
     held: HeldMessages
-    stop: StopFlag
+    stop: Event
 
 
 class _Taken(Struct, frozen=True):
@@ -37,7 +37,7 @@ class _Taken(Struct, frozen=True):
     item: bytes
 
 
-class JobMessage(virtual.Message):  # type: ignore[misc]  # kombu's are untyped
+class JobMessage(virtual.Message):
     """A message that was taken, or anything else (an event, a control command) as kombu has it.
 
     Whatever the item is, it makes a message: one that can't be read has neither headers nor body.
@@ -71,7 +71,7 @@ def _as_kombu_has_it(taken: _Taken) -> dict[str, Any]:
     }
 
 
-class JobQoS(redis.QoS):  # type: ignore[misc]
+class JobQoS(redis.QoS):
     """Counts what is held; `HeldMessages` holds it, so that a job outlives the channel its message came over."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -89,7 +89,7 @@ class JobQoS(redis.QoS):  # type: ignore[misc]
             part.held.acknowledge(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
-    def restore_unacked(self, client: Any = None) -> None:
+    def restore_unacked(self, client: Any = None) -> None:  # noqa: ARG002
         part = self.channel.anyjob
         if part.stop.is_set():  # else the connection was lost, and running jobs are still ours
             part.held.give_back_all()
@@ -99,7 +99,7 @@ class JobQoS(redis.QoS):  # type: ignore[misc]
         """Do nothing: `HeldMessages.tend` does it."""
 
 
-class JobChannel(redis.Channel):  # type: ignore[misc]
+class JobChannel(redis.Channel):
     """Takes by script."""
 
     QoS = JobQoS
@@ -159,7 +159,7 @@ class JobChannel(redis.Channel):  # type: ignore[misc]
         return True
 
 
-class JobTransport(redis.Transport):  # type: ignore[misc]
+class JobTransport(redis.Transport):
     """Celery's `broker_transport` for our messages."""
 
     Channel = JobChannel

@@ -83,7 +83,7 @@ class RedisWalk:
     def _scheduled(self, after: Cursor) -> Iterator[Seen]:
         due, member = after.position, after.mark
         while chunk := self._messages.scheduled.after(due, member, _CHUNK):
-            for member, due, payload in chunk:  # noqa: B007  # the next chunk follows the last of this one
+            for member, due, payload in chunk:  # the next chunk follows the last of this one
                 item = payload.partition(b"\n")[2]
                 yield Seen(Cursor(0, "", due, member), _job(item, JobState.SCHEDULED), f"scheduled {member}", item)
 

@@ -37,7 +37,7 @@ class StopFlag(threading.Event):
         super().set()
 
 
-class StopBound(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery is untyped
+class StopBound(bootsteps.StartStopStep):
     """Bounds Celery's warm shutdown, which waits for running jobs however long they take.
 
     When the time is up the pool's children are killed, what is held goes back uncharged, and the process ends: nothing

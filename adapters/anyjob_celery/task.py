@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -11,10 +12,10 @@ from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
 from celery.utils.log import get_logger
 from celery.worker.strategy import default as celery_strategy
 
-from anyjob_celery.backend import CeleryBackend
 from anyjob.errors import AnyjobError, EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome
+from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
 from anyjob_celery.stopping import StopFlag
 
@@ -30,7 +31,7 @@ class JobAbandonedError(AnyjobError):
     """A job was given up and parked. Raised for Celery's sake, which then shows a failure."""
 
 
-class JobTask(Task):  # type: ignore[misc]  # Celery is untyped
+class JobTask(Task):
     """Runs the job of a message: execute, settle, and only then does Celery acknowledge.
 
     What it raises after settling is how Celery learns the outcome, for its events, results and signals. All that it
@@ -61,7 +62,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery is untyped
         try:
             self.jobs.settle(outcome)
         except EnqueueError as error:
-            logger.error("not settled id=%s: it comes again: %s", request.id, error)
+            logger.error("not settled id=%s: it comes again: %s", request.id, error)  # noqa: TRY400
             raise Reject(error, requeue=True) from error
         _tell_celery(outcome)
 
@@ -70,7 +71,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery is untyped
         try:
             self.jobs.settle(self.executor.refuse(_whole(message), str(why)))
         except EnqueueError as error:
-            logger.error("a foreign message could not be parked: %s", error)
+            logger.error("a foreign message could not be parked: %s", error)  # noqa: TRY400
             message.reject_log_error(logger, connection_errors, requeue=True)
         else:
             message.ack_log_error(logger, connection_errors)
@@ -94,11 +95,14 @@ def job_strategy(task: JobTask, app: Any, consumer: Any, **options: Any) -> Call
     return on_message
 
 
+_EMPTY: Final[Any] = ((), {}, {})
+
+
 class _Opened:
     """A message as Celery is to see it: nothing in its body, and the envelope among the headers."""
 
     content_type = content_encoding = None  # so that nobody decodes
-    body = payload = ((), {}, {})
+    body = payload = _EMPTY
 
     def __init__(self, message: Any) -> None:
         frame = open_frame(message.headers, message.body)
@@ -125,8 +129,6 @@ def _whole(message: Any) -> bytes:
     if item is not None:
         return item
     body = message.body
-    try:
+    with suppress(UnicodeDecodeError):
         body = body if isinstance(body, str) else bytes(body).decode()
-    except (UnicodeDecodeError, TypeError):
-        pass
     return msgspec.json.encode({"headers": message.headers, "body": body}, enc_hook=repr)

@@ -60,7 +60,8 @@ class ScheduledMessages:
 
     def after(self, due: float, member: str, limit: int) -> Sequence[tuple[str, float, bytes]]:
         """Return up to `limit` members with their due time and payload, in their order, after that one."""
-        key, found, offset = scheduled_key(self._namespace), [], 0
+        key, offset = scheduled_key(self._namespace), 0
+        found: list[tuple[str, float]] = []
         while len(found) < limit:
             chunk = self._client.zrangebyscore(key, due, "+inf", start=offset, num=limit, withscores=True)
             found += [(each.decode(), score) for each, score in chunk if (score, each.decode()) > (due, member)]
