@@ -35,6 +35,7 @@ NATIVE = {
     "redis": {"broker_transport_options": {"priority_steps": [0, 1, 2, 3, 4], "global_keyprefix": f"{NAMESPACE}:"}},
     "amqp": {"broker_transport_options": {"confirm_publish": True}},
 }
+ARGUMENTS = {"redis": None, "amqp": {"x-max-priority": 4}}
 
 
 @anyjob.job_name("bench.mail")
@@ -73,14 +74,12 @@ def native_app(transport: str):  # type: ignore[no-untyped-def]
         broker_connection_retry_on_startup=True,
         task_ignore_result=True,
         task_default_queue=f"{NAMESPACE}-native",
-        task_queues=[
-            Queue(f"{NAMESPACE}-native", queue_arguments={"x-max-priority": 4} if transport == "amqp" else None)
-        ],
+        task_queues=[Queue(f"{NAMESPACE}-native", queue_arguments=ARGUMENTS[transport])],
         **NATIVE[transport],
     )
 
     @app.task(name="bench.native")
-    def send(to: str, number: int) -> None:
+    def send(to: str, number: int) -> None:  # noqa: ARG001
         mark(number)
 
     return app, send

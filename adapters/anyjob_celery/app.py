@@ -6,7 +6,6 @@ import sys
 
 from anyjob.current import load_application
 from anyjob.errors import ConfigurationError
-from anyjob_celery.application import make_application
 from anyjob_celery.backend import CeleryBackend
 
 __all__ = ["app"]
@@ -21,4 +20,4 @@ if not isinstance(_backend, CeleryBackend):
         f"Backend {_manager.worker_backend!r} does not run on Celery. Name the one that does: "
         "ANYJOB_WORKER_BACKEND=<alias>, or `anyjob worker --backend <alias>`."
     )
-app = make_application(_backend, _manager.executor, stop_timeout=_manager.worker_options.stop_timeout)
+app = _backend.application(_manager.executor, stop_timeout=_manager.worker_options.stop_timeout)
