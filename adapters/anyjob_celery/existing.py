@@ -61,7 +61,7 @@ class ExistingCeleryBackend(CeleryBackend):
                     f"have a place for jobs that were given up, and task_protocol 2 (it has {conf['task_protocol']})."
                 )
             self.capabilities = _CAPABILITIES[transport](conf, self.app.amqp.queues)
-            self.shelf = make_shelf(self, connection)
+            self.shelf, self._close = make_shelf(self, connection)
         self._levels = _LEVELS[transport](conf)
         if transport == "redis":  # held for longer than this, it would be delivered again
             self.longest_eta = min(self.longest_eta, _visibility_timeout(conf) / 2)
@@ -97,6 +97,10 @@ class ExistingCeleryBackend(CeleryBackend):
                     in_doubt=[ids[number]],
                     rejected=ids[number + 1 :],
                 ) from error
+
+    def close(self) -> None:
+        """Close our own connections; the application's are its own."""
+        self._close()
 
     def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:  # noqa: ARG002  # their jobs stop as ever
         stop = StopFlag()
@@ -192,14 +196,19 @@ _LEVELS: Final[Mapping[str, Callable[[Settings], Mapping[JobPriority, int]]]] = 
 }
 
 
-def _parked_on_redis(backend: ExistingCeleryBackend, connection: Any) -> JobShelf:
+_Shelf = tuple[JobShelf, Callable[[], None]]
+"""With what closes its connections."""
+
+
+def _parked_on_redis(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
     config = backend.config
     client = connect(replace(config, options={}), connection.as_uri(include_password=True))
     parked = ParkedJobs(client, config.namespace, config.clock)
-    return ParkedShelf(parked, resend=backend.resend, clock=config.clock, capabilities=backend.capabilities)
+    shelf = ParkedShelf(parked, resend=backend.resend, clock=config.clock, capabilities=backend.capabilities)
+    return shelf, client.close
 
 
-def _parked_on_amqp(backend: ExistingCeleryBackend, connection: Any) -> JobShelf:
+def _parked_on_amqp(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
     config = backend.config
     address = AmqpAddress(
         host=connection.hostname or "localhost",
@@ -210,7 +219,7 @@ def _parked_on_amqp(backend: ExistingCeleryBackend, connection: Any) -> JobShelf
         tls=bool(connection.ssl),
     )
     links = Links(address, config.enqueue_timeout, {"ssl": connection.ssl} if connection.ssl else {})
-    return AmqpShelf(
+    shelf = AmqpShelf(
         links,
         Publisher(links, config.enqueue_timeout),
         AmqpNames(config.namespace),
@@ -219,9 +228,10 @@ def _parked_on_amqp(backend: ExistingCeleryBackend, connection: Any) -> JobShelf
         clock=config.clock,
         capabilities=backend.capabilities,
     )
+    return shelf, links.close
 
 
-_SHELVES: Final[Mapping[str, Callable[[ExistingCeleryBackend, Any], JobShelf]]] = {
+_SHELVES: Final[Mapping[str, Callable[[ExistingCeleryBackend, Any], _Shelf]]] = {
     "redis": _parked_on_redis,
     "amqp": _parked_on_amqp,
 }
