@@ -161,7 +161,7 @@ class _TakenParkedJob(TakenJob):
 
 def _stored(message: Message) -> StoredJob:
     job_id = message.properties.get("message_id") or f"unnamed-{message.delivery_tag}"
-    body = bytes(message.body)
+    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
     try:
         parked = _decoder.decode(body)
     except UNREADABLE:

@@ -98,7 +98,9 @@ def test_bad_options_are_refused(options: Mapping[str, Any], told: str) -> None:
         own(AMQP, options=options)
 
 
-@pytest.mark.parametrize("url", ["celery+amqp://host//?heartbeat=3", "celery+amqp://a//;amqp://b//", "celery+amqp://h:x/"])
+@pytest.mark.parametrize(
+    "url", ["celery+amqp://host//?heartbeat=3", "celery+amqp://a//;amqp://b//", "celery+amqp://h:x/"]
+)
 def test_urls_that_cant_be_used_are_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"backends\.main\.url"):
         own(url)

@@ -45,7 +45,7 @@ def test_no_argument_is_in_the_headers() -> None:
         b'{"__type__":"uuid","__value__":"no uuid"}',  # kombu makes Python objects of such
         b'{"big":123456789012345678901234567890,"float":1.0e5,"tiny":1e-400,"huge":1e400}',
         b'{"a":"\\u00e9\\ud83d\\ude00","a":  [ 1,2 ]}',
-        "{\"text\":\"é漢\U0001f600\"}".encode(),
+        '{"text":"é漢\U0001f600"}'.encode(),
     ],
 )
 def test_the_envelope_comes_out_to_the_byte(raw: bytes) -> None:

@@ -62,7 +62,9 @@ def celery(world: ServerWorld, *command: str) -> subprocess.CompletedProcess[str
     """Run one of Celery's own commands on a world's application."""
     argv = [sys.executable, "-m", "celery", "-A", "anyjob_celery.app", *command]
     environment = environment_of(world)
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=30, cwd=world.folder)
+    return subprocess.run(
+        argv, env=environment, capture_output=True, text=True, check=False, timeout=30, cwd=world.folder
+    )
 
 
 def test_an_envelope_reaches_the_core_to_the_byte(open_world: Open) -> None:
