@@ -1,4 +1,4 @@
-"""Our delays and Celery's countdown, side by side: how late, who is held up, what survives kill -9, does priority count.
+"""Our delays and Celery's countdown, side by side: how late, who waits, what survives kill -9, does priority count.
 
     python benchmarks/delays_on_celery.py               # both transports, on servers of their own
 

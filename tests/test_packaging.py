@@ -13,7 +13,8 @@ import pytest
 import anyjob
 from anyjob.loader import installed_schemes
 
-_LIBRARIES = {"anyjob_rq": "rq", "anyjob_celery": "celery", "anyjob_celery.existing": "celery"}  # of adapters, which need not be installed
+# Of adapters, which need not be installed.
+_LIBRARIES = {"anyjob_rq": "rq", "anyjob_celery": "celery", "anyjob_celery.existing": "celery"}
 
 MODULES = [
     name

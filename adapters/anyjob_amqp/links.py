@@ -20,6 +20,11 @@ AMQP_ERRORS: Final = (AMQPError, OSError)
 """Whatever py-amqp raises; a timeout is an OSError."""
 
 
+class _Connection(amqp.Connection):  # type: ignore[misc]  # py-amqp is untyped
+    # Without `connection.blocked`: for it py-amqp reads before each publish, and drops the confirmations that it finds.
+    negotiate_capabilities: Final = {"consumer_cancel_notify": True, "authentication_failure_close": True}
+
+
 class Link:
     """One connection, with a channel that confirms. For one thread at a time."""
 
@@ -113,7 +118,7 @@ class Links:
     def connect(self) -> Any:
         """Return a new connection. Half of the timeout is for reaching the host, half for each of its answers."""
         address, half = self._address, self._timeout / 2
-        connection = amqp.Connection(
+        connection = _Connection(
             host=f"{address.host}:{address.port}",
             userid=address.user,
             password=address.password,

@@ -140,7 +140,12 @@ def test_nobody_is_declared_dead_after_an_outage(messages: RedisMessages, monkey
     now = [1000.0]
     monkeypatch.setattr("anyjob_celery.redis_messages.time.monotonic", lambda: now[0])
     swept: list[float] = []
-    monkeypatch.setattr(messages, "sweep", lambda lease: swept.append(lease) or [])  # type: ignore[func-returns-value]
+
+    def sweep(lease: float) -> list[bytes]:
+        swept.append(lease)
+        return []
+
+    monkeypatch.setattr(messages, "sweep", sweep)
     held.tend()
     now[0] += 9
     held.tend()

@@ -48,8 +48,12 @@ def open_world(harness: ServerHarness, tmp_path: Path) -> Iterator[Open]:
     with ExitStack() as stack:
 
         def open_(options: dict[str, Any] | None = None, **settings: Any) -> ServerWorld:
-            backend = {"url": harness.url, "queues": ["default", "a", "b"], "options": options or {}}
-            return stack.enter_context(harness.open(tmp_path, backends={"main": backend}, **settings))
+            world = harness.open(tmp_path, backends={"main": backend_of(options or {})}, **settings)
+            stack.callback(world.close)
+            return world
+
+        def backend_of(options: dict[str, Any]) -> dict[str, Any]:
+            return {"url": harness.url, "queues": ["default", "a", "b"], "options": options}
 
         yield open_
 
