@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 
-_NEEDED = {"core/test_cli.py": ("click", "anyjob[cli]"), "adapters": ("rq", "anyjob[rq]")}
-
-collect_ignore = [path for path, (module, _) in _NEEDED.items() if not importlib.util.find_spec(module)]
+collect_ignore = [] if importlib.util.find_spec("click") else ["core/test_cli.py"]
 
 
 def pytest_report_header() -> list[str]:
-    left_out = [(path, *_NEEDED[path]) for path in collect_ignore]
-    return [f"left out: {path}, for {module} is not installed ({extra})" for path, module, extra in left_out]
+    return [f"left out: {name}, for click is not installed (anyjob[cli])" for name in collect_ignore]
 
 
 @pytest.fixture(autouse=True)

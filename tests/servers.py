@@ -1,80 +1,83 @@
-"""Servers for tests: a shared one that is only used, private ones that may be killed."""
+"""Servers for tests: the shared ones, never stopped or flushed, and private ones that a test may kill."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import Final, Self
 
 import pytest
-import redis
+from redis import Redis
+from redis.exceptions import RedisError
 
-REDIS_URL = os.environ.get("ANYJOB_TEST_REDIS_URL", "redis://localhost:6379/0")
+from anyjob.testing.probes.journal import wait_until
+
+__all__ = ["PrivateRedis", "free_port", "redis_url", "unavailable"]
+
+_REDIS: Final = "redis://localhost:6379/0"
+
+
+def unavailable(why: str) -> None:
+    """Skip the test, with the reason; in CI, where every server is promised, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
 
 
 def redis_url() -> str:
-    """Return the URL of the shared Redis. Without one the test is skipped here, and fails in CI."""
+    """Return the URL of the shared Redis, `ANYJOB_TEST_REDIS_URL`."""
+    url = os.environ.get("ANYJOB_TEST_REDIS_URL", _REDIS)
     try:
-        with redis.Redis.from_url(REDIS_URL, socket_connect_timeout=2, socket_timeout=2) as client:
-            client.ping()
-    except redis.RedisError as error:
-        _do_without(f"no Redis at ANYJOB_TEST_REDIS_URL: {error}")
-    return REDIS_URL
+        Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2).ping()
+    except RedisError as error:
+        unavailable(f"no Redis at ANYJOB_TEST_REDIS_URL: {error}")
+    return url
 
 
 def free_port() -> int:
     """Return a port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str = "the condition") -> None:
-    """Wait on a condition, with a deadline that only a failing test reaches."""
-    deadline = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} never came true"
-        pause.wait(0.005)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 class PrivateRedis:
-    """A redis-server of the test's own, with an append-only file, to be stopped and killed."""
+    """A redis-server of the test's own, which keeps what it was given (AOF) through `kill` and `start`."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, folder: Path) -> None:
         program = shutil.which("redis-server")
         if program is None:
-            _do_without("redis-server is not installed")
+            unavailable("there is no redis-server program to start a private one")
+        self._program = str(program)
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._argv = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory)]
-        self._argv += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", *options]
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Start it, with what it had, and wait until it answers."""
-        self._process = subprocess.Popen(self._argv, stdout=subprocess.DEVNULL)
-        wait_until(self._answers, what="the private Redis")
+        """Start it, and return once it answers."""
+        options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self._folder), "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "everysec", "logfile": "redis.log"}
+        argv = [self._program, *(part for name, value in options.items() for part in (f"--{name}", value))]
+        self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True)
+        wait_until(self._answers, what=f"redis-server to answer at {self.port}")
         return self
 
     def stop(self) -> None:
-        """Let it end in order."""
+        """End it in order: nothing that it was given is lost."""
         self._end(subprocess.Popen.terminate)
 
     def kill(self) -> None:
-        """Kill it with -9."""
+        """End it as `kill -9` does."""
         self._end(subprocess.Popen.kill)
 
-    @contextlib.contextmanager
+    @contextmanager
     def paused(self) -> Iterator[None]:
         """Let it accept and not answer, in the body; what it was sent it does afterwards."""
         assert self._process is not None
@@ -84,16 +87,8 @@ class PrivateRedis:
         finally:
             self._process.send_signal(signal.SIGCONT)
 
-    def client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.kill()
+    def client(self) -> Redis:
+        return Redis.from_url(self.url)
 
     def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
         if self._process is not None:
@@ -102,12 +97,10 @@ class PrivateRedis:
             self._process = None
 
     def _answers(self) -> bool:
-        with contextlib.suppress(redis.RedisError), self.client() as client:
+        client = Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1)
+        try:
             return bool(client.ping())
-        return False
-
-
-def _do_without(why: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(why)
-    pytest.skip(why)
+        except RedisError:
+            return False
+        finally:
+            client.close()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import fakeredis
 import pytest
+from rq_world import World
+from servers import PrivateRedis, redis_url
 
 from anyjob import JobManager, JobRegistry
 from anyjob.backend import BackendConfig
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQSimpleJobWorker
-from tests.adapters.rq_world import World
-from tests.servers import PrivateRedis, redis_url
 
 
 @pytest.fixture
@@ -68,5 +68,6 @@ def world(tmp_path: Path) -> Iterator[World]:
 def private_redis(tmp_path: Path) -> Iterator[PrivateRedis]:
     directory = tmp_path / "redis"
     directory.mkdir()
-    with PrivateRedis(directory) as server:
-        yield server
+    server = PrivateRedis(directory).start()
+    yield server
+    server.kill()

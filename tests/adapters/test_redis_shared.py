@@ -8,14 +8,14 @@ import threading
 import fakeredis
 import pytest
 import redis
+from envelopes import make_envelope
 
 from anyjob import JobEnvelope, SystemClock
 from anyjob.envelope import write_envelope
 from anyjob.outcome import JobFailure
 from anyjob.testing import FakeClock
+from anyjob.testing.probes.journal import wait_until
 from anyjob_redis import ParkedJobs, Presence, RecurringThread
-from tests.adapters.envelopes import make_envelope
-from tests.servers import wait_until
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from typing import Any
 import fakeredis
 import pytest
 import redis
+from envelopes import make_envelope
+from servers import PrivateRedis, free_port
 
 from anyjob import JobManager, JobRegistry
 from anyjob.backend import BackendConfig, NativeCommand
@@ -23,8 +25,6 @@ from anyjob.store import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob.worker import WorkerOptions
 from anyjob_rq import RQBackend, RQJobWorker
-from tests.adapters.envelopes import make_envelope
-from tests.servers import PrivateRedis, free_port
 
 NOW = FakeClock().now()
 

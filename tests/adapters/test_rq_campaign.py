@@ -15,10 +15,11 @@ import pytest
 from rq import Queue, Worker
 from rq.registry import ScheduledJobRegistry
 from rq.serializers import JSONSerializer
+from rq_world import World
+from servers import PrivateRedis
 
 from anyjob.store import JobState
-from tests.adapters.rq_world import World
-from tests.servers import PrivateRedis, wait_until
+from anyjob.testing.probes.journal import wait_until
 
 LONG = os.environ.get("ANYJOB_TEST_LONG") == "1"
 pytestmark = pytest.mark.timeout(300 if LONG else 90)
@@ -112,7 +113,7 @@ def test_workers_killed_at_random_lose_nothing_and_repeat_at_most_what_they_ran(
             running.remove(victim)
             running.append(world.start_worker())
 
-    wait_until(world.is_empty, 60, "the end of all jobs")
+    wait_until(world.is_empty, timeout=60, what="the end of all jobs")
     begun, ended = Counter(line[1] for line in world.ran("begin")), Counter(line[1] for line in world.ran("end"))
     assert set(ended) == {str(number) for number in range(jobs)}
     assert begun.total() - jobs <= kills
@@ -141,7 +142,7 @@ def test_redis_killed_in_the_middle_loses_nothing_and_the_worker_lives(
     let_pass(2)
     private_redis.start()
 
-    wait_until(private.is_empty, 30)
+    wait_until(private.is_empty, timeout=30)
     assert worker.runs
     assert {line[1] for line in private.ran("end")} == {str(number) for number in range(8)}
     assert len(private.ran("say")) == 5
@@ -159,7 +160,7 @@ def test_redis_restarted_in_order_repeats_nothing(private: World, private_redis:
     wait_until(lambda: len(private.ran("end")) > ended)  # it ends while nobody can be told
     private_redis.start()
 
-    wait_until(private.is_empty, 30)
+    wait_until(private.is_empty, timeout=30)
     assert worker.runs
     assert len(private.ran("begin")) == len(private.ran("end")) == 6
     assert "lost" not in worker.output()

@@ -13,18 +13,18 @@ from typing import Any
 import msgspec
 import pytest
 import redis
+from envelopes import make_envelope
 from msgspec import Raw
 from rq import Callback, Queue, Retry
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
+from rq_world import World
 
 from anyjob.envelope import write_envelope
 from anyjob.store import JobFilter, JobState
+from anyjob.testing.probes.journal import wait_until
 from anyjob_rq import EnvelopeSerializer, frame
-from tests.adapters.envelopes import make_envelope
-from tests.adapters.rq_world import World
-from tests.servers import wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -160,7 +160,7 @@ def test_nothing_hostile_runs_all_is_parked_and_the_good_jobs_run(
     world.send("say", word="last")
     worker = world.start_worker()
 
-    wait_until(lambda: world.ran("say", "last"), 20, "the last good job")
+    wait_until(lambda: world.ran("say", "last"), timeout=20, what="the last good job")
     wait_until(world.is_empty)
 
     assert len(ATTACKS) == 17

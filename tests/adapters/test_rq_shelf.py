@@ -8,6 +8,7 @@ from typing import Any
 
 import fakeredis
 import pytest
+from envelopes import make_envelope
 from msgspec.structs import replace
 
 from anyjob import JobManager, JobPriority, JobRegistry
@@ -17,7 +18,6 @@ from anyjob.outcome import JobFailure
 from anyjob.store import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQSimpleJobWorker
-from tests.adapters.envelopes import make_envelope
 
 Send = Callable[..., str]
 

@@ -14,6 +14,7 @@ from typing import Any
 import fakeredis
 import pytest
 import redis
+from envelopes import make_envelope
 from rq import Queue
 from rq.suspension import suspend
 from rq.utils import now as rq_now
@@ -24,7 +25,6 @@ from anyjob.errors import ConfigurationError
 from anyjob.store import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQJobWorker, RQSimpleJobWorker
-from tests.adapters.envelopes import make_envelope
 
 Drain = Callable[..., bool]
 MakeWorker = Callable[..., RQSimpleJobWorker]

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import fakeredis
 import pytest
+from envelopes import make_envelope
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
@@ -25,7 +26,6 @@ from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
 from anyjob.testing import FakeClock
 from anyjob_rq import EnvelopeSerializer, RQBackend, frame
 from anyjob_rq.names import LEVELS, Names
-from tests.adapters.envelopes import make_envelope
 
 NATIVE = "anyjob:mail:high"
 

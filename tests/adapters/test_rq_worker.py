@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from rq.command import send_stop_job_command
 from rq.suspension import resume, suspend
+from rq_world import World
+from servers import PrivateRedis, redis_url
 
 from anyjob import JobPriority
 from anyjob.store import JobFilter, JobState
-from tests.adapters.rq_world import World
-from tests.servers import PrivateRedis, redis_url, wait_until
+from anyjob.testing.probes.journal import wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -51,7 +52,7 @@ def test_a_job_that_ends_its_process_is_lost_and_parked_after_its_limit(world: W
     world.send("end", code=code)
     world.start_worker()
 
-    wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1, 20)
+    wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1, timeout=20)
 
     assert [line[2] for line in world.ran("end")] == ["0", "1", "2", "3", "4", "5"]
     (job,) = world.backend.shelf.scan(JobFilter()).jobs

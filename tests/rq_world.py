@@ -13,14 +13,14 @@ from types import TracebackType
 from typing import Self
 
 import redis
+import rq_jobs
 
 from anyjob import JobManager
 from anyjob.backend import BackendConfig, NativeCommand
 from anyjob.current import default_registry
+from anyjob.testing.probes.journal import wait_until
 from anyjob.worker import WorkerOptions
 from anyjob_rq import RQBackend
-from tests.adapters import rq_jobs
-from tests.servers import wait_until
 
 HERE = Path(__file__).parent
 
@@ -111,7 +111,9 @@ class World:
         worker = WorkerProcess(command, self.environment(stop_timeout) | environ, log)
         self.workers.append(worker)
         if ready:
-            wait_until(lambda: worker.output().count("Listening on") >= concurrency, 15, "a listening worker")
+            wait_until(
+                lambda: worker.output().count("Listening on") >= concurrency, timeout=15, what="a listening worker"
+            )
         return worker
 
     def environment(self, stop_timeout: float = 10.0) -> dict[str, str]:
@@ -122,7 +124,7 @@ class World:
             "ANYJOB_LEASE": str(self.lease),
             "ANYJOB_STOP_TIMEOUT": str(stop_timeout),
             "ANYJOB_TEST_LOG": str(self.log),
-            "PYTHONPATH": str(HERE.parents[1]),
+            "PYTHONPATH": str(HERE),
         }
 
     def send(self, name: str, *, queue: str | None = None, **args: object) -> str:

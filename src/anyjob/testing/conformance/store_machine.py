@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 from msgspec import Raw
 from msgspec.structs import replace
 
-from anyjob import InMemoryJobStore, JobEnvelope, JobFailure, JobFilter, JobPriority, JobState
-from anyjob.envelope import read_envelope, write_envelope
-from anyjob.outcome import Abandoned, Completed, Retry
-from anyjob.store import JobClaim
-from anyjob.testing import FakeClock
+from anyjob.clock import Clock
+from anyjob.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
+from anyjob.outcome import Abandoned, Completed, JobFailure, Retry
+from anyjob.store import JobClaim, JobFilter, JobState, JobStore
+from anyjob.testing.clock import FakeClock
+
+__all__ = ["StoreMachine"]
 
 QUEUES = ["a", "b"]
 LEASE = timedelta(seconds=60)
@@ -37,10 +39,17 @@ class Model:
 
 
 class StoreMachine(RuleBasedStateMachine):
+    """Subclass it, say by `make_store` what it drives, and hand `TheMachine.TestCase` to pytest or unittest."""
+
+    @abstractmethod
+    def make_store(self, clock: Clock) -> JobStore:
+        """Return an empty store whose time is `clock`'s."""
+        raise NotImplementedError
+
     def __init__(self) -> None:
         super().__init__()
         self.clock = FakeClock()
-        self.store = InMemoryJobStore(self.clock)
+        self.store = self.make_store(self.clock)
         self.jobs: dict[str, Model] = {}
         self.inserted = 0
         self.tokens: set[int] = set()
@@ -202,7 +211,3 @@ class StoreMachine(RuleBasedStateMachine):
     def the_next_due_time_is_known(self) -> None:
         free = [job.due() for job in self.jobs.values() if job.state == "free" and not job.parked]
         assert self.store.next_due_at(None) == min(free, default=None)
-
-
-StoreMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
-TestStoreMachine = StoreMachine.TestCase

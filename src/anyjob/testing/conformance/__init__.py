@@ -1,0 +1,50 @@
+"""The conformance kit: what every backend and every store must do, as tests that an adapter's own test module runs.
+
+    class TestMyBackend(BackendConformance):
+        @classmethod
+        def make_harness(cls, tmp_path_factory): ...
+
+A declared feature turns its tests on; where it is not declared, the same tests see that the call is refused.
+"""
+
+import pytest
+
+_SUITES = ("crashes", "delay", "fixtures", "harness", "names", "order", "outages", "retries", "runs", "shelf", "store")
+pytest.register_assert_rewrite(*(f"{__name__}.{each}" for each in _SUITES))
+
+from anyjob.testing.conformance.crashes import CrashesConformance  # noqa: E402  # rewritten, so that failures explain
+from anyjob.testing.conformance.delay import DelayConformance  # noqa: E402
+from anyjob.testing.conformance.harness import BackendHarness, WorkerHandle, World  # noqa: E402
+from anyjob.testing.conformance.in_process import InProcessHarness  # noqa: E402
+from anyjob.testing.conformance.names import NamesConformance  # noqa: E402
+from anyjob.testing.conformance.order import OrderConformance  # noqa: E402
+from anyjob.testing.conformance.outages import OutagesConformance  # noqa: E402
+from anyjob.testing.conformance.processes import ServerHarness, ServerWorld  # noqa: E402
+from anyjob.testing.conformance.retries import RetriesConformance  # noqa: E402
+from anyjob.testing.conformance.runs import RunsConformance  # noqa: E402
+from anyjob.testing.conformance.shelf import ShelfConformance  # noqa: E402
+from anyjob.testing.conformance.store import StoreConformance  # noqa: E402
+
+__all__ = [
+    "BackendConformance",
+    "BackendHarness",
+    "InProcessHarness",
+    "ServerHarness",
+    "ServerWorld",
+    "StoreConformance",
+    "WorkerHandle",
+    "World",
+]
+
+
+class BackendConformance(
+    RunsConformance,
+    OrderConformance,
+    DelayConformance,
+    RetriesConformance,
+    NamesConformance,
+    CrashesConformance,
+    OutagesConformance,
+    ShelfConformance,
+):
+    """Everything that a backend must do. Subclass it and say by `make_harness` what it is to be run on."""

@@ -1,0 +1,168 @@
+"""Workers are killed, stopped and share their work; jobs take their processes along. Nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+from anyjob.backend import BackendConfig
+from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised, slow
+from anyjob.testing.conformance.harness import BackendHarness, World
+from anyjob.testing.probes.jobs import NAME, Fatal
+from anyjob.testing.probes.journal import wait_until
+
+__all__ = ["CrashesConformance"]
+
+DEFAULT_LEASE = BackendConfig(alias="x", url="memory:").lease
+SLACK = 3.0
+"""Seconds for a new process to start and for a machine that has other things to do."""
+
+
+class CrashesConformance(KitFixtures):
+    """At least once, whatever happens to the worker."""
+
+    def test_a_killed_workers_job_runs_again(self, world: World) -> None:
+        _kill_in_the_middle(world)
+
+    def test_the_declared_bound_holds_by_default(self, harness: BackendHarness, tmp_path: Path) -> None:
+        slow()
+        with harness.open(tmp_path, lease=DEFAULT_LEASE) as world:
+            _kill_in_the_middle(world)
+
+    def test_a_crash_is_counted_apart_from_the_tries(self, world: World) -> None:
+        gate = world.new_gate()
+        world.manager.enqueue(world.probe("a", gate=str(gate)))
+        for number in range(2):
+            worker = world.start_worker()
+            world.journal.wait(number + 1, "begin", timeout=30)
+            worker.kill()
+        gate.touch()
+        world.start_worker()
+        world.journal.wait(3, "begin", timeout=30)
+        last = world.journal.entries("begin")[-1]
+        counted = world.can.exact_loss_count
+        assert last.try_count == 1
+        assert last.lost_count == 2 if counted else last.lost_count >= 2
+
+    @needs("parked jobs")
+    def test_a_job_that_kills_its_process_is_parked(self, *, world: World) -> None:
+        promised(world, lambda can: can.redelivery_bound is not None, "when a crash is noticed")
+        if world.threaded:
+            world.manager.enqueue(world.probe("fatal", gate=str(world.new_gate())))
+            for number in range(2):
+                worker = world.start_worker(max_losses=1)
+                world.journal.wait(number + 1, "begin")
+                worker.kill()
+        else:
+            world.manager.enqueue(Fatal(str(world.journal.path), "fatal"))
+        world.start_worker(max_losses=1)
+        (parked,) = world.wait_parked(timeout=60)
+        assert parked.failure is not None
+        assert "JobLostError" in parked.failure.error_type
+        assert parked.envelope is not None
+        assert parked.envelope.try_count == 0
+        begun = len(world.journal.entries("begin", "fatal"))
+        assert begun == 2 if world.can.exact_loss_count else begun <= 2
+        world.enqueue("sentinel")
+        world.journal.wait(1, "end", "sentinel", timeout=30)
+
+    def test_a_stopped_worker_finishes_its_job_and_begins_no_other(self, world: World) -> None:
+        worker = world.start_worker()
+        gate = world.new_gate()
+        world.manager.enqueue(world.probe("running", gate=str(gate)))
+        world.journal.wait(1, "begin")
+        world.enqueue("waiting")
+        worker.terminate()
+        world.manager.enqueue(world.probe("late"))
+        gate.touch()
+        worker.wait()
+        ends = world.journal.entries("end")
+        assert [each.label for each in ends] == ["running"]
+        assert (ends[0].try_count, ends[0].lost_count) == (1, 0)
+        world.start_worker()
+        world.journal.wait(3)
+        assert world.journal.begun() == ["running", "waiting", "late"]
+        assert {each.lost_count for each in world.journal.entries()} <= ({0} if world.can.exact_loss_count else {0, 1})
+
+    def test_a_job_sees_that_its_worker_stops(self, world: World) -> None:
+        worker = world.start_worker()
+        world.manager.enqueue(world.probe("a", gate=str(world.new_gate()), heeds_stop=True))
+        world.journal.wait(1, "begin")
+        worker.stop()
+        (end,) = world.journal.entries("end")
+        assert end.data is True
+
+    def test_a_job_that_outlasts_the_stop_goes_back_uncharged(self, world: World) -> None:
+        worker = world.start_worker(stop_timeout=0.5)
+        gate = world.new_gate()
+        world.manager.enqueue(world.probe("a", gate=str(gate)))
+        world.journal.wait(1, "begin")
+        worker.stop()
+        gate.touch()
+        world.start_worker()
+        world.journal.wait(2, "begin", timeout=30)
+        again = world.journal.entries("begin")[-1]
+        assert again.try_count == 1
+        assert again.lost_count == 0 if world.can.exact_loss_count else again.lost_count <= 1
+
+    def test_two_workers_share_the_jobs(self, world: World) -> None:
+        labels = [f"{number}" for number in range(150)]
+        world.manager.enqueue_many([world.probe(label) for label in labels])
+        for _ in range(2):
+            world.start_worker()
+        world.journal.wait(150, timeout=60)
+        world.enqueue("sentinel")
+        world.journal.wait(1, "end", "sentinel")
+        begun = Counter(world.journal.begun())
+        assert begun == Counter([*labels, "sentinel"])
+
+    def test_concurrency_runs_jobs_at_the_same_time(self, world: World) -> None:
+        world.start_worker(concurrency=2)
+        gate = world.new_gate()
+        world.manager.enqueue_many([world.probe(label, gate=str(gate)) for label in ("a", "b")])
+        world.journal.wait(2, "begin")
+        gate.touch()
+        world.journal.wait(2)
+
+    def test_an_idle_workers_death_costs_nothing(self, world: World) -> None:
+        worker, _ = world.start_worker(), world.start_worker()
+        world.enqueue("first")
+        world.journal.wait(1)
+        worker.kill()
+        labels = [f"{number}" for number in range(20)]
+        world.enqueue(*labels)
+        world.journal.wait(21)
+        assert sorted(world.journal.begun()) == sorted(["first", *labels])
+
+    def test_kills_between_many_jobs_lose_none(self, world: World) -> None:
+        labels = [f"{number}" for number in range(60)]
+        world.manager.enqueue_many([world.probe(label) for label in labels])
+        for number in range(1, 4):
+            worker = world.start_worker()
+            world.journal.wait(number * 15, timeout=30)
+            worker.kill()
+        world.start_worker()
+        world.journal.wait(60, "end", timeout=30)
+        wait_until(lambda: set(world.journal.begun()) == set(labels), timeout=30, what="every job")
+        world.enqueue("sentinel")
+        world.journal.wait(1, "end", "sentinel")
+        repeated = len(world.journal.entries("begin")) - 1 - len(labels)
+        assert repeated <= 3, f"{repeated} repeats in 3 kills"
+
+
+def _kill_in_the_middle(world: World) -> None:
+    promised(world, lambda can: can.redelivery_bound is not None, "when a crash is noticed")
+    bound = (world.can.redelivery_bound or timedelta()).total_seconds() + SLACK
+    gate = world.new_gate()
+    worker = world.start_worker()
+    job_id = world.manager.enqueue(world.probe("a", gate=str(gate)))
+    world.journal.wait(1, "begin")
+    died = time.time()
+    worker.kill()
+    world.start_worker()
+    gate.touch()
+    _, again = world.journal.wait(2, "begin", timeout=3 * bound)
+    assert again.at - died <= bound
+    assert (again.id, again.name, again.try_count, again.lost_count) == (job_id, f"{NAME}.probe", 1, 1)

@@ -1,0 +1,152 @@
+"""Worlds on a server: a namespace of its own, and `anyjob worker` as its users start it, in processes to be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from anyjob.current import default_registry
+from anyjob.envelope import QUEUE_NAME
+from anyjob.host import build
+from anyjob.manager import JobManager
+from anyjob.settings import load_settings
+from anyjob.testing.conformance.harness import JOBS, SHORT, BackendHarness, WorkerHandle, World
+from anyjob.testing.probes.journal import Journal, wait_until
+
+__all__ = ["ServerHarness", "ServerWorld", "WorkerProcess", "descendants"]
+
+QUEUES: Final = ("default", "a", "b")
+ENQUEUE_TIMEOUT: Final = 2.0
+
+
+class WorkerProcess(WorkerHandle):
+    """A command that was started as a process group of its own; what it prints goes to the file `log`."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                argv, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        for pid in (*descendants(self.process.pid), self.process.pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
+
+    def terminate(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self, timeout: float = 20.0) -> None:
+        wait_until(lambda: self.process.poll() is not None, timeout=timeout, what=self._told)
+
+    def _told(self) -> str:
+        return f"the worker to stop; it said:\n{self.log.read_text(errors='replace')[-3000:]}"
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the process ids of all children of a process, and of theirs."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout  # noqa: S607
+    parents = [(int(child), int(parent)) for child, parent in (line.split() for line in listed.splitlines())]
+    found = [pid]
+    for each in found:
+        found.extend(child for child, parent in parents if parent == each)
+    return found[1:]
+
+
+class ServerWorld(World):
+    """A namespace on a server. An adapter's own subclass says how messages get in past the core and what to remove."""
+
+    def __init__(self, url: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.url = url
+        self.folder = folder
+        self.namespace = f"kit{secrets.token_hex(6)}"
+        self.journal = Journal(folder / "journal")
+        self._settings = {
+            "backends": {"main": {"url": url, "queues": list(QUEUES)}},
+            "namespace": self.namespace,
+            **SHORT,
+            **settings,
+        }
+        self._workers: list[WorkerProcess] = []
+        self.manager = _manager_of({}, self._write(JOBS))
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Remove everything under `namespace` from the server."""
+
+    def start_worker(
+        self,
+        *,
+        queues: Sequence[str] | None = None,
+        concurrency: int = 1,
+        imports: Sequence[str] = (JOBS,),
+        **settings: Any,
+    ) -> WorkerHandle:
+        file = self._write(*imports, **settings)
+        argv = [sys.executable, "-m", "anyjob", "--config", str(file), "worker", "-c", str(concurrency)]
+        if queues is not None:
+            argv += ["-Q", ",".join(queues)]
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("ANYJOB_")}
+        # What a worker's coverage of a user's own would add to the environment stays; programs are found beside python.
+        plain["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), plain.get("PATH", "")])
+        worker = WorkerProcess(argv, plain, self.folder / f"worker-{len(self._workers)}.log")
+        self._workers.append(worker)
+        return worker
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        self.clear()
+        self.manager.close()
+
+    def _write(self, *imports: str, **settings: Any) -> Path:
+        assert QUEUE_NAME.fullmatch(self.namespace)
+        said = {"imports": list(imports), **self._settings, **settings}
+        file = self.folder / f"anyjob-{len(list(self.folder.glob('anyjob-*')))}.toml"
+        file.write_text("\n".join(f"{key} = {_toml(value)}" for key, value in said.items()), encoding="utf-8")
+        return file
+
+
+class ServerHarness(BackendHarness):
+    """Opens `ServerWorld`s on the server at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @abstractmethod
+    def open(self, folder: Path, **settings: Any) -> ServerWorld: ...
+
+    @abstractmethod
+    def url_at(self, host: str, port: int) -> str:
+        """Return the URL of a server of the same kind at another address."""
+
+    def unreachable(self, host: str, port: int) -> JobManager:
+        return _manager_of({"backends": {"main": self.url_at(host, port)}, "enqueue_timeout": ENQUEUE_TIMEOUT})
+
+
+def _manager_of(given: Mapping[str, Any], file: Path | None = None) -> JobManager:
+    """Return the manager that settings describe, and nothing of the environment."""
+    settings = load_settings(given, environ={}, directory=Path("/"), config=file)
+    assert settings is not None
+    return build(settings, registry=default_registry)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)  # numbers, strings and booleans are spelt alike
