@@ -149,9 +149,8 @@ class World:
     ) -> None:
         for worker in self.workers:
             worker.kill()
-        if error is not None:
-            for worker in self.workers:
-                sys.stderr.write(worker.output())
+        for worker in self.workers:
+            sys.stderr.write(worker.output())  # pytest shows it if the test failed
         self.manager.close()
         with contextlib.suppress(redis.RedisError):
             self._clear()
