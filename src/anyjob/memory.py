@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from operator import attrgetter
 
 from msgspec import Struct
@@ -37,7 +38,6 @@ class InMemoryJobStore(JobStore):
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
-        self._ids = JobIds()  # for what is parked without one
         self._lock = threading.Lock()
         self._buffer = bytearray(1024)
         self._sequence = itertools.count(1)
@@ -167,6 +167,10 @@ class InMemoryJobStore(JobStore):
             for row in self._rows.values():
                 counts[self._state(row, now)] += 1
         return counts
+
+    @cached_property
+    def _ids(self) -> JobIds:
+        return JobIds()  # for what is parked without one: seldom
 
     def _row(self, envelope: JobEnvelope) -> JobRow:
         raw = write_envelope_tightly(envelope, self._buffer)
