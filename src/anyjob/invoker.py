@@ -74,6 +74,11 @@ class JobInvoker:
         else:
             await self._limited(self._acall(configuration.job, args), configuration.time_limit)
 
+    def close(self) -> None:
+        """End the threads of async jobs and of time limits, if there are any. Later jobs start them anew."""
+        self.loop.close()
+        self._limits.close()
+
     def _call(self, job: type[Any] | JobFunction, args: Any) -> None:
         if isinstance(job, JobFunction):
             result = job.call(args)

@@ -35,6 +35,7 @@ from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.routing import JobBackends, JobRoute, JobRouter, JobWiring, OffLoop
 from anyjob.serializer import JobSerializer, JsonJobSerializer
+from anyjob.upgrades import ARGS_VERSION_HEADER
 from anyjob.worker import JobWorker, WorkerOptions
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ class JobManager:
     def _prepare(self, configuration: JobConfiguration, args: object, options: EnqueueOptions) -> JobEnvelope:
         data = self._serializer.serialize(args, configuration.args_type)
         now = self._wiring.clock.now()
-        if not options:
+        if not options and not configuration.upgrades:
             return JobEnvelope(
                 ENVELOPE_VERSION,
                 self._ids.new(now),
@@ -303,7 +304,7 @@ class JobManager:
             created_at=now,
             first_due_at=due or now,
             due_at=due,
-            headers=dict(options.get("headers") or {}),
+            headers=_headers(configuration, options),
         )
 
     def _prepare_many(self, items: Iterable[object], options: EnqueueOptions) -> list[JobEnvelope]:
@@ -409,6 +410,13 @@ def _told_in_full(
     )
     full.__cause__ = error
     return full
+
+
+def _headers(configuration: JobConfiguration, options: EnqueueOptions) -> Mapping[str, str]:
+    headers = dict(options.get("headers") or {})
+    if configuration.upgrades:
+        headers[ARGS_VERSION_HEADER] = str(configuration.args_version)
+    return headers
 
 
 def _checked(envelope: JobEnvelope) -> JobEnvelope:

@@ -40,8 +40,9 @@ class EnqueuedJob:
     @property
     def args(self) -> Any:
         """The arguments, decoded as for the job, anew each time. Raises `InvalidArgsError` if they can't be."""
-        args_type = self.configuration.args_type if self.configuration else Any
-        return self.serializer.deserialize(self.envelope.args, args_type)
+        if self.configuration is None:
+            return self.serializer.deserialize(self.envelope.args, Any)
+        return self.configuration.decode(self.envelope, self.serializer)
 
     @property
     def queue(self) -> str:

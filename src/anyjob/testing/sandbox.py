@@ -27,6 +27,7 @@ from anyjob.testing.record import JobRecord, JobWatcher, WatchedObservers
 from anyjob.testing.runner import JobLine, SandboxRunner
 from anyjob.testing.sandbox_backend import SandboxBackend, SandboxStore, capabilities_of
 from anyjob.testing.sandbox_clock import SandboxClock
+from anyjob.upgrades import ARGS_VERSION_HEADER
 from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = ["JobSandbox", "in_memory"]
@@ -190,11 +191,18 @@ class JobSandbox(JobAssertions):
         return self._faults.delivered_twice(Fault(at, self._concerns(job)))
 
     def receive(
-        self, name: str, payload: object, *, headers: Mapping[str, str] | None = None, manager: JobManager | None = None
+        self,
+        name: str,
+        payload: object,
+        *,
+        args_version: int = 0,
+        headers: Mapping[str, str] | None = None,
+        manager: JobManager | None = None,
     ) -> str:
         """Put a message on the queue as code of another version sent it, unchecked; return its id.
 
-        `manager` is whose backend gets it; default is the one in force.
+        `args_version` is how many of the job's `upgrades` that code had. `manager` is whose backend gets it; default is
+        the one in force.
         """
         now, wiring = self.now(), self.wiring_of(manager or get_manager())
         envelope = JobEnvelope(
@@ -206,7 +214,7 @@ class JobSandbox(JobAssertions):
             priority=JobPriority.NORMAL,
             created_at=now,
             first_due_at=now,
-            headers=dict(headers or {}),
+            headers={**(headers or {}), **({ARGS_VERSION_HEADER: str(args_version)} if args_version else {})},
         )
         backend = wiring.router.target_of(envelope).backend
         line = next(line for line in self._lines if line.backend is backend)
