@@ -85,13 +85,13 @@ def redirect(wiring_of: Callable[[JobManager], JobWiring]) -> Iterator[None]:
     """
     with _lock:
         _redirects.append(wiring_of)
-        JobManager.redirect = wiring_of
+        JobManager.redirect(wiring_of)
     try:
         yield
     finally:
         with _lock:
             _redirects.remove(wiring_of)
-            JobManager.redirect = _redirects[-1] if _redirects else None
+            JobManager.redirect(_redirects[-1] if _redirects else None)
 
 
 def load_application(app: str | None = None) -> JobManager:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from msgspec import Raw
 
@@ -57,6 +57,8 @@ class JobManager:
     `worker_options` are those of the workers made here, unless they are told others.
     With `enqueue_only`, no worker starts here.
     """
+
+    _wiring: JobWiring
 
     def __init__(
         self,
@@ -104,9 +106,7 @@ class JobManager:
         self._make_router = partial(JobRouter, default=self.default, routes=routes, queues=queues or {})
         self._own = self._wire(own, clock or SystemClock(), self.observers, self._in_thread)
         self._own.router.refuse_unknown_alias(self.worker_backend)
-
-    redirect: ClassVar[Callable[[JobManager], JobWiring] | None] = None
-    """Where the jobs of all managers go instead, for the length of a test; set by `anyjob.current` alone."""
+        vars(self)["_wiring"] = self._own  # beneath a redirect that may be in force already
 
     def rewired(
         self, make: Callable[[str], JobBackend], *, clock: Clock, observers: JobObservers, off_loop: OffLoop
@@ -120,10 +120,16 @@ class JobManager:
         router = self._make_router(backends, executor=executor)
         return JobWiring(clock, backends, executor, router, observers, off_loop)
 
-    @property
-    def _wiring(self) -> JobWiring:
-        redirect = JobManager.redirect
-        return self._own if redirect is None else redirect(self)
+    @classmethod
+    def redirect(cls, wiring_of: Callable[[JobManager], JobWiring] | None) -> None:
+        """Let another wiring stand behind every manager, or again its own; for `anyjob.current.redirect` alone.
+
+        A property of the class goes before what the managers hold themselves, so whoever never redirects pays nothing.
+        """
+        if wiring_of is not None:
+            cls._wiring = property(wiring_of)  # type: ignore[assignment]
+        elif "_wiring" in vars(cls):
+            del cls._wiring
 
     @property
     def backends(self) -> JobBackends:

@@ -4,6 +4,7 @@ from anyjob.testing.case import JobSandboxMixin
 from anyjob.testing.clock import FakeClock
 from anyjob.testing.record import AbandonedJob, EnqueuedJob, RanJob
 from anyjob.testing.sandbox import JobSandbox, in_memory
+from anyjob.testing.wire import assert_wire_unbroken
 
 __all__ = [
     "AbandonedJob",
@@ -12,5 +13,6 @@ __all__ = [
     "JobSandbox",
     "JobSandboxMixin",
     "RanJob",
+    "assert_wire_unbroken",
     "in_memory",
 ]
