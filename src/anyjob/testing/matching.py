@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from anyjob.envelope import JobPriority
 from anyjob.errors import InvalidArgsError, InvalidOptionError, UnknownJobError, did_you_mean
-from anyjob.job import FunctionJob
+from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob
 from anyjob.registry import JobConfiguration
 from anyjob.serializer import refuse_unknown_fields
 from anyjob.signature import JobFunction
@@ -66,9 +66,8 @@ class JobExpectation:
         meant = [configuration for configuration in known if self.means(configuration)]
         for configuration in meant:
             _refuse_impossible(configuration, args)
-        if isinstance(job, str) and not meant:
-            names = [configuration.name for configuration in known]
-            raise UnknownJobError(f"No job here is named {job!r}.{did_you_mean(job, names)}")
+        if not meant:
+            self._refuse_unknown(known)
 
     def differences(self, seen: EnqueuedJob) -> list[Difference]:
         """Return in what `seen` differs; nothing if it is what is meant."""
@@ -101,6 +100,17 @@ class JobExpectation:
             job = configuration.job
             return isinstance(job, JobFunction) and job.function is getattr(self.job, "__wrapped__", None)
         return self.job is configuration.job or self.job is configuration.declared_args_type
+
+    def _refuse_unknown(self, known: Sequence[JobConfiguration]) -> None:
+        """Raise unless the job may be one of a registry that no manager used yet."""
+        if isinstance(self.job, str):
+            names = [configuration.name for configuration in known]
+            raise UnknownJobError(f"No job here is named {self.job!r}.{did_you_mean(self.job, names)}")
+        if isinstance(self.job, type) and not issubclass(self.job, BackgroundJob | AsyncBackgroundJob):
+            raise UnknownJobError(
+                f"{self.name} is neither a job nor the args type of one in the default registry, or in that of a "
+                "manager which this test used. Name the job itself."
+            )
 
 
 class Plain(str):

@@ -107,7 +107,9 @@ class JobWatcher(JobObserver):
         self.registry = registry
         self._record = record
         self._enqueued = enqueued
-        self._known: dict[str, EnqueuedJob] = {}
+        self._known: dict[
+            tuple[str, bytes], EnqueuedJob
+        ] = {}  # by id and arguments: not every backend's ids are unique
 
     def enqueued(self, envelope: JobEnvelope) -> None:
         self._enqueued(envelope)
@@ -120,7 +122,7 @@ class JobWatcher(JobObserver):
             configuration=self.registry.find(envelope.name),
             serializer=self.executor.serializer,
         )
-        self._known[envelope.id] = seen
+        self._known[_key(envelope)] = seen
         if enqueued:
             self._record.enqueued.append(seen)
 
@@ -132,11 +134,11 @@ class JobWatcher(JobObserver):
 
     def abandoned(self, outcome: Abandoned) -> None:
         if outcome.envelope is not None:
-            facts = _facts(self._known[outcome.envelope.id])
+            facts = _facts(self._known[_key(outcome.envelope)])
             self._record.abandoned.append(AbandonedJob(**facts, error=outcome.error, failure=outcome.failure))
 
     def _ended(self, job: JobExecutionContext, error: BaseException | None, next_try_at: datetime | None) -> None:
-        facts = _facts(self._known[job.id])
+        facts = _facts(self._known[_key(job._envelope)])  # noqa: SLF001  # kept from jobs, not from us
         self._record.ran.append(RanJob(**facts, try_count=job.try_count, error=error, next_try_at=next_try_at))
 
 
@@ -150,3 +152,7 @@ class WatchedObservers(JobObservers):
     def tell(self, event: str, *facts: Any) -> None:
         JobObservers(self[:-1]).tell(event, *facts)
         getattr(self[-1], event)(*facts)
+
+
+def _key(envelope: JobEnvelope) -> tuple[str, bytes]:
+    return envelope.id, bytes(envelope.args)

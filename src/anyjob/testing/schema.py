@@ -1,186 +1,165 @@
-"""Whether all data that fitted one JSON schema still fits another: as far as msgspec and pydantic write schemas."""
+"""The JSON schema of a job's arguments, written so that a snapshot stays the same from one library version to the next.
+
+msgspec's own can't be used: it shows a datetime as any string.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from msgspec import json
+from msgspec import inspect
 
-__all__ = ["narrowings", "schema_of"]
-
-Schema = Mapping[str, Any]
-
-_PROSE: Final = frozenset({"title", "description", "default", "examples", "$comment"})
-_LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
-_UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
-_SAME: Final = ("format", "pattern", "multipleOf", "uniqueItems", "contentEncoding")
+__all__ = ["schema_of"]
 
 
 def schema_of(args_type: Any) -> dict[str, Any]:
-    """Return the JSON schema of a job's arguments, without the words in it."""
-    schema: dict[str, Any] = _without_prose(_schema_of(args_type))
-    return schema
+    """Return the JSON schema of a job's arguments, without titles, texts and default values."""
+    writer = _Writer()
+    schema = writer.write(inspect.type_info(args_type))
+    return {**schema, "$defs": writer.definitions} if writer.definitions else schema
 
 
-def narrowings(old: Schema, new: Schema, path: str = "args") -> Iterator[str]:
-    """Yield, with its path, each way in which data of the old schema may no longer fit the new one, or be lost."""
-    yield from _Comparison(old.get("$defs", {}), new.get("$defs", {})).narrowed(old, new, path)
+class _Writer:
+    """Writes types where they are used; only one that holds itself is a definition."""
+
+    def __init__(self) -> None:
+        self.definitions: dict[str, Any] = {}
+        self._under_way: list[str] = []
+        self._recursive: set[str] = set()
+
+    def write(self, info: Any) -> dict[str, Any]:
+        for kinds, write in _WRITERS.items():
+            if isinstance(info, kinds):
+                return write(self, info)
+        return {}
+
+    def plain(self, info: Any) -> dict[str, Any]:
+        limits = {key: getattr(info, name, None) for name, key in _LIMITS.items()}
+        return {**_PLAIN[type(info)], **{key: value for key, value in limits.items() if value is not None}}
+
+    def choice(self, info: Any) -> dict[str, Any]:
+        values = [each.value for each in info.cls] if isinstance(info, inspect.EnumType) else info.values
+        return {"enum": sorted(values, key=repr)}
+
+    def union(self, info: Any) -> dict[str, Any]:
+        return {"anyOf": [self.write(each) for each in info.types]}
+
+    def metadata(self, info: Any) -> dict[str, Any]:
+        return self.write(info.type)
+
+    def array(self, info: Any) -> dict[str, Any]:
+        bounds = {"minItems": info.min_length, "maxItems": info.max_length}
+        return {
+            "type": "array",
+            "items": self.write(info.item_type),
+            **{key: value for key, value in bounds.items() if value is not None},
+        }
+
+    def tuple(self, info: Any) -> dict[str, Any]:
+        fields = getattr(info, "fields", ())
+        types = [field.type for field in fields] if fields else info.item_types
+        return {
+            "type": "array",
+            "prefixItems": [self.write(each) for each in types],
+            "minItems": sum(field.required for field in fields) if fields else len(types),
+            "maxItems": len(types),
+        }
+
+    def mapping(self, info: Any) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": self.write(info.value_type)}
+
+    def record(self, info: Any) -> dict[str, Any]:
+        if getattr(info, "array_like", False):
+            return self.tuple(info)
+        return self._named(info.cls.__qualname__, lambda: self._fields(info))
+
+    def custom(self, info: Any) -> dict[str, Any]:
+        """Describe what msgspec doesn't know; what can't be told fits everything."""
+        cls = info.cls
+        if isinstance(cls, type) and issubclass(cls, os.PathLike):
+            return {"type": "string"}
+        if not hasattr(cls, "model_json_schema"):
+            return {}
+        whole = cls.model_json_schema()
+        return self._named(cls.__qualname__, lambda: self._rewritten(whole, whole.get("$defs", {})))
+
+    def _fields(self, info: Any) -> dict[str, Any]:
+        properties = {field.encode_name: self.write(field.type) for field in info.fields}
+        required = [field.encode_name for field in info.fields if field.required]
+        if getattr(info, "tag", None) is not None:
+            properties[info.tag_field] = {"enum": [info.tag]}
+            required.append(info.tag_field)
+        return {"type": "object", "properties": properties, "required": sorted(required)}
+
+    def _named(self, name: str, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if name in self._under_way:
+            self._recursive.add(name)
+            return {"$ref": f"#/$defs/{name}"}
+        self._under_way.append(name)
+        schema = write()
+        self._under_way.pop()
+        if name in self._recursive:
+            self.definitions[name] = schema
+        return schema
+
+    def _rewritten(self, schema: Any, definitions: Mapping[str, Any]) -> Any:
+        """Return a schema of pydantic's in the same form: without words, its definitions where they are used."""
+        if isinstance(schema, list):
+            return [self._rewritten(each, definitions) for each in schema]
+        if not isinstance(schema, Mapping):
+            return schema
+        if "$ref" in schema:
+            name = schema["$ref"].rpartition("/")[2]
+            return self._named(name, lambda: self._rewritten(definitions[name], definitions))
+        return {
+            key: {name: self._rewritten(each, definitions) for name, each in value.items()}
+            if key == "properties"
+            else self._rewritten(value, definitions)
+            for key, value in schema.items()
+            if key not in _LEFT_OUT
+        }
 
 
-class _Comparison:
-    def __init__(self, old_definitions: Schema, new_definitions: Schema) -> None:
-        self._old = old_definitions
-        self._new = new_definitions
-        self._under_way: set[tuple[str, str]] = set()
+_LEFT_OUT: Final = frozenset({"title", "description", "default", "examples", "discriminator", "$defs"})
 
-    def narrowed(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
-        pair = (str(old.get("$ref")), str(new.get("$ref")))
-        if "None" not in pair:
-            if pair in self._under_way:  # a type that holds itself
-                return
-            self._under_way.add(pair)
-        old, new = _resolved(old, self._old), _resolved(new, self._new)
-        old_members, new_members = _members(old), _members(new)
-        if len(old_members) == len(new_members) == 1:
-            yield from self._member_narrowed(old_members[0], new_members[0], path)
-            return
-        for member in old_members:
-            if not any(self._fits(member, other) for other in new_members):
-                yield f"{path}: {_kind(_resolved(member, self._old))} is no longer accepted"
-
-    def _fits(self, old: Schema, new: Schema) -> bool:
-        comparison = _Comparison(self._old, self._new)
-        comparison._under_way = set(self._under_way)
-        return not any(True for _ in comparison.narrowed(old, new, ""))
-
-    def _member_narrowed(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
-        if not _constraints(new):
-            return
-        if not _same_kind(old, new):
-            yield f"{path}: was {_kind(old)}, is {_kind(new)}"
-            return
-        yield from _bounds_narrowed(old, new, path)
-        if new.get("type") == "object":
-            yield from self._object_narrowed(old, new, path)
-        if new.get("type") == "array":
-            yield from self._array_narrowed(old, new, path)
-
-    def _object_narrowed(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
-        had, has = old.get("properties", {}), new.get("properties", {})
-        rest = new.get("additionalProperties")
-        for name, schema in had.items():
-            if name in has:
-                yield from self.narrowed(schema, has[name], f"{path}.{name}")
-            elif isinstance(rest, Mapping):
-                yield from self.narrowed(schema, rest, f"{path}.{name}")
-            else:
-                yield f"{path}.{name}: is gone, and what waits in it would be ignored"
-        for name in new.get("required", ()):
-            if name not in old.get("required", ()):
-                yield f"{path}.{name}: {'lost its default' if name in had else 'is new and has no default'}"
-        if isinstance(old.get("additionalProperties"), Mapping) and isinstance(rest, Mapping):
-            yield from self.narrowed(old["additionalProperties"], rest, f"{path}[...]")
-
-    def _array_narrowed(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
-        had, has = old.get("prefixItems", []), new.get("prefixItems", [])
-        for index, (before, now) in enumerate(zip(had, has, strict=False)):
-            yield from self.narrowed(before, now, f"{path}[{index}]")
-        if isinstance(new.get("items"), Mapping):
-            before = old.get("items")
-            yield from self.narrowed(before if isinstance(before, Mapping) else {}, new["items"], f"{path}[...]")
-
-
-def _members(schema: Schema) -> list[Schema]:
-    return list(schema.get("anyOf") or schema.get("oneOf") or [schema])
-
-
-def _resolved(schema: Schema, definitions: Schema) -> Schema:
-    while "$ref" in schema:
-        schema = definitions[schema["$ref"].rpartition("/")[2]]
-    return schema
-
-
-def _constraints(schema: Schema) -> Schema:
-    return {key: value for key, value in schema.items() if key not in ("$defs", "discriminator")}
-
-
-def _choices(schema: Schema) -> list[Any] | None:
-    return [schema["const"]] if "const" in schema else schema.get("enum")
-
-
-def _same_kind(old: Schema, new: Schema) -> bool:
-    had, has = _choices(old), _choices(new)
-    if has is not None:
-        return had is not None and all(each in has for each in had)
-    if had is not None and "type" not in old:
-        return all(_KINDS.get(new.get("type", ""), lambda _: False)(each) for each in had)
-    return old.get("type") == new.get("type") or (old.get("type"), new.get("type")) == ("integer", "number")
-
-
-_KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
-    "string": lambda value: isinstance(value, str),
-    "integer": lambda value: isinstance(value, int),
-    "number": lambda value: isinstance(value, int | float),
+_LIMITS: Final = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+    "multiple_of": "multipleOf",
+    "min_length": "minLength",
+    "max_length": "maxLength",
+    "pattern": "pattern",
 }
 
+_PLAIN: Final[Mapping[type[Any], Mapping[str, str]]] = {
+    inspect.NoneType: {"type": "null"},
+    inspect.BoolType: {"type": "boolean"},
+    inspect.IntType: {"type": "integer"},
+    inspect.FloatType: {"type": "number"},
+    inspect.StrType: {"type": "string"},
+    inspect.BytesType: {"type": "string", "contentEncoding": "base64"},
+    inspect.ByteArrayType: {"type": "string", "contentEncoding": "base64"},
+    inspect.MemoryViewType: {"type": "string", "contentEncoding": "base64"},
+    inspect.DateTimeType: {"type": "string", "format": "date-time"},
+    inspect.TimeType: {"type": "string", "format": "time"},
+    inspect.DateType: {"type": "string", "format": "date"},
+    inspect.TimeDeltaType: {"type": "string", "format": "duration"},
+    inspect.UUIDType: {"type": "string", "format": "uuid"},
+    inspect.DecimalType: {"type": "string", "format": "decimal"},
+}
 
-def _bounds_narrowed(old: Schema, new: Schema, path: str) -> Iterator[str]:
-    for key in (*_LOWER, *_UPPER):
-        if key not in new:
-            continue
-        sign = 1 if key in _LOWER else -1
-        if key not in old or new[key] * sign > old[key] * sign:
-            yield f"{path}: {key} was {old.get(key, 'none')}, is {new[key]}"
-    for key in _SAME:
-        if key in new and new[key] != old.get(key):
-            yield f"{path}: {key} was {old.get(key, 'none')}, is {new[key]}"
-
-
-def _kind(schema: Schema) -> str:
-    choices = _choices(schema)
-    if choices is not None:
-        return "one of " + ", ".join(map(repr, choices))
-    return str(schema.get("format") or schema.get("type") or "anything")
-
-
-def _schema_of(args_type: Any) -> Any:
-    if hasattr(args_type, "model_json_schema"):
-        return args_type.model_json_schema()
-    return json.schema(args_type, schema_hook=_schema_of_other)
-
-
-def _schema_of_other(cls: Any) -> Any:
-    """Describe what msgspec doesn't know; what cannot be told fits everything."""
-    if isinstance(cls, type) and issubclass(cls, os.PathLike):
-        return {"type": "string"}
-    return _inlined(cls.model_json_schema()) if hasattr(cls, "model_json_schema") else {}
-
-
-def _inlined(schema: Any) -> Any:
-    """Put a pydantic model's definitions in the places that name them, for the schema around it has its own."""
-    definitions = schema.get("$defs", {})
-
-    def walk(part: Any) -> Any:
-        if isinstance(part, Mapping):
-            if "$ref" in part:
-                return walk(definitions[part["$ref"].rpartition("/")[2]])
-            return {key: walk(value) for key, value in part.items() if key != "$defs"}
-        return [walk(each) for each in part] if isinstance(part, list) else part
-
-    return walk(schema)
-
-
-def _without_prose(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_without_prose(each) for each in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    return {
-        key: {name: _without_prose(each) for name, each in value.items()}
-        if key in ("properties", "$defs")
-        else _without_prose(value)
-        for key, value in schema.items()
-        if key not in _PROSE
-    }
+_WRITERS: Final[Mapping[Any, Callable[[_Writer, Any], dict[str, Any]]]] = {
+    tuple(_PLAIN): _Writer.plain,
+    (inspect.EnumType, inspect.LiteralType): _Writer.choice,
+    inspect.UnionType: _Writer.union,
+    inspect.Metadata: _Writer.metadata,
+    inspect.CollectionType: _Writer.array,
+    (inspect.TupleType, inspect.NamedTupleType): _Writer.tuple,
+    inspect.DictType: _Writer.mapping,
+    (inspect.StructType, inspect.DataclassType, inspect.TypedDictType): _Writer.record,
+    inspect.CustomType: _Writer.custom,
+}

@@ -11,7 +11,8 @@ from typing import Any, Final
 from anyjob.current import default_registry
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.signature import JobFunction
-from anyjob.testing.schema import narrowings, schema_of
+from anyjob.testing.narrowing import narrowings
+from anyjob.testing.schema import schema_of
 
 __all__ = ["assert_wire_unbroken"]
 
