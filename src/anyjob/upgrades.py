@@ -33,15 +33,14 @@ def upgrade_args(data: bytes | msgspec.Raw, version: int, upgrades: Mapping[int,
     wanted = max(upgrades, default=0)
     if version >= wanted:
         return data
-    value = msgspec.json.decode(data)
     for step in range(version + 1, wanted + 1):
         if step not in upgrades:
             raise InvalidArgsError(f"arguments of version {version}: the step to version {step} is gone from the job.")
         try:
-            value = upgrades[step](value)
+            data = msgspec.json.encode(upgrades[step](msgspec.json.decode(data)))
         except Exception as error:  # whatever a step raises, it will raise again
             raise InvalidArgsError(f"the step to version {step} of the arguments raised {error!r}") from error
-    return msgspec.json.encode(value)
+    return data
 
 
 def refuse_bad_upgrades(upgrades: object, place: str) -> None:
