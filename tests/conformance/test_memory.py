@@ -1,26 +1,15 @@
-"""The in-memory backend keeps what every backend promises."""
+"""The in-memory backend and its store keep what every backend and every store promises."""
 
 from __future__ import annotations
 
 import pytest
+from harnesses import memory_harness
+from hypothesis import settings
 
 from anyjob import InMemoryJobStore, JobStore
-from anyjob.store_backend import memory_backend
-from anyjob.testing.conformance import BackendConformance, BackendHarness, InProcessHarness
-
-
-def put(store: JobStore, raw: bytes, queue: str) -> None:
-    """Put what no envelope could be, by way of one."""
-    from msgspec import Raw
-
-    from anyjob import JobEnvelope, JobPriority
-
-    assert isinstance(store, InMemoryJobStore)
-    now = store.clock.now()
-    job_id = f"raw-{len(store._rows)}"  # noqa: SLF001
-    store.insert([JobEnvelope(1, job_id, "raw", Raw(b"{}"), queue, JobPriority.NORMAL, now, now)])
-    store._rows[job_id].raw = raw  # noqa: SLF001  # nothing public lets such a thing in
-
+from anyjob.clock import Clock
+from anyjob.testing.conformance import BackendConformance, BackendHarness, StoreConformance
+from anyjob.testing.conformance.store_machine import StoreMachine
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -28,4 +17,18 @@ pytestmark = pytest.mark.timeout(120)
 class TestMemory(BackendConformance):
     @classmethod
     def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
-        return InProcessHarness(memory_backend, put)
+        return memory_harness()
+
+
+class TestInMemoryJobStore(StoreConformance):
+    def make_store(self, clock: Clock) -> JobStore:
+        return InMemoryJobStore(clock)
+
+
+class InMemoryMachine(StoreMachine):
+    def make_store(self, clock: Clock) -> JobStore:
+        return InMemoryJobStore(clock)
+
+
+TestInMemoryMachine = InMemoryMachine.TestCase
+TestInMemoryMachine.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

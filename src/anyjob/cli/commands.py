@@ -185,6 +185,18 @@ def show_config(as_json: bool) -> None:
     Console(markup=False, highlight=False).print(table)
 
 
+@cli.command()
+@click.option("--backend", metavar="ALIAS", help="Default: the backend that new jobs go to.")
+@_with_exit_codes
+def capabilities(backend: str | None) -> None:
+    """Show what a backend can do, and how well; nothing is connected to."""
+    can = current.load_application().backend(backend).capabilities
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for promise, kept in can.describe():
+        table.add_row(promise, kept)
+    Console(markup=False, highlight=False).print(table)
+
+
 def _value(settings: Settings, path: str) -> Any:
     if not path.startswith("backends."):
         return getattr(settings, path)

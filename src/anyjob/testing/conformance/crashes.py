@@ -49,7 +49,7 @@ class CrashesConformance(KitFixtures):
     @needs("parked jobs")
     def test_a_job_that_kills_its_process_is_parked(self, *, world: World) -> None:
         promised(world, lambda can: can.redelivery_bound is not None, "when a crash is noticed")
-        if world.can.in_process:
+        if world.threaded:
             world.manager.enqueue(world.probe("fatal", gate=str(world.new_gate())))
             for number in range(2):
                 worker = world.start_worker(max_losses=1)
@@ -163,6 +163,6 @@ def _kill_in_the_middle(world: World) -> None:
     worker.kill()
     world.start_worker()
     gate.touch()
-    _, again = world.journal.wait(2, "begin", timeout=bound)
+    _, again = world.journal.wait(2, "begin", timeout=3 * bound)
     assert again.at - died <= bound
     assert (again.id, again.name, again.try_count, again.lost_count) == (job_id, f"{NAME}.probe", 1, 1)

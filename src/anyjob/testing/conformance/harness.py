@@ -54,6 +54,8 @@ class World(AbstractContextManager["World"], ABC):
     manager: JobManager
     journal: Journal
     """Where the jobs of `probe` write; a world that tests share gets a new one for each."""
+    threaded: bool = False
+    """Whether its workers are threads of the test's process, which a job must not kill."""
     _gates = itertools.count()
 
     @abstractmethod
@@ -151,8 +153,8 @@ class BackendHarness(ABC):
         """Return a new world whose files are in `folder`; `settings` are anyjob's, over `SHORT`."""
 
     @abstractmethod
-    def unreachable(self, host: str, port: int) -> JobManager:
-        """Return a manager whose backend's server is said to be at `host` and `port`. Not asked for if `in_process`."""
+    def unreachable(self, host: str, port: int) -> JobManager | None:
+        """Return a manager whose backend's server is said to be at `host` and `port`; None if it has no server."""
 
     def stop_server(self) -> None:
         """Take the server away, as a crash does."""

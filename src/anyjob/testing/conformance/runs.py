@@ -12,7 +12,7 @@ from anyjob.envelope import JobPriority
 from anyjob.errors import DuplicateJobIdError
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
-from anyjob.testing.probes.jobs import NAME, AsyncProbe, Chain, echo, samples
+from anyjob.testing.probes.jobs import NAME, AsyncProbe, Chain, samples
 from anyjob.testing.probes.journal import wait_until
 
 __all__ = ["RunsConformance"]
@@ -94,13 +94,14 @@ class RunsConformance(KitFixtures):
 
     def test_the_arguments_of_a_function_arrive(self, running: World) -> None:
         text = "".join(map(chr, [*range(1, 0x250), 0x2028, 0xFFFD, 0x1F600]))
-        running.manager.enqueue_many([echo.prepare(str(running.journal.path), text, numbers=[1, -(2**63)])])
+        args = {"journal": str(running.journal.path), "text": text, "numbers": [1, -(2**63)]}
+        running.manager.enqueue_by_name(f"{NAME}.echo", args)
         (end,) = running.journal.wait(1)
         assert end.data == {"text": text, "numbers": [1, -(2**63)]}
 
     def test_large_arguments_arrive(self, running: World) -> None:
         text = "x漢" * 50_000  # 200 KB
-        running.manager.enqueue_many([echo.prepare(str(running.journal.path), text)])
+        running.manager.enqueue_by_name(f"{NAME}.echo", {"journal": str(running.journal.path), "text": text})
         (end,) = running.journal.wait(1)
         assert end.data["text"] == text
 

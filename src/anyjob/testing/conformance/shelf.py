@@ -210,8 +210,9 @@ class ShelfConformance(KitFixtures):
     def test_a_delayed_job_that_was_taken_goes_back_as_it_was(self, *, world: World) -> None:
         (job_id,) = world.enqueue("a", delay=FAR)
         before = world.jobs()
-        with world.manager.shelf().take(JobFilter(), limit=10) as taken:
-            assert [each.job.id for each in taken] == [job_id]
+        for _ in range(2):
+            with world.manager.shelf().take(JobFilter(), limit=10) as taken:
+                assert [each.job.id for each in taken] == [job_id]
         assert [(job.id, job.state, job.raw) for job in world.jobs()] == [
             (job.id, job.state, job.raw) for job in before
         ]

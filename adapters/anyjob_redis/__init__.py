@@ -1,0 +1,8 @@
+"""What the adapters share that keep their jobs in Redis. Knows no job library."""
+
+from anyjob_redis.connection import connect, run_once, translated
+from anyjob_redis.parked import ParkedJobs, TakenParkedJob
+from anyjob_redis.presence import Presence
+from anyjob_redis.recurring import RecurringThread
+
+__all__ = ["ParkedJobs", "Presence", "RecurringThread", "TakenParkedJob", "connect", "run_once", "translated"]

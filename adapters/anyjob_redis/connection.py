@@ -1,0 +1,101 @@
+"""The way to a Redis server: bounded in time, fork-safe, its errors told as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.commands.core import Script
+from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
+from redis.retry import Retry
+
+from anyjob.backend import BackendConfig
+from anyjob.errors import ConfigurationError, EnqueueError
+
+__all__ = ["connect", "refuse_decoding", "run_once", "translated"]
+
+
+def connect(config: BackendConfig, url: str) -> Redis:
+    """Return a client for `url` (redis:, rediss: or unix:), which connects when it is first used, anew in a child.
+
+    Half of `enqueue_timeout` is for connecting, half for an answer, and nothing is tried twice; `options` go to the
+    client and win. Raises `ConfigurationError` for a URL or an option that it can't use.
+    """
+    half = config.enqueue_timeout / 2
+    defaults = {"socket_connect_timeout": half, "socket_timeout": half, "retry": Retry(NoBackoff(), 0)}
+    try:
+        client: Redis = Redis.from_url(url, **{**defaults, **config.options})
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # only now are options looked at; nothing connects
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"backends.{config.alias}: the redis client can't use this: {error}") from None
+    refuse_decoding(client, config.alias)
+    return client
+
+
+def refuse_decoding(client: Redis, alias: str) -> None:
+    """Raise `ConfigurationError` if the client turns bytes into str: what can't be decoded must come out as it is."""
+    if client.connection_pool.connection_kwargs.get("decode_responses"):
+        raise ConfigurationError(f"backends.{alias}: decode_responses must be off: messages are bytes.")
+
+
+def run_once(
+    client: Redis,
+    script: Script,
+    args: Sequence[Any],
+    *,
+    accepted: Sequence[str] = (),
+    ids: Sequence[str] = (),
+    rest: Sequence[str] = (),
+) -> Any:
+    """Run a script that sends the jobs `ids`, never twice, whatever the client's own retries are; return its answer.
+
+    Raises `EnqueueError`: what failed before a byte was sent, or was refused by the server, is rejected; what was sent
+    and not answered is in doubt. `accepted` and `rest` are the jobs of the same call before and after these.
+    """
+    try:
+        connection = client.connection_pool.get_connection()
+    except RedisError as error:
+        raise EnqueueError(f"Redis can't be reached: {error}", accepted=accepted, rejected=[*ids, *rest]) from error
+    try:
+        return _run(connection, script, args)
+    except (ResponseError, BusyLoadingError) as error:
+        raise EnqueueError(f"Redis refused: {error}", accepted=accepted, rejected=[*ids, *rest]) from error
+    except RedisError as error:
+        _drop(connection)
+        raise EnqueueError(
+            f"Redis did not answer, so these may be there or not: {error}",
+            accepted=accepted,
+            rejected=rest,
+            in_doubt=ids,
+        ) from error
+    except BaseException:
+        _drop(connection)  # the answer is still to come, and would be taken for the next command's
+        raise
+    finally:
+        client.connection_pool.release(connection)
+
+
+def _drop(connection: Any) -> None:
+    connection.disconnect()
+
+
+def _run(connection: Any, script: Script, args: Sequence[Any]) -> Any:
+    connection.send_command("EVALSHA", script.sha, 0, *args)
+    try:
+        return connection.read_response()
+    except NoScriptError:
+        connection.send_command("EVAL", script.script, 0, *args)
+        return connection.read_response()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise `EnqueueError` for whatever the client raises in the body."""
+    try:
+        yield
+    except RedisError as error:
+        raise EnqueueError(f"Redis can't be reached, or refused: {error}") from error

@@ -1,0 +1,35 @@
+"""Who is alive: a key that its owner keeps from expiring."""
+
+from __future__ import annotations
+
+from redis import Redis
+
+__all__ = ["Presence"]
+
+
+class Presence:
+    """One process's sign of life, the key `<namespace>:alive:<name>`: it lasts `lease` seconds after each `beat`.
+
+    By the clock of the server: there must be one for all, for a machine whose own runs ahead would take its neighbours
+    for dead.
+    """
+
+    def __init__(self, client: Redis, namespace: str, name: str, lease: float) -> None:
+        self._client = client
+        self._key = f"{namespace}:alive:{name}"
+        self._milliseconds = max(1, int(lease * 1000))
+        self._steady = False
+
+    def beat(self) -> bool:
+        """Say that we live; return whether this beat and the one before found us alive still.
+
+        If not, the server may have been away, and the others' signs are as old as ours: nobody must be declared dead
+        yet.
+        """
+        before = self._steady
+        self._steady = self._client.set(self._key, 1, px=self._milliseconds, get=True) is not None
+        return self._steady and before
+
+    def leave(self) -> None:
+        """Say that we are gone."""
+        self._client.delete(self._key)

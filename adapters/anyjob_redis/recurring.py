@@ -1,0 +1,75 @@
+"""A thread that does one thing again and again, and outlives the server's absences."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final, Self
+
+from redis.exceptions import RedisError
+
+from anyjob.clock import Clock
+
+__all__ = ["RecurringThread"]
+
+logger = logging.getLogger("anyjob.worker")
+
+
+class RecurringThread:
+    """Calls `action` until it is stopped; each call returns the seconds until the next, on `clock`.
+
+    What the action raises is logged and never ends the thread. A forked child does not have it.
+    """
+
+    def __init__(self, name: str, action: Callable[[], float], clock: Clock) -> None:
+        self._action = action
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> Self:
+        """Start, with a first call at once."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Make no further call, and wait for one that is being made (the client's timeouts bound it)."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        while self._pause(self._act()):
+            pass
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait; return False if there is to be no further call."""
+        until = self._clock.now() + timedelta(seconds=seconds)
+        with self._changed:
+            while not self._stopped:
+                if self._clock.now() >= until:
+                    return True
+                self._clock.wait(self._changed, until)
+        return False
+
+    def _act(self) -> float:
+        try:
+            return self._action()
+        except RedisError as error:
+            logger.warning("%s goes on in %gs: %s", self._thread.name, _PAUSE, error)
+        except Exception:
+            logger.exception("%s goes on in %gs", self._thread.name, _PAUSE)
+        return _PAUSE
+
+
+_PAUSE: Final = 1.0

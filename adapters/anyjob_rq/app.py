@@ -1,0 +1,82 @@
+"""What RQ's command line names: worker classes that find the application by its settings."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+from rq.worker import SimpleWorker
+
+from anyjob.current import load_application
+from anyjob.errors import ConfigurationError
+from anyjob.executor import JobExecutor
+from anyjob.settings.urls import hide_password
+from anyjob_rq.backend import RQBackend
+from anyjob_rq.horse import ForkingMixin
+from anyjob_rq.worker import JobWorkerMixin
+
+__all__ = ["RQJobWorker", "RQSimpleJobWorker"]
+
+
+class _Hosted(JobWorkerMixin):
+    """Takes what it needs from the application that `ANYJOB_APP`, or the settings, describe, unless it is given."""
+
+    def __init__(
+        self,
+        queues: str | Queue | Iterable[str | Queue],
+        name: str | None = None,
+        *,
+        connection: Redis | None = None,
+        backend: RQBackend | None = None,
+        executor: JobExecutor | None = None,
+        **options: Any,
+    ) -> None:
+        if backend is None or executor is None:
+            manager = load_application()
+            if manager.enqueue_only:
+                raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
+            found = manager.backend(manager.worker_backend)
+            if not isinstance(found, RQBackend):
+                raise ConfigurationError(
+                    f"Backend {manager.worker_backend!r}, which this worker is to serve, is not RQ's. Set "
+                    "ANYJOB_WORKER_BACKEND to the alias of one that is, or run `anyjob worker`."
+                )
+            manager.registry.check(manager.executor.serializer)
+            backend, executor = found, manager.executor
+            options.setdefault("stop_timeout", manager.worker_options.stop_timeout)
+        if connection is not None:
+            _refuse_other_server(connection, backend)
+        super().__init__(queues, name, backend=backend, executor=executor, **options)
+
+
+class RQJobWorker(_Hosted, ForkingMixin):
+    """RQ's worker for anyjob's jobs, a process for each: `rq worker -w anyjob_rq.RQJobWorker mail reports`.
+
+    Queues are logical ones; `'*'` is all of them. It serves the backend that the settings name (`ANYJOB_APP`,
+    `ANYJOB_WORKER_BACKEND`), or in code the `backend` and `executor` that it is given.
+    """
+
+
+class RQSimpleJobWorker(_Hosted, SimpleWorker):
+    """The same without a process for each job: for tests, and where there is no fork.
+
+    A job that runs when the worker is told to stop is told, and not killed; a second signal interrupts it.
+    """
+
+
+def _refuse_other_server(connection: Redis, backend: RQBackend) -> None:
+    """Raise `ConfigurationError` unless RQ's connection leads to the backend's database."""
+    if connection is backend.client:
+        return
+    key = f"{backend.config.namespace}:probe:{uuid.uuid4().hex}"
+    backend.client.set(key, 1, px=10_000)
+    if not connection.get(key):
+        raise ConfigurationError(
+            "RQ's command line leads to another Redis than backend "
+            f"{backend.config.alias!r} ({hide_password(backend.config.url)}). Give `rq` the same URL, by -u or "
+            "better in RQ_REDIS_URL, or run `anyjob worker`, which does."
+        )
+    backend.client.delete(key)

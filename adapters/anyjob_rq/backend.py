@@ -1,0 +1,94 @@
+"""RQ as a backend: jobs in RQ's own queues, one per level, run by RQ's own worker with our class."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from redis import Redis
+
+from anyjob.backend import BackendConfig, JobBackend, NativeCommand
+from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
+from anyjob.envelope import JobEnvelope
+from anyjob.errors import ConfigurationError
+from anyjob.executor import JobExecutor
+from anyjob.store import JobState
+from anyjob.worker import WorkerOptions
+from anyjob_redis.connection import connect, refuse_decoding
+from anyjob_redis.parked import ParkedJobs
+from anyjob_rq.messages import Messages
+from anyjob_rq.names import Names
+from anyjob_rq.shelf import RQShelf
+
+__all__ = ["ALL_QUEUES", "RQBackend"]
+
+ALL_QUEUES: Final = "*"
+"""Stands for all queues on a worker's command line, where RQ takes no queue to mean `default`."""
+
+
+class RQBackend(JobBackend):
+    """Sends jobs to RQ. The scheme is `rq+redis:`, `rq+rediss:` or `rq+unix:`; the rest of the URL is redis-py's.
+
+    `options` are those of `redis.Redis`. A `connection` of the application's own is used as it is, its timeouts and
+    retries included (jobs are sent once all the same); the URL then only tells which.
+    """
+
+    shelf: RQShelf
+
+    def __init__(self, config: BackendConfig, *, connection: Redis | None = None) -> None:
+        self.config = config
+        self._own_connection = connection
+        if connection is None:
+            connection = connect(config, self._url)
+        else:
+            refuse_decoding(connection, config.alias)
+        self.client = connection
+        self.messages = Messages(connection, Names(config.namespace), config.clock)
+        self.capabilities = _capabilities(config.lease)
+        parked = ParkedJobs(connection, config.namespace, config.clock)
+        self.shelf = RQShelf(self.messages, parked, config.clock, self.capabilities)
+
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+        self.messages.send(envelopes)
+
+    def resend(self, envelope: JobEnvelope) -> None:
+        self.messages.send([envelope], again=True)
+
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
+        if self._own_connection is not None:
+            raise ConfigurationError(
+                f"Backend {self.config.alias!r} has a connection of the application's own, which no command line can "
+                "hold. Start the worker in code: "
+                "RQJobWorker([ALL_QUEUES], backend=backend, executor=manager.executor).work()."
+            )
+        several = options.concurrency > 1
+        start = ["worker-pool", "--num-workers", str(options.concurrency)] if several else ["worker"]
+        queues = options.queues or self.config.queues or (ALL_QUEUES,)
+        argv = (sys.executable, "-m", "rq.cli", *start, "--worker-class", "anyjob_rq.RQJobWorker", *queues)
+        return NativeCommand(argv, {"RQ_REDIS_URL": self._url})
+
+    def close(self) -> None:
+        if self._own_connection is None:
+            self.client.close()
+
+    @property
+    def _url(self) -> str:
+        return self.config.url.partition("+")[2]
+
+
+def _capabilities(lease: float) -> Capabilities:
+    return Capabilities(
+        priority=Quality.EXACT,
+        delay=Quality.EXACT,
+        bulk=BulkAtomicity.BATCH,
+        unique_ids=True,
+        listing=ALL_STATES,
+        removal=ALL_STATES - {JobState.RUNNING},
+        counts=dict.fromkeys(JobState, Quality.EXACT),
+        durable=True,
+        # A lease, looked at three times in its length, and a second for the way back into a queue and out of it.
+        redelivery_bound=timedelta(seconds=lease * 4 / 3 + 1),
+        exact_loss_count=True,
+    )

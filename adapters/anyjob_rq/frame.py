@@ -1,0 +1,83 @@
+"""The native message: an RQ job around the envelope's bytes. What isn't exactly that never runs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+import msgspec
+from msgspec import Raw
+
+from anyjob.errors import ConfigurationError
+
+__all__ = ["ENTRY", "LONGEST_DATA", "EnvelopeSerializer", "execute", "find_fault", "unpack"]
+
+ENTRY: Final = "anyjob_rq.frame.execute"
+"""The only function that a job of ours ever names. Our workers know it and import nothing."""
+
+LONGEST_DATA: Final = 64 * 1024 * 1024
+"""Bytes of the unpacked message; a small one could unpack into more than there is memory."""
+
+
+def execute(_envelope: object) -> NoReturn:
+    """Say what is wrong: RQ's own worker class took the job and imported this."""
+    raise ConfigurationError("This is a job of anyjob's: run it by `rq worker -w anyjob_rq.RQJobWorker`.")
+
+
+class EnvelopeSerializer:
+    """RQ's serializer of our jobs: JSON in which the envelope's bytes stand as they are. No pickle, no imports."""
+
+    @staticmethod
+    def dumps(value: Any, /) -> bytes:
+        return msgspec.json.encode(value)
+
+    @staticmethod
+    def loads(data: bytes, /) -> Any:
+        return msgspec.json.decode(data)
+
+
+_PREFIX, _SUFFIX = EnvelopeSerializer.dumps((ENTRY, None, [Raw(b"0")], {})).split(b"0")
+
+
+def unpack(data: bytes) -> tuple[bytes, str | None]:
+    """Return the envelope's bytes in a job's `data`; or, if that is no message of ours, `data` itself and why not.
+
+    Nothing is decoded: the frame is the same for every job, and what is inside comes out as it went in, JSON or not.
+    """
+    unpacker = zlib.decompressobj()
+    try:
+        message = unpacker.decompress(data, LONGEST_DATA)
+    except zlib.error:
+        return data, "Its data is not what RQ's compression makes."
+    if unpacker.unconsumed_tail:
+        return data, f"Its data unpacks into more than {LONGEST_DATA:,} bytes."
+    if not (message.startswith(_PREFIX) and message.endswith(_SUFFIX)):
+        return message, f"It is no call of {ENTRY} with one envelope, and nothing else is run here."
+    return message[len(_PREFIX) : len(message) - len(_SUFFIX)], None
+
+
+def find_fault(fields: Mapping[bytes, bytes]) -> str | None:
+    """Return what makes a job's fields other than those we write, and RQ keeps up, or None."""
+    for name, value in fields.items():
+        if name in _FREE or _FIXED.get(name) == value:
+            continue
+        if name in _FIXED:
+            return f"Its field {name.decode()} is not {_FIXED[name]!r}."
+        return f"Its field {name[:40]!r} is none that a job of ours has."
+    missing = _FIXED.keys() - fields.keys()
+    return f"Its field {min(missing).decode()} is missing." if missing else None
+
+
+_FIXED: Final[Mapping[bytes, bytes]] = {
+    b"success_callback_name": b"",
+    b"failure_callback_name": b"",
+    b"stopped_callback_name": b"",
+    b"group_id": b"",
+    b"timeout": b"-1",
+    b"result_ttl": b"0",
+}
+_FREE: Final = {
+    *(b"data", b"description", b"origin", b"status", b"created_at", b"enqueued_at", b"started_at", b"ended_at"),
+    *(b"last_heartbeat", b"worker_name", b"anyjob_holder", b"anyjob_redelivered"),
+}

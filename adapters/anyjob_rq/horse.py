@@ -1,0 +1,98 @@
+"""RQ's forking worker with our messages: a process per job, watched, told to stop, killed when its time is up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job
+from rq.worker import Worker
+
+from anyjob_rq.wake import Wake
+from anyjob_rq.worker import JobWorkerMixin
+
+__all__ = ["ForkingMixin"]
+
+logger = logging.getLogger("anyjob.worker")
+
+
+class ForkingMixin(JobWorkerMixin, Worker):
+    """Each job runs in a child, RQ's work horse, which settles it. What a dead child left unsettled is a loss."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._hurry = False
+
+    def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution | None = None) -> None:  # noqa: ARG002
+        """Wait for the child; while we stop, for `stop_timeout` at most."""
+        kill_at: float | None = None
+        killed = False
+        while not self._has_ended():
+            if self._stop_requested and kill_at is None:
+                kill_at = time.monotonic() + self._stop_timeout
+                logger.info("stopping id=%s timeout=%gs", self._shown(job.id), self._stop_timeout)
+                self._tell_horse()
+            left = None if kill_at is None else max(0.0, kill_at - time.monotonic())
+            if (left == 0.0 or self._hurry) and not killed:
+                killed = True
+                self.kill_horse()
+            self._wake.wait(None if killed else left)
+        self._horse_pid = 0
+        self._see_to_what_is_left(job, lost=not killed)
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution | None = None) -> bool:
+        try:
+            return super().perform_job(job, queue, execution)
+        finally:
+            for stream in (sys.stdout, sys.stderr):  # the horse ends by os._exit
+                with suppress(OSError, ValueError):
+                    stream.flush()
+
+    def setup_work_horse_signals(self) -> None:
+        """In the child: INT is the parent's affair, TERM tells the job."""
+        Wake.leave_to_child()
+        self._wake = Wake()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._tell_job)
+        if self._stop_requested:  # told between the fork and here, by the parent's handler
+            self._tell_job(signal.SIGTERM, None)
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Have the child killed at once; its job goes back, uncharged."""
+        self._hurry = self._hurry or self._is_no_echo()
+
+    def _tell_job(self, _signum: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # first: a second one must not find the event's lock taken
+        self._stop_requested = False  # the parent's; this process settles what it has
+        self._stop.set()
+
+    def _tell_horse(self) -> None:
+        """TERM to the child alone: the programs that its job runs are its own affair."""
+        with suppress(ProcessLookupError):
+            os.kill(self.horse_pid, signal.SIGTERM)
+
+    def _has_ended(self) -> bool:
+        try:
+            return os.waitpid(self.horse_pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            return True
+
+    def _see_to_what_is_left(self, job: Job, *, lost: bool) -> None:
+        message = self._message
+        if self._stopped_job_id == job.id and message is not None:  # `rq`'s stop-job: not to be run again by itself
+            self._stopped_job_id = None
+            if self._insist(partial(self._messages.holds, self.name, message.entry)):
+                self._settle(message, self._executor.refuse(message.raw, "RQ was told to stop it (stop-job)."))
+            return
+        for native_id in self._insist(partial(self._messages.give_back, self.name, lost=lost)):
+            what = "lost" if lost else "released"
+            logger.warning("%s id=%s: its process ended while it ran", what, self._shown(native_id))

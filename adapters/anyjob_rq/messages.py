@@ -1,0 +1,208 @@
+"""Our messages in Redis: sent, taken, acknowledged, given back, promoted. `scripts` does what is said here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import Raw, Struct
+from redis import Redis
+from redis.commands.core import Script
+from rq.defaults import RQ_KEY_PREFIX
+from rq.job import Job, JobStatus
+from rq.utils import utcformat
+
+from anyjob.clock import Clock
+from anyjob.envelope import JOB_ID, JobEnvelope, write_envelope
+from anyjob.errors import DuplicateJobIdError, EnqueueError
+from anyjob_redis.connection import run_once
+from anyjob_rq import scripts
+from anyjob_rq.frame import ENTRY, LONGEST_DATA, EnvelopeSerializer, find_fault, unpack
+from anyjob_rq.names import Names
+
+__all__ = ["HeldMessage", "LapsedError", "Messages", "Place"]
+
+_BATCH: Final = 500
+
+
+class LapsedError(Exception):
+    """Who wants to take a message is not known to be alive."""
+
+
+class HeldMessage(Struct, frozen=True):
+    """A message that a worker took: it goes back unless it is acknowledged."""
+
+    native_id: str
+    """RQ's id; approximately, if that is no id that RQ allows."""
+    queue: str
+    """The native queue it came from, and goes back to."""
+    entry: bytes
+    """Its entry in the list of what the worker holds."""
+    raw: bytes
+    """The envelope's bytes, or whatever stood in its place."""
+    fault: str | None
+    """Why it must not run: it is not exactly a message of ours."""
+    redelivered: bool
+    """Whoever had it before died with it."""
+
+
+class Place(Struct, frozen=True):
+    """Where a message waits, seen from outside."""
+
+    kind: str
+    """`waiting` in a queue's list, or `scheduled` in its set."""
+    queue: str
+    native_id: str
+
+
+class Messages:
+    """The messages of a namespace. Thread-safe. `send` raises `EnqueueError`; the rest raises what redis raises."""
+
+    def __init__(self, client: Redis, names: Names, clock: Clock) -> None:
+        self.client: Any = client  # redis-py's types can't tell that nothing is decoded
+        self.names = names
+        self._clock = clock
+        self._scripts: dict[str, Script] = {}
+        self._common = (RQ_KEY_PREFIX, names.namespace, names.mark_prefix)
+
+    # Senders
+
+    def send(self, envelopes: Sequence[JobEnvelope], *, again: bool = False) -> None:
+        """Put jobs where they wait, in batches that are atomic; `again`: in place of what is there by their ids."""
+        ids = [envelope.id for envelope in envelopes]
+        arguments = [self._native(envelope) for envelope in envelopes]
+        script = self._script(scripts.SEND)
+        for start in range(0, len(ids), _BATCH):
+            batch = slice(start, start + _BATCH)
+            told = {"accepted": ids[:start], "ids": ids[batch], "rest": ids[start + _BATCH :]}
+            flat = [value for native in arguments[batch] for value in native]
+            taken = run_once(self.client, script, [*self._common, "again" if again else "new", *flat], **told)
+            if taken:
+                which = ", ".join(each.decode() for each in taken[:10])
+                raise DuplicateJobIdError(
+                    f"Already enqueued, or parked: {which}.", accepted=ids[:start], rejected=ids[start:]
+                )
+
+    def _native(self, envelope: JobEnvelope) -> list[Any]:
+        """Return what the script needs to write the job exactly as RQ would."""
+        now = self._clock.now()
+        due = envelope.due_at if envelope.due_at is not None and envelope.due_at > now else None
+        queue = self.names.queue(envelope.queue, envelope.priority)
+        job = Job.create(
+            ENTRY,
+            args=[Raw(write_envelope(envelope))],
+            connection=self.client,
+            id=self.names.native_id(envelope.id),
+            origin=queue,
+            status=JobStatus.QUEUED if due is None else JobStatus.SCHEDULED,
+            description=envelope.name,
+            timeout=-1,  # RQ's is 180 s; anyjob has limits of its own
+            result_ttl=0,
+            serializer=EnvelopeSerializer,
+        )
+        job.created_at = envelope.created_at
+        job.enqueued_at = now if due is None else None
+        if len(job.data) > LONGEST_DATA:
+            raise EnqueueError(
+                f"Job {envelope.id} takes {len(job.data):,} bytes; RQ's workers read {LONGEST_DATA:,} at most.",
+                rejected=[envelope.id],
+            )
+        fields = [part for field in job.to_dict().items() for part in field]
+        return [job.id, envelope.id, envelope.queue, queue, "" if due is None else score_of(due), len(fields), *fields]
+
+    # Workers
+
+    def take(self, holder: str, queues: Sequence[str], turn: int) -> HeldMessage | None:
+        """Take the first message of the highest level of `queues` (none: all known), starting with the `turn`-th.
+
+        A holder runs one at a time: as long as it holds one, that is what it gets.
+
+        Raises `LapsedError` if the holder's presence has lapsed, for then the message would be given back at once.
+        """
+        found = self._run(scripts.TAKE, holder, self._rq_now(), turn, *queues)
+        if found is None:
+            return None
+        if found == b"lapsed":
+            raise LapsedError(holder)
+        queue, native_id, flat = found
+        fields: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
+        raw, fault = self._read(native_id, fields)
+        return HeldMessage(
+            native_id=native_id.decode("ascii", "replace"),
+            queue=queue.decode(),
+            entry=b"run %b - %b" % (queue, native_id),
+            raw=raw,
+            fault=fault,
+            redelivered=b"anyjob_redelivered" in fields,
+        )
+
+    def _read(self, native_id: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, str | None]:
+        if b"data" not in fields:
+            return native_id, "This id was queued in RQ, and there is no such job."
+        raw, fault = unpack(fields[b"data"])
+        job_id = self.names.job_id(native_id.decode("ascii", "replace"))
+        if fault is None and (job_id is None or not JOB_ID.fullmatch(job_id)):
+            fault = f"Its id in RQ, {native_id[:100]!r}, is none that anyjob gives."
+        return raw, fault or find_fault(fields)
+
+    def holds(self, holder: str, entry: bytes) -> bool:
+        """Whether the message was not given back meanwhile."""
+        return self.client.lpos(f"{self.names.namespace}:held:{holder}", entry) is not None
+
+    def acknowledge(self, holder: str, entry: bytes, counter: str = "", seconds: float = 0.0) -> bool:
+        """Remove a message for good, unless the job was sent again; return whether it was still held.
+
+        `counter` is the field of RQ's worker that counts it, and the time it took.
+        """
+        return bool(self._run(scripts.ACKNOWLEDGE, holder, entry, counter, seconds))
+
+    def give_back(self, holder: str, *, lost: bool) -> Sequence[str]:
+        """Put back all that `holder` holds; `lost`: what it ran is marked as redelivered. Return the ids."""
+        return _texts(self._run(scripts.GIVE_BACK, holder, int(lost)))
+
+    def sweep(self) -> Sequence[str]:
+        """Put back what the dead hold; return the ids."""
+        return _texts(self._run(scripts.SWEEP))
+
+    def promote(self) -> float | None:
+        """Move what is due into its queues; return the seconds until the next is due, or None if nothing is."""
+        now = self._clock.now()
+        first = self._run(scripts.PROMOTE, score_of(now), self._rq_now(), _BATCH)
+        return None if first is None else max(0.0, float(first) - now.timestamp())
+
+    # The shelf
+
+    def take_off(self, holder: str, seconds: float, places: Sequence[Place]) -> Sequence[bytes]:
+        """Hold the messages that are still at these places; return their entries. A holder that dies loses nothing."""
+        flat = [part for place in places for part in (place.kind, place.queue, place.native_id)]
+        return list(self._run(scripts.TAKE_OFF, holder, int(seconds * 1000), *flat))
+
+    def count(self) -> tuple[int, int, int]:
+        """Return how many are waiting, scheduled and running, at one moment."""
+        waiting, scheduled, running = self._run(scripts.COUNT, score_of(self._clock.now()))
+        return waiting, scheduled, running
+
+    def known_queues(self) -> Sequence[str]:
+        """Return the logical queues that jobs were ever sent to, sorted."""
+        return sorted(_texts(self.client.smembers(f"{self.names.namespace}:queues")))
+
+    def _run(self, script: str, *args: Any) -> Any:
+        return self._script(script)(args=[*self._common, *args])
+
+    def _script(self, text: str) -> Script:
+        if text not in self._scripts:
+            self._scripts[text] = self.client.register_script(text)
+        return self._scripts[text]
+
+    def _rq_now(self) -> str:
+        return utcformat(self._clock.now())
+
+
+def score_of(when: datetime) -> str:
+    """Return the score of a time: exact to the microsecond (RQ itself cuts to seconds, and so is early)."""
+    return repr(when.timestamp())
+
+
+def _texts(values: Any) -> list[str]:
+    return [value.decode("utf-8", "replace") for value in values]

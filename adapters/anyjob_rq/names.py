@@ -1,0 +1,50 @@
+"""What our queues and jobs are called in RQ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from anyjob.envelope import JobPriority
+
+__all__ = ["LEVELS", "Names"]
+
+LEVELS: Final[Mapping[JobPriority, str]] = {each: each.name.lower() for each in sorted(JobPriority, reverse=True)}
+"""The last part of a native queue's name by priority, in the order in which workers look."""
+
+_JOB: Final = "-J-"
+_MARK: Final = "-H-"
+
+
+class Names(Struct, frozen=True):
+    """Names within one namespace.
+
+    RQ allows `A-Z a-z 0-9 _ -` in an id, and a namespace may have all of these but capitals: the first capital tells
+    where it ends, so that no two namespaces' ids can meet.
+    """
+
+    namespace: str
+
+    def queue(self, logical: str, priority: JobPriority) -> str:
+        """Return the native queue of a logical queue's level: `anyjob:mail:high`."""
+        return f"{self.namespace}:{logical}:{LEVELS[priority]}"
+
+    def queues(self, logical: str) -> list[str]:
+        """Return the native queues of a logical one, highest level first."""
+        return [f"{self.namespace}:{logical}:{level}" for level in LEVELS.values()]
+
+    def native_id(self, job_id: str) -> str:
+        """Return the id that a job has in RQ: `anyjob-J-<id>`."""
+        return f"{self.namespace}{_JOB}{job_id}"
+
+    def job_id(self, native_id: str) -> str | None:
+        """Return the id of the job that RQ knows by `native_id`, or None if that is no job of ours."""
+        prefix = f"{self.namespace}{_JOB}"
+        return native_id.removeprefix(prefix) if native_id.startswith(prefix) else None
+
+    @property
+    def mark_prefix(self) -> str:
+        """What begins the marks that keep the place of a job which is held off the shelf: `anyjob-H-<id>`."""
+        return f"{self.namespace}{_MARK}"

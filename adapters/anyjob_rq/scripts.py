@@ -1,0 +1,300 @@
+"""The Lua that moves messages. Each script is one step that a crash can't halve; together they are the protocol.
+
+A message is in exactly one place: a queue's list, its queue's scheduled set, or the list of whoever holds it. Such a
+list has entries `<kind> <queue> <score> <id>`, and the job's hash names the holder:
+
+- `run`: a worker took it to run it. Given back, it goes to the front of its queue.
+- `waiting`: held off the shelf. A mark stands for it in the queue's list, so that it goes back to its very place; a
+  worker that meets the mark drops it, and then that place is the front.
+- `scheduled`: held off the shelf, due at `score`.
+
+A job that is sent again while it is held gets a new hash, without a holder: acknowledging the old message then leaves
+the new one alone.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from anyjob_rq.names import LEVELS
+
+__all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "PROMOTE", "SEND", "SWEEP", "TAKE", "TAKE_OFF"]
+
+_LEVELS: Final = f"local levels = {{{str(tuple(LEVELS.values()))[1:-1]}}}\n"
+
+_PRELUDE: Final = (
+    _LEVELS
+    + """
+local rq, ns, mark_prefix = ARGV[1], ARGV[2], ARGV[3]
+local function job_key(id) return rq .. ':job:' .. id end
+local function queue_key(name) return rq .. ':queue:' .. name end
+local function scheduled_key(name) return rq .. ':scheduled:' .. name end
+local function held_key(holder) return ns .. ':held:' .. holder end
+local function alive_key(holder) return ns .. ':alive:' .. holder end
+local function is_hash(key) return redis.call('TYPE', key).ok == 'hash' end
+local function mark_of(id) return mark_prefix .. id end
+local function known_queues()
+    local names = redis.call('SMEMBERS', ns .. ':queues')
+    table.sort(names)
+    return names
+end
+local function each_native(visit)
+    for _, name in ipairs(known_queues()) do
+        for _, level in ipairs(levels) do visit(ns .. ':' .. name .. ':' .. level) end
+    end
+end
+local function parse(entry) return string.match(entry, '^(%S+) (%S+) (%S+) (.*)$') end
+local function hold(holder, kind, queue, score, id)
+    redis.call('RPUSH', held_key(holder), kind .. ' ' .. queue .. ' ' .. score .. ' ' .. id)
+    redis.call('SADD', ns .. ':holders', holder)
+end
+-- What RQ noted for its monitors when the job began.
+local function forget_executions(holder, queue, id)
+    local registry = rq .. ':executions:' .. id
+    for _, execution in ipairs(redis.call('ZRANGE', registry, 0, -1)) do
+        local member = id .. ':' .. execution
+        redis.call('DEL', rq .. ':execution:' .. member)
+        redis.call('ZREM', rq .. ':wip:' .. queue, member)
+        redis.call('SREM', rq .. ':worker:' .. holder .. ':executions', member)
+    end
+    redis.call('DEL', registry)
+end
+"""
+)
+
+# mode ('new': refuse ids that are there | 'again'), then of each job: native id, id, logical queue, native queue,
+# due ('' is now), number of fields and values, fields and values. Returns the ids that are taken.
+SEND: Final = (
+    _PRELUDE
+    + """
+local again = ARGV[4] == 'again'
+local function each_job(visit)
+    local i = 5
+    while i <= #ARGV do
+        local n = tonumber(ARGV[i + 5])
+        visit(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], i + 6, i + 5 + n)
+        i = i + 6 + n
+    end
+end
+local taken, seen = {}, {}
+if not again then
+    each_job(function(native, id)
+        local there = redis.call('EXISTS', job_key(native)) + redis.call('HEXISTS', ns .. ':parked', id)
+        if seen[id] or there > 0 then taken[#taken + 1] = id end
+        seen[id] = true
+    end)
+    if #taken > 0 then return taken end
+end
+local function is_there_already(key, first, last)
+    if redis.call('HEXISTS', key, 'anyjob_holder') == 1 then return false end
+    for i = first, last, 2 do
+        if ARGV[i] == 'data' then return redis.call('HGET', key, 'data') == ARGV[i + 1] end
+    end
+end
+each_job(function(native, _, logical, queue, due, first, last)
+    local key, push = job_key(native), 'RPUSH'
+    if again and is_hash(key) then
+        if is_there_already(key, first, last) then return end -- the answer to the first attempt was lost
+        if redis.call('HEXISTS', key, 'anyjob_redelivered') == 1 then push = 'LPUSH' end -- it keeps its place
+    end
+    redis.call('DEL', key)
+    redis.call('HSET', key, unpack(ARGV, first, last))
+    redis.call('SADD', rq .. ':queues', queue_key(queue))
+    redis.call('SADD', ns .. ':queues', logical)
+    if due ~= '' then redis.call('ZADD', scheduled_key(queue), due, native)
+    else redis.call(push, queue_key(queue), native) end
+end)
+return taken
+"""
+)
+
+# holder, RQ's now, turn, logical queues in order (none: all that are known). Returns nothing, or 'lapsed' if the holder
+# is not alive, or the queue, the id and, if there is such a hash, its fields. A holder runs one at a time.
+TAKE: Final = (
+    _PRELUDE
+    + """
+local holder, now, turn = ARGV[4], ARGV[5], tonumber(ARGV[6])
+if redis.call('EXISTS', alive_key(holder)) == 0 then return 'lapsed' end
+local names = {unpack(ARGV, 7)}
+if #names == 0 then names = known_queues() end
+local function pop(key)
+    local id
+    repeat
+        local popped = redis.pcall('LPOP', key) -- some other type by that name holds up nobody else
+        id = type(popped) == 'string' and popped
+    until not id or string.sub(id, 1, #mark_prefix) ~= mark_prefix
+    return id
+end
+local held = redis.call('LINDEX', held_key(holder), 0)
+if held then -- it was taken, and the answer was lost
+    local _, queue, _, id = parse(held)
+    if not is_hash(job_key(id)) then return {queue, id, {}} end
+    if redis.call('HGET', job_key(id), 'anyjob_holder') == holder then
+        return {queue, id, redis.call('HGETALL', job_key(id))}
+    end
+    redis.call('LPOP', held_key(holder))
+end
+for _, level in ipairs(levels) do
+    for i = 0, #names - 1 do
+        local queue = ns .. ':' .. names[(i + turn) % #names + 1] .. ':' .. level
+        local id = pop(queue_key(queue))
+        if id then
+            hold(holder, 'run', queue, '-', id)
+            local key = job_key(id)
+            if not is_hash(key) then return {queue, id, {}} end
+            local fields = redis.call('HGETALL', key)
+            redis.call('HSET', key, 'status', 'started', 'anyjob_holder', holder, 'worker_name', holder,
+                'started_at', now, 'last_heartbeat', now)
+            return {queue, id, fields}
+        end
+    end
+end
+"""
+)
+
+# holder, entry, counter of the worker ('' is none), seconds. Returns whether the entry was still held.
+ACKNOWLEDGE: Final = (
+    _PRELUDE
+    + """
+local holder, entry = ARGV[4], ARGV[5]
+if redis.call('LREM', held_key(holder), 1, entry) == 0 then return 0 end
+local kind, queue, _, id = parse(entry)
+local key = job_key(id)
+forget_executions(holder, queue, id)
+if not is_hash(key) or redis.call('HGET', key, 'anyjob_holder') == holder then redis.call('DEL', key) end
+if kind == 'waiting' then redis.call('LREM', queue_key(queue), 1, mark_of(id)) end
+local worker = rq .. ':worker:' .. holder
+if ARGV[6] ~= '' and redis.call('EXISTS', worker) == 1 then
+    redis.call('HINCRBY', worker, ARGV[6], 1)
+    redis.call('HINCRBYFLOAT', worker, 'total_working_time', ARGV[7])
+end
+return 1
+"""
+)
+
+_GIVING: Final = """
+local function give_back(holder, lost, given)
+    local entries = redis.call('LRANGE', held_key(holder), 0, -1)
+    for i = #entries, 1, -1 do -- the last taken first, for each goes to the front
+        local kind, queue, score, id = parse(entries[i])
+        local key = job_key(id)
+        local ours = is_hash(key) and redis.call('HGET', key, 'anyjob_holder') == holder
+        forget_executions(holder, queue, id)
+        if ours then redis.call('HDEL', key, 'anyjob_holder') end
+        if ours or kind == 'run' and not is_hash(key) then
+            if kind == 'scheduled' then
+                redis.call('ZADD', scheduled_key(queue), score, id)
+            elseif kind == 'waiting' then
+                local place = redis.call('LPOS', queue_key(queue), mark_of(id))
+                if place then redis.call('LSET', queue_key(queue), place, id)
+                else redis.call('LPUSH', queue_key(queue), id) end
+            else
+                if ours then
+                    redis.call('HSET', key, 'status', 'queued')
+                    if lost then redis.call('HSET', key, 'anyjob_redelivered', 1) end
+                end
+                redis.call('LPUSH', queue_key(queue), id)
+            end
+            given[#given + 1] = id
+        end
+    end
+    redis.call('DEL', held_key(holder))
+    redis.call('SREM', ns .. ':holders', holder)
+end
+"""
+
+# holder, whether what it ran is lost ('1') or released. Returns the ids that went back.
+GIVE_BACK: Final = (
+    _PRELUDE
+    + _GIVING
+    + """
+local given = {}
+give_back(ARGV[4], ARGV[5] == '1', given)
+return given
+"""
+)
+
+# Returns the ids that went back from holders that are dead.
+SWEEP: Final = (
+    _PRELUDE
+    + _GIVING
+    + """
+local given = {}
+for _, holder in ipairs(redis.call('SMEMBERS', ns .. ':holders')) do
+    if redis.call('EXISTS', alive_key(holder)) == 0 then give_back(holder, true, given) end
+end
+return given
+"""
+)
+
+# now, RQ's now, how many of a queue at a time. Returns when the next is due, if any is.
+PROMOTE: Final = (
+    _PRELUDE
+    + """
+local first
+each_native(function(queue)
+    local set = scheduled_key(queue)
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', ARGV[4], 'LIMIT', 0, ARGV[6])) do
+        redis.call('ZREM', set, id)
+        if is_hash(job_key(id)) then redis.call('HSET', job_key(id), 'status', 'queued', 'enqueued_at', ARGV[5]) end
+        redis.call('RPUSH', queue_key(queue), id)
+    end
+    local due = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]
+    if due and (not first or tonumber(due) < tonumber(first)) then first = due end
+end)
+return first
+"""
+)
+
+# holder, milliseconds of its life, then of each job: kind ('waiting' | 'scheduled'), native queue, native id. Returns
+# the entries of those that it holds now.
+TAKE_OFF: Final = (
+    _PRELUDE
+    + """
+local holder, held = ARGV[4], {}
+redis.call('SET', alive_key(holder), 1, 'PX', ARGV[5])
+for i = 6, #ARGV, 3 do
+    local kind, queue, id, score = ARGV[i], ARGV[i + 1], ARGV[i + 2], '-'
+    local there = false
+    if is_hash(job_key(id)) then
+        if kind == 'waiting' then
+            local place = redis.call('LPOS', queue_key(queue), id)
+            there = place and redis.call('LSET', queue_key(queue), place, mark_of(id))
+        else
+            score = redis.call('ZSCORE', scheduled_key(queue), id)
+            there = score and redis.call('ZREM', scheduled_key(queue), id)
+        end
+    end
+    if there then
+        hold(holder, kind, queue, score, id)
+        redis.call('HSET', job_key(id), 'anyjob_holder', holder)
+        held[#held + 1] = kind .. ' ' .. queue .. ' ' .. score .. ' ' .. id
+    end
+end
+return held
+"""
+)
+
+# now. Returns how many are waiting, scheduled and running.
+COUNT: Final = (
+    _PRELUDE
+    + """
+local waiting, scheduled, running = 0, 0, 0
+each_native(function(queue)
+    local all = redis.call('ZCARD', scheduled_key(queue))
+    local later = redis.call('ZCOUNT', scheduled_key(queue), '(' .. ARGV[4], '+inf')
+    waiting = waiting + redis.call('LLEN', queue_key(queue)) + all - later -- a mark counts for the job it stands for
+    scheduled = scheduled + later
+end)
+for _, holder in ipairs(redis.call('SMEMBERS', ns .. ':holders')) do
+    for _, entry in ipairs(redis.call('LRANGE', held_key(holder), 0, -1)) do
+        local kind, queue, score, id = parse(entry)
+        if kind == 'run' then running = running + 1
+        elseif kind == 'scheduled' then
+            if tonumber(score) > tonumber(ARGV[4]) then scheduled = scheduled + 1 else waiting = waiting + 1 end
+        elseif not redis.call('LPOS', queue_key(queue), mark_of(id)) then waiting = waiting + 1 end
+    end
+end
+return {waiting, scheduled, running}
+"""
+)

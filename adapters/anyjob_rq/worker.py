@@ -1,0 +1,315 @@
+"""Our messages run by RQ's own workers: taken, executed and acknowledged our way, shown in RQ's way.
+
+Of RQ's worker we keep what operators know: command line, process model, registration, states, counters, remote
+commands, suspension. What it does with a job (results, failures, retries, callbacks, webhooks, dependencies, clean-up
+of registries, scheduler) never runs: no RQ job is ever read back from Redis, so that nothing in there can name code.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
+from rq.exceptions import StopRequested
+from rq.executions import Execution
+from rq.job import Job
+from rq.logutils import setup_loghandlers
+from rq.utils import now as rq_now
+from rq.worker import BaseWorker, DequeueStrategy
+
+from anyjob.clock import SystemClock
+from anyjob.envelope import QUEUE_NAME
+from anyjob.errors import ConfigurationError, EnqueueError
+from anyjob.executor import JobExecutor
+from anyjob.outcome import Completed, Deferred, Outcome
+from anyjob_redis.presence import Presence
+from anyjob_redis.recurring import RecurringThread
+from anyjob_rq.backend import ALL_QUEUES, RQBackend
+from anyjob_rq.frame import EnvelopeSerializer
+from anyjob_rq.messages import HeldMessage, LapsedError
+from anyjob_rq.wake import Wake
+
+__all__ = ["JobWorkerMixin"]
+
+logger = logging.getLogger("anyjob.worker")
+
+T = TypeVar("T")
+
+
+class JobWorkerMixin(BaseWorker):
+    """Makes a worker of RQ's run our messages, one at a time.
+
+    `queues` are logical ones, in the order in which they count within a level; `ALL_QUEUES` serves all in turn. Of RQ's
+    own parameters, those about serializers, job and queue classes and results have no meaning here.
+    """
+
+    def __init__(
+        self,
+        queues: str | Queue | Iterable[str | Queue],
+        name: str | None = None,
+        *,
+        backend: RQBackend,
+        executor: JobExecutor,
+        stop_timeout: float = 30.0,
+        exception_handlers: Any = None,
+        **options: Any,
+    ) -> None:
+        if exception_handlers:
+            raise ConfigurationError("RQ's exception handlers never see our failures: give the manager an observer.")
+        self._backend = backend
+        self._messages = backend.messages
+        self._executor = executor
+        self._stop_timeout = stop_timeout
+        self._serves = _logical_names(queues, backend)
+        self._rotates = not self._serves
+        self._turn = 0
+        self._stop = threading.Event()
+        self._wake = Wake()
+        self._message: HeldMessage | None = None
+        shown = self._serves or self._messages.known_queues() or ("default",)
+        super().__init__(
+            [self._native_queue(each) for logical in shown for each in self._messages.names.queues(logical)],
+            name,
+            connection=backend.client,
+            serializer=EnvelopeSerializer,
+            **{key: options[key] for key in _KEPT_OPTIONS if key in options},
+        )
+        self._presence = Presence(backend.client, backend.config.namespace, self.name, backend.config.lease)
+
+    # RQ's life of a worker
+
+    def work(
+        self,
+        burst: bool = False,
+        logging_level: str | None = None,
+        date_format: str = DEFAULT_LOGGING_DATE_FORMAT,
+        log_format: str = DEFAULT_LOGGING_FORMAT,
+        max_jobs: int | None = None,
+        max_idle_time: int | None = None,
+        with_scheduler: bool = False,
+        dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
+    ) -> bool:
+        """Run jobs until told to stop (`burst`: until none is due); return whether any ran. Outlives Redis's absences.
+
+        With another strategy than RQ's default, the queues of a level take turns.
+        """
+        if with_scheduler:  # worker-pool always asks for it
+            logger.debug("RQ's scheduler is not needed: every worker promotes what is due")
+        self._rotates = self._rotates or dequeue_strategy != DequeueStrategy.DEFAULT
+        if logging.getLogger("anyjob").level == logging.NOTSET:
+            setup_loghandlers(logging_level or "INFO", date_format, log_format, name="anyjob")
+        self.bootstrap(logging_level, date_format, log_format)
+        try:
+            with self._wake.on_signals(self.request_stop), self._threads():
+                return self._serve(burst, max_jobs, max_idle_time) > 0
+        finally:
+            self._leave()
+
+    def _serve(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
+        done, pause, idle_since = 0, _SHORTEST_POLL, time.monotonic()
+        looked_for_suspension = 0.0
+        with suppress(StopRequested):  # what a suspended worker raises in a burst
+            while done != max_jobs and not self._stop_requested:
+                if time.monotonic() - looked_for_suspension >= 1.0:
+                    self._insist(partial(self.check_for_suspension, burst))
+                    looked_for_suspension = time.monotonic()
+                message = self._insist(partial(self._take, promote=burst))
+                if message is None:
+                    idle = time.monotonic() - idle_since
+                    if burst or (max_idle_time is not None and idle >= max_idle_time):
+                        break
+                    self._wake.wait(pause)
+                    pause = min(2 * pause, _LONGEST_POLL)
+                elif not self._stop_requested:
+                    done += self._run(message)
+                    pause, idle_since = _SHORTEST_POLL, time.monotonic()
+        return done
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        self._insist(self._presence.beat)
+        # RQ made sure that nobody else alive has this name: what is held by it was held by one who died.
+        self._insist(partial(self._messages.give_back, self.name, lost=True))
+        keeper = RecurringThread(f"anyjob-presence-{self.name}", self._keep_alive, SystemClock())
+        promoter = RecurringThread(f"anyjob-promoter-{self.name}", self._promote, self._backend.config.clock)
+        with keeper, promoter:
+            yield
+
+    def _leave(self) -> None:
+        for step in (partial(self._messages.give_back, self.name, lost=False), self._presence.leave, self.teardown):
+            try:
+                step()
+            except RedisError as error:  # the lease will end by itself
+                logger.warning("worker=%s left without a word: %s", self.name, error)
+
+    def _keep_alive(self) -> float:
+        """Beat for ourselves, to Redis and to RQ's monitors, and give back what the dead hold."""
+        if self._presence.beat():
+            for native_id in self._messages.sweep():
+                logger.warning("rescued id=%s: its worker vanished", self._shown(native_id))
+        if self.connection.exists(self.key):
+            self.heartbeat()
+        else:
+            self.register_birth()  # type: ignore[no-untyped-call]  # Redis forgot us
+        return self._backend.config.lease / 3
+
+    def _promote(self) -> float:
+        due_in = self._messages.promote()
+        return _LONGEST_TICK if due_in is None else min(due_in, _LONGEST_TICK)
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Take no more; what runs is told. Handlers do no more than note it: they interrupt whatever has a lock."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.request_force_stop)
+        self._shutdown_requested_date = rq_now()
+        self._stop_requested = True
+        self._stop.set()
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Interrupt what runs; it goes back, uncharged. As in RQ, a signal within a second of the first is its echo."""
+        if self._is_no_echo():
+            raise SystemExit
+
+    def _is_no_echo(self) -> bool:
+        return self._shutdown_requested_date is None or (rq_now() - self._shutdown_requested_date).total_seconds() >= 1
+
+    def run_maintenance_tasks(self) -> None:
+        """Do nothing: RQ's clean-up of registries would fail jobs; leases rescue them."""
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
+        """Return a year: who cleans RQ's registries (`rq info` does) must not take a running job for abandoned."""
+        return _YEAR
+
+    def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
+        with suppress(RedisError):  # of no interest but to monitors
+            super().set_state(state, pipeline)
+
+    def prepare_execution(self, job: Job) -> Execution:
+        return self._insist(partial(super().prepare_execution, job))
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        return connection  # RQ would stretch its time-outs to what BLPOP needs; we never block
+
+    # One message
+
+    def _take(self, *, promote: bool) -> HeldMessage | None:
+        if promote:
+            self._messages.promote()
+        try:
+            message = self._messages.take(self.name, self._serves, self._turn)
+        except LapsedError:  # a pause, or an absence of Redis, was longer than the lease
+            self._presence.beat()
+            message = self._messages.take(self.name, self._serves, self._turn)
+        self._turn += self._rotates and message is not None
+        return message
+
+    def _run(self, message: HeldMessage) -> bool:
+        """See to a message; return whether a job ran."""
+        if message.fault is not None:
+            self._settle(message, self._executor.refuse(message.raw, message.fault))
+        elif message.redelivered:  # counted, and sent anew: the next look runs it
+            self._settle(message, self._executor.execute(message.raw, redelivered=True))
+        else:
+            job = Job(message.native_id, connection=self.connection, serializer=EnvelopeSerializer)
+            job.origin = message.queue
+            job.timeout = -1
+            self._message = message
+            self.execute_job(job, Queue(message.queue, connection=self.connection, serializer=EnvelopeSerializer))
+            self.executions.clear()
+            return True
+        return False
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution | None = None) -> bool:  # noqa: ARG002
+        """Execute the message that was taken and settle it; return whether its job succeeded."""
+        message, begun = self._message, time.monotonic()
+        assert message is not None  # noqa: S101  # for mypy: _run set it
+        try:
+            outcome = self._executor.execute(message.raw, stop=self._stop)
+        except BaseException:
+            # While we stop it was meant for the process. Else it came from the job, which thereby ended its process.
+            stopping = self._stop.is_set()
+            self._insist(partial(self._messages.give_back, self.name, lost=not stopping))
+            if stopping:
+                raise
+            return False
+        self._settle(message, outcome, time.monotonic() - begun)
+        return isinstance(outcome, Completed)
+
+    def _settle(self, message: HeldMessage, outcome: Outcome, seconds: float = 0.0) -> None:
+        counter = _COUNTERS.get(type(outcome), "failed_job_count")
+
+        def settle() -> bool:
+            if not isinstance(outcome, Completed):
+                if not self._messages.holds(self.name, message.entry):
+                    return False
+                self._backend.settle(outcome)
+            return self._messages.acknowledge(self.name, message.entry, counter, seconds)
+
+        if not self._insist(settle):
+            logger.warning(
+                "fenced id=%s: its lease was lost while it ran; it may have run twice", self._shown(message.native_id)
+            )
+
+    def _insist(self, action: Callable[[], T]) -> T:
+        """Do it, again and again while Redis is away: what ran must not count as a crash.
+
+        Raises what the action raises if the worker is to stop; what it holds then goes back when its lease ends.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return action()
+            except (RedisError, EnqueueError) as error:
+                if self._stop_requested:
+                    raise
+                logger.warning("worker=%s goes on in %gs: %s", self.name, pause, error)
+                self._wake.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _shown(self, native_id: str) -> str:
+        return self._messages.names.job_id(native_id) or native_id
+
+    def _native_queue(self, name: str) -> Queue:
+        return Queue(name, connection=self._backend.client, serializer=EnvelopeSerializer)
+
+
+def _logical_names(queues: str | Queue | Iterable[str | Queue], backend: RQBackend) -> tuple[str, ...]:
+    """Return the logical queues to serve; none is all that are known, now or later."""
+    several = [queues] if isinstance(queues, str | Queue) else queues
+    names = tuple(each.name if isinstance(each, Queue) else each for each in several)
+    closed = backend.config.queues
+    if ALL_QUEUES in names:
+        return closed or ()
+    for each in names:
+        if not QUEUE_NAME.fullmatch(each) or (closed is not None and each not in closed):
+            known = f" Its queues are closed to: {', '.join(closed)}." if closed else ""
+            raise ConfigurationError(
+                f"Backend {backend.config.alias!r} has no queue {each!r}.{known} A worker is given logical queues, "
+                f"as 'mail', or {ALL_QUEUES!r} for all."
+            )
+    return names
+
+
+_KEPT_OPTIONS: Final = (
+    *("default_worker_ttl", "worker_ttl", "maintenance_interval", "job_monitoring_interval"),
+    *("log_job_description", "prepare_for_work"),
+)
+_COUNTERS: Final[Mapping[type, str]] = {Completed: "successful_job_count", Deferred: ""}
+_SHORTEST_POLL: Final = 0.01
+_LONGEST_POLL: Final = 0.1
+_LONGEST_TICK: Final = 0.2
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+_YEAR: Final = 365 * 86_400

@@ -1,0 +1,300 @@
+"""Stores that break one promise each, made backends: the kit has to find every one. test_kit.py runs this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from harnesses import memory_harness
+from msgspec import Raw
+from msgspec.structs import replace
+
+from anyjob import InMemoryJobStore, JobEnvelope, JobFailure, JobFilter, JobPriority, JobState, StoreBackend
+from anyjob.backend import BackendConfig
+from anyjob.outcome import Abandoned, Completed, Deferred, Outcome, Retry
+from anyjob.store import JobClaim, JobPage, LostJob
+from anyjob.store_backend import memory_backend
+from anyjob.testing.conformance import BackendConformance, BackendHarness
+
+
+class Faithful(InMemoryJobStore):
+    """The control: it passes whatever the others fail."""
+
+
+class EnvelopesChanged(InMemoryJobStore):
+    """Changes what is sent on its way in."""
+
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        raise NotImplementedError
+
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        super().insert([self.change(each) for each in envelopes])
+
+
+class DropsPriority(EnvelopesChanged):
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        return replace(envelope, priority=JobPriority.NORMAL)
+
+
+class TurnsPriorityRound(EnvelopesChanged):
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        return replace(envelope, priority=JobPriority(30 - envelope.priority))
+
+
+class DropsDelay(EnvelopesChanged):
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        return replace(envelope, due_at=None)
+
+
+class RoundsDelayDown(EnvelopesChanged):
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        return replace(envelope, due_at=envelope.due_at and envelope.due_at.replace(microsecond=0))
+
+
+class DelaysMore(EnvelopesChanged):
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        return replace(envelope, due_at=envelope.due_at and envelope.due_at + timedelta(seconds=2.5))
+
+
+class DropsHeaders(EnvelopesChanged):
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        return replace(envelope, headers={})
+
+
+class GivesOtherIds(EnvelopesChanged):
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        return replace(envelope, id=f"{len(self._rows)}-{envelope.id}"[:64])
+
+
+class DropsWhatIsNotAscii(EnvelopesChanged):
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        return replace(envelope, args=Raw(bytes(envelope.args).decode().encode("ascii", "replace")))
+
+
+class MixesQueues(InMemoryJobStore):
+    def claim(self, *, queues: Any, **rest: Any) -> Sequence[JobClaim]:
+        return super().claim(queues=None, **rest)
+
+
+class TakesTheLastFirst(InMemoryJobStore):
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        back = timedelta(seconds=len(self._rows))
+        super().insert([replace(each, first_due_at=each.first_due_at - back) for each in envelopes])
+
+
+class ShufflesBulks(InMemoryJobStore):
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        back = [timedelta(seconds=number % 7) for number in range(len(envelopes))]
+        moved = [replace(each, first_due_at=each.first_due_at - by) for each, by in zip(envelopes, back, strict=True)]
+        super().insert(moved)
+
+
+class RunsTwice(InMemoryJobStore):
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        super().insert(envelopes)
+        super().insert([replace(each, id=f"{each.id[:60]}-too") for each in envelopes])
+
+
+class AcceptsTakenIds(InMemoryJobStore):
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        super().insert([replace(each, id=f"{each.id}-{len(self._rows)}"[:64]) for each in envelopes])
+
+
+class DropsHalfABulk(InMemoryJobStore):
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        super().insert(envelopes[: max(1, len(envelopes) // 2)])
+
+
+class LosesKilledJobs(InMemoryJobStore):
+    def recover(self) -> Sequence[LostJob]:
+        lost = super().recover()
+        for each in lost:
+            self.settle(self.take(_one(each.id), limit=1, lease=timedelta(1), worker="x")[0], Completed())
+        return lost
+
+
+class ForgetsToCountCrashes(InMemoryJobStore):
+    def recover(self) -> Sequence[LostJob]:
+        lost = super().recover()
+        for each in lost:
+            row = self._rows[each.id]
+            row.raw = row.raw.replace(b'"lost_count":1', b'"lost_count":0')
+        return lost
+
+
+class RecoversLate(InMemoryJobStore):
+    def claim(self, *, lease: timedelta, **rest: Any) -> Sequence[JobClaim]:
+        return super().claim(lease=lease * 4, **rest)
+
+    def renew(self, claims: Sequence[JobClaim], lease: timedelta) -> Sequence[JobClaim]:
+        return super().renew(claims, lease * 4)
+
+
+class ChargesWhatIsReleased(InMemoryJobStore):
+    def release(self, claims: Sequence[JobClaim]) -> None:
+        super().release(claims)
+        for claim in claims:
+            if claim.id in self._rows:
+                raw = self._rows[claim.id].raw
+                self._rows[claim.id].raw = raw.replace(b'"args":', b'"try_count":1,"args":')
+
+
+class OutcomesChanged(InMemoryJobStore):
+    """Does something else than the outcome asks for."""
+
+    def change(self, outcome: Outcome) -> Outcome:
+        raise NotImplementedError
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        return super().settle(claim, self.change(outcome))
+
+
+class TriesOnce(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        return Completed() if isinstance(outcome, Retry) else outcome
+
+
+class TriesForever(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        gave_up = isinstance(outcome, Abandoned) and outcome.envelope is not None
+        return Retry(outcome.envelope) if gave_up else outcome  # type: ignore[union-attr,arg-type]
+
+
+class RetriesAtOnce(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        return Retry(replace(outcome.envelope, due_at=None)) if isinstance(outcome, Retry) else outcome
+
+
+class DropsTheUnknown(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        return Completed() if isinstance(outcome, Deferred) and outcome.envelope.headers else outcome
+
+
+class DropsTheUnreadable(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        return Completed() if isinstance(outcome, Abandoned) and outcome.envelope is None else outcome
+
+
+class DropsTheReason(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        if not isinstance(outcome, Abandoned):
+            return outcome
+        return replace(outcome, failure=replace(outcome.failure, message="it failed", error_type="Error"))
+
+
+class TrimsWhatIsParked(InMemoryJobStore):
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        return super().park(raw.decode(errors="replace").encode(), failure)
+
+
+class IsBlockedByFarJobs(InMemoryJobStore):
+    def claim(self, **rest: Any) -> Sequence[JobClaim]:
+        return () if self.count()[JobState.SCHEDULED] > 1_000 else super().claim(**rest)
+
+
+class CancelsNothing(InMemoryJobStore):
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        held = self._leases.get(claim.id)
+        if isinstance(outcome, Completed) and held is not None and not held.running:
+            self.release([claim])
+            return True
+        return super().settle(claim, outcome)
+
+
+class LetsTakenJobsRun(InMemoryJobStore):
+    def take(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
+        claims = super().take(chosen, **rest)
+        self.release(claims)
+        return claims
+
+
+class KeepsWhatWasTaken(InMemoryJobStore):
+    def release(self, claims: Sequence[JobClaim]) -> None:
+        if all(claim.id in self._leases and self._leases[claim.id].running for claim in claims):
+            super().release(claims)
+
+
+class KeepsTheOldBudget(InMemoryJobStore):
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        if claim.id in self._failures and isinstance(outcome, Deferred):
+            outcome = Deferred(replace(outcome.envelope, try_count=1))
+        return super().settle(claim, outcome)
+
+
+class CountsWrong(InMemoryJobStore):
+    def count(self) -> Mapping[JobState, int]:
+        return {**super().count(), JobState.SCHEDULED: 0}
+
+
+class HidesWhatWaits(InMemoryJobStore):
+    def scan(self, chosen: JobFilter, **rest: Any) -> JobPage:
+        page = super().scan(chosen, **rest)
+        return replace(page, jobs=[job for job in page.jobs if job.state is not JobState.WAITING])
+
+
+class RepeatsPages(InMemoryJobStore):
+    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        return super().scan(chosen, cursor=cursor and str(max(0, int(cursor) - 1)), limit=limit)
+
+
+# Which test has to find which of them.
+FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
+    DropsPriority: "test_high_priorities_overtake_at_a_stopped_worker",
+    TurnsPriorityRound: "test_all_five_levels",
+    DropsDelay: "test_never_early_and_in_time",
+    RoundsDelayDown: "test_never_early_and_in_time",
+    DelaysMore: "test_never_early_and_in_time",
+    DropsHeaders: "test_headers_are_kept",
+    GivesOtherIds: "test_an_id_of_the_callers_own_is_kept",
+    DropsWhatIsNotAscii: "test_large_arguments_arrive",
+    MixesQueues: "test_a_worker_leaves_other_queues_alone",
+    TakesTheLastFirst: "test_first_in_first_out",
+    ShufflesBulks: "test_many_at_once",
+    RunsTwice: "test_a_job_runs_once",
+    AcceptsTakenIds: "test_a_taken_id_is_refused",
+    DropsHalfABulk: "test_aenqueue_many",
+    LosesKilledJobs: "test_a_killed_workers_job_runs_again",
+    ForgetsToCountCrashes: "test_a_killed_workers_job_runs_again",
+    RecoversLate: "test_a_killed_workers_job_runs_again",
+    ChargesWhatIsReleased: "test_a_job_that_outlasts_the_stop_goes_back_uncharged",
+    TriesOnce: "test_a_policy_of_three_is_three_runs",
+    TriesForever: "test_no_policy_is_one_run",
+    RetriesAtOnce: "test_the_waits_between_tries",
+    DropsTheUnknown: "test_a_job_that_stays_unknown_is_parked",
+    DropsTheUnreadable: "test_what_is_no_envelope_is_parked_while_its_neighbours_run",
+    DropsTheReason: "test_a_newer_envelope_is_parked_untouched",
+    TrimsWhatIsParked: "test_what_cant_be_read_is_kept_to_the_byte",
+    IsBlockedByFarJobs: "test_far_jobs_hold_up_nobody",
+    CancelsNothing: "test_a_cancelled_job_never_runs",
+    LetsTakenJobsRun: "test_what_is_taken_is_nobody_elses_and_goes_back",
+    KeepsWhatWasTaken: "test_a_delayed_job_that_was_taken_goes_back_as_it_was",
+    KeepsTheOldBudget: "test_a_parked_job_is_retried_with_its_whole_budget",
+    CountsWrong: "test_counts",
+    HidesWhatWaits: "test_lists_what_waits_without_touching_it",
+    RepeatsPages: "test_pages_hold_every_job_once",
+}
+
+
+def _one(job_id: str) -> JobFilter:
+    return JobFilter(ids=frozenset({job_id}))
+
+
+def _suite(make_store: Callable[..., InMemoryJobStore]) -> type[BackendConformance]:
+    """Return the kit's tests over the in-memory backend with another store in it."""
+
+    def make(config: BackendConfig) -> StoreBackend:
+        declared = memory_backend(config).capabilities
+        return StoreBackend(make_store(config.clock), declared)
+
+    class Suite(BackendConformance):
+        @classmethod
+        def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
+            return memory_harness(make)
+
+    return Suite
+
+
+EVERY: Sequence[type[InMemoryJobStore]] = [Faithful, *FOUND_BY]
+globals().update({f"Test{each.__name__}": _suite(each) for each in EVERY})

@@ -1,0 +1,18 @@
+"""The adapter that docs/write_an_adapter.md shows passes the kit, run as its reader would."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "05_write_an_adapter"
+
+
+@pytest.mark.timeout(300)
+def test_the_example_passes_the_kit() -> None:
+    runner = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=prepend", "--timeout=120"]
+    done = subprocess.run([*runner, str(EXAMPLE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

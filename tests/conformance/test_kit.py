@@ -1,0 +1,61 @@
+"""The kit itself: it finds every backend that breaks a promise, by the test that is about that promise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conformance.mutants import FOUND_BY
+
+from anyjob.testing.conformance import BackendConformance
+
+MUTANTS = Path(__file__).with_name("mutants.py")
+SHARDS = 4  # they wait more than they work
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Run each mutant's test on it, and the same tests on the faithful store; return the outcomes by test."""
+    wanted = [f"Test{each.__name__}::{test}" for each, test in FOUND_BY.items()]
+    wanted += [f"TestFaithful::{test}" for test in {*FOUND_BY.values()}]
+    folder = tmp_path_factory.mktemp("verdicts")
+    with ThreadPoolExecutor(SHARDS) as pool:
+        shards = pool.map(lambda number: _run(wanted[number::SHARDS], folder / f"{number}.xml"), range(SHARDS))
+        return {test: outcome for shard in shards for test, outcome in shard.items()}
+
+
+def _run(tests: Sequence[str], report: Path) -> Mapping[str, str]:
+    options = ["-q", "-p", "no:cacheprovider", "-c", str(MUTANTS.parents[2] / "pyproject.toml"), f"--junitxml={report}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *(f"{MUTANTS}::{test}" for test in tests)],
+        env={**os.environ, "ANYJOB_TEST_PATIENCE": "0.3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert report.exists(), done.stdout + done.stderr
+    cases = ET.parse(report).getroot().iter("testcase")  # noqa: S314  # our own
+    return {
+        f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}": (
+            next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
+        )
+        for case in cases
+    }
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("mutant", "test"), [(each.__name__, test) for each, test in FOUND_BY.items()])
+def test_a_broken_promise_is_found(verdicts: Mapping[str, str], mutant: str, test: str) -> None:
+    assert verdicts[f"TestFaithful::{test}"] == "passed"
+    assert verdicts[f"Test{mutant}::{test}"] == "failure"
+
+
+def test_there_are_tests_enough() -> None:
+    tests = [name for name in dir(BackendConformance) if name.startswith("test_")]
+    assert len(tests) >= 60

@@ -1,0 +1,82 @@
+"""Servers for tests: the shared ones, never stopped or flushed, and private ones that a test may kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from anyjob.testing.probes.journal import wait_until
+
+__all__ = ["PrivateRedis", "free_port", "redis_url", "unavailable"]
+
+_REDIS: Final = "redis://localhost:6379/0"
+
+
+def unavailable(why: str) -> None:
+    """Skip the test, with the reason; in CI, where every server is promised, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def redis_url() -> str:
+    """Return the URL of the shared Redis, `ANYJOB_TEST_REDIS_URL`."""
+    url = os.environ.get("ANYJOB_TEST_REDIS_URL", _REDIS)
+    try:
+        Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2).ping()
+    except RedisError as error:
+        unavailable(f"no Redis at ANYJOB_TEST_REDIS_URL: {error}")
+    return url
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+class PrivateRedis:
+    """A redis-server of the test's own, which keeps what it was given (AOF) through `kill` and `start`."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            unavailable("there is no redis-server program to start a private one")
+        self._program = str(program)
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        """Start it, and return once it answers."""
+        options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self._folder), "save": ""}
+        options |= {"appendonly": "yes", "appendfsync": "everysec", "logfile": "redis.log"}
+        argv = [self._program, *(part for name, value in options.items() for part in (f"--{name}", value))]
+        self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True)
+        wait_until(self._answers, what=f"redis-server to answer at {self.port}")
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        client = Redis.from_url(self.url, socket_timeout=1, socket_connect_timeout=1)
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+        finally:
+            client.close()
