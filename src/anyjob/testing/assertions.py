@@ -9,7 +9,7 @@ from typing import Any, TypeVar, Unpack
 from msgspec import UNSET
 
 from anyjob.registry import JobConfiguration
-from anyjob.testing.matching import ExpectedJob, ExpectedRun, JobExpectation, describe
+from anyjob.testing.matching import ExpectedJob, ExpectedRun, JobExpectation, Matcher, describe
 from anyjob.testing.record import AbandonedJob, EnqueuedJob, JobRecord, RanJob
 
 __all__ = ["JobAssertions"]
@@ -50,13 +50,13 @@ class JobAssertions:
         return tuple(self._record.abandoned[self._skipped[2] :])
 
     def assert_enqueued(
-        self, job: object, args: object = UNSET, *, times: int | None = None, **expected: Unpack[ExpectedJob]
+        self, job: object, args: Matcher | object = UNSET, *, times: int | None = None, **expected: Unpack[ExpectedJob]
     ) -> EnqueuedJob:
         """Claim that such a job was enqueued."""
         __tracebackhide__ = True
         return self._claim("enqueued", self.enqueued, times, self._expect(job, args, expected))
 
-    def assert_not_enqueued(self, job: object, args: object = UNSET, **expected: Unpack[ExpectedJob]) -> None:
+    def assert_not_enqueued(self, job: object, args: Matcher | object = UNSET, **expected: Unpack[ExpectedJob]) -> None:
         """Claim that no such job was enqueued."""
         __tracebackhide__ = True
         self._deny("enqueued", self.enqueued, self._expect(job, args, expected))
@@ -68,19 +68,19 @@ class JobAssertions:
             raise AssertionError(f"No job was to be enqueued.\n{_list('enqueued', self.enqueued)}")
 
     def assert_ran(
-        self, job: object, args: object = UNSET, *, times: int | None = None, **expected: Unpack[ExpectedRun]
+        self, job: object, args: Matcher | object = UNSET, *, times: int | None = None, **expected: Unpack[ExpectedRun]
     ) -> RanJob:
         """Claim that such a try ended; `error=None` asks for a success, `error=ValueError` for that failure."""
         __tracebackhide__ = True
         return self._claim("run", self.ran, times, self._expect(job, args, expected))
 
-    def assert_not_ran(self, job: object, args: object = UNSET, **expected: Unpack[ExpectedRun]) -> None:
+    def assert_not_ran(self, job: object, args: Matcher | object = UNSET, **expected: Unpack[ExpectedRun]) -> None:
         """Claim that no such try ended."""
         __tracebackhide__ = True
         self._deny("run", self.ran, self._expect(job, args, expected))
 
     def assert_abandoned(
-        self, job: object, args: object = UNSET, *, times: int | None = None, **expected: Unpack[ExpectedRun]
+        self, job: object, args: Matcher | object = UNSET, *, times: int | None = None, **expected: Unpack[ExpectedRun]
     ) -> AbandonedJob:
         """Claim that such a job was given up; `error=ConnectionError` asks for the last try's."""
         __tracebackhide__ = True
@@ -98,7 +98,7 @@ class JobAssertions:
 
     @contextmanager
     def assert_enqueues(
-        self, times: int, job: object = UNSET, args: object = UNSET, **expected: Unpack[ExpectedJob]
+        self, times: int, job: object = UNSET, args: Matcher | object = UNSET, **expected: Unpack[ExpectedJob]
     ) -> Iterator[JobAssertions]:
         """Claim that the block enqueues so many jobs, or so many of that kind; claims about the block are yielded."""
         part = self.part()

@@ -16,7 +16,7 @@ from anyjob.serializer import refuse_unknown_fields
 from anyjob.signature import JobFunction
 from anyjob.testing.record import AbandonedJob, EnqueuedJob, RanJob
 
-__all__ = ["Difference", "ExpectedJob", "ExpectedRun", "JobExpectation", "describe"]
+__all__ = ["Difference", "ExpectedJob", "ExpectedRun", "JobExpectation", "Matcher", "describe"]
 
 Matcher = Callable[[Any], object]
 
