@@ -250,6 +250,14 @@ def test_threads_end_with_the_sandbox() -> None:
     assert set(threading.enumerate()) <= before
 
 
+def test_a_worker_that_the_application_started_ends_with_the_sandbox() -> None:
+    with in_memory():
+        SendMail.enqueue(Mail("a"))
+        worker = anyjob.get_manager().start_worker()
+        assert worker.running
+    assert not worker.running
+
+
 def test_the_sandbox_is_garbage_once_it_is_over() -> None:
     with in_memory() as sandbox:
         SendMail.enqueue(Mail("a"))

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Raw
 
 from anyjob.capabilities import Capabilities
-from anyjob.context import running_job
-from anyjob.current import default_registry, get_manager, redirect
+from anyjob.current import get_manager, redirect
 from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority
-from anyjob.errors import InvalidOptionError
 from anyjob.manager import JobManager
-from anyjob.registry import JobConfiguration
-from anyjob.routing import JobWiring
 from anyjob.testing.assertions import JobAssertions
-from anyjob.testing.faults import Fault, SandboxFaults
+from anyjob.testing.faults import Fault
 from anyjob.testing.matching import JobExpectation
-from anyjob.testing.record import JobRecord, JobWatcher, WatchedObservers
-from anyjob.testing.runner import JobLine, SandboxRunner
-from anyjob.testing.sandbox_backend import SandboxBackend, SandboxStore, capabilities_of
+from anyjob.testing.record import JobRecord
+from anyjob.testing.sandbox_backend import capabilities_of
 from anyjob.testing.sandbox_clock import SandboxClock
+from anyjob.testing.world import IDLE_WITHIN, MAX_JOBS, SandboxWorld
 from anyjob.upgrades import ARGS_VERSION_HEADER
-from anyjob.worker import JobWorker, WorkerOptions
+from anyjob.worker import WorkerOptions
 
 __all__ = ["JobSandbox", "in_memory"]
-
-MAX_JOBS: Final = 1000
-IDLE_WITHIN: Final = 10.0
 
 
 @contextmanager
@@ -44,12 +35,13 @@ def in_memory(*, profile: Capabilities | str | None = None, start: datetime | No
     to, or its `Capabilities`; then what that backend lacks is refused as there. Default is all that memory can do.
     `start` is where the clock stands; default is now.
     """
-    sandbox = JobSandbox(profile=profile, start=start)
-    with redirect(sandbox.wiring_of):
+    clock, record = SandboxClock(start), JobRecord()
+    world = SandboxWorld(clock, record, capabilities_of(profile))
+    with redirect(world.wiring_of):
         try:
-            yield sandbox
+            yield JobSandbox(clock, record, world)
         finally:
-            sandbox.close()
+            world.close()
 
 
 class JobSandbox(JobAssertions):
@@ -60,23 +52,12 @@ class JobSandbox(JobAssertions):
     no failure while tries are left. `raises=False` leaves errors to `ran` and `abandoned`.
     """
 
-    def __init__(self, *, profile: Capabilities | str | None = None, start: datetime | None = None) -> None:
-        super().__init__(JobRecord(), self._known_jobs)
-        self.clock = SandboxClock(start)
-        self._capabilities = capabilities_of(profile)
-        self._faults = SandboxFaults()
-        self._lock = threading.RLock()
-        self._changed = threading.Condition()
-        self._wirings: dict[JobManager, JobWiring] = {}
-        self._watchers: list[JobWatcher] = []
-        self._lines: list[JobLine] = []
-        self._runner = SandboxRunner(self._lines, self.clock, self._record, self._faults)
+    def __init__(self, clock: SandboxClock, record: JobRecord, world: SandboxWorld) -> None:
+        super().__init__(record, world.known_jobs)
+        self.clock = clock
+        self._world = world
+        self._runner = world.runner
         self._numbers = itertools.count(1)
-        self._at_enqueue = 0
-        self._batch_ends: set[str] = set()
-        self._here = threading.local()
-        self._serving: WorkerOptions | None = None
-        self._workers: list[JobWorker] = []
 
     # Time
 
@@ -128,17 +109,12 @@ class JobSandbox(JobAssertions):
         """Like `run_all`, as `arun`."""
         return await self._runner.adrive(self._runner.everything(), raises=raises, limit=max_jobs)
 
-    @contextmanager
-    def run_at_enqueue(self) -> Iterator[None]:
+    def run_at_enqueue(self) -> AbstractContextManager[None]:
         """Run what is due at the end of each enqueue, in its thread (of `aenqueue`, in its task), and raise as `run`.
 
         What a job enqueues runs after it, not inside of it. Jobs are stored and read again as ever.
         """
-        self._at_enqueue += 1
-        try:
-            yield
-        finally:
-            self._at_enqueue -= 1
+        return self._world.at_enqueue()
 
     @contextmanager
     def worker(self, *, concurrency: int = 1, raises: bool = True) -> Iterator[None]:
@@ -147,25 +123,15 @@ class JobSandbox(JobAssertions):
         At its end the context waits until nothing is due and nothing runs, stops, and raises the first failure.
         """
         since = self._runner.seen()
-        with self._lock:
-            if self._serving is not None:
-                raise InvalidOptionError("The sandbox has workers already: one worker() at a time.")
-            self._serving = WorkerOptions(concurrency=concurrency)
-            for line in self._lines:
-                self._serve(line)
-        try:
+        with self._world.served(WorkerOptions(concurrency=concurrency)):
             yield
             self.wait_until_idle()
-        finally:
-            self._stop_workers()
         if raises:
             self._runner.raise_first(since)
 
     def wait_until_idle(self, timeout: float = IDLE_WITHIN) -> None:
         """Wait until the workers have run what is due; raise AssertionError if that takes over `timeout` seconds."""
-        with self._changed:
-            if not self._changed.wait_for(self._runner.idle, timeout):
-                raise AssertionError(f"After {timeout:g} s there are still jobs that are due or run.")
+        self._world.wait_until_idle(timeout)
 
     # Go wrong
 
@@ -176,7 +142,7 @@ class JobSandbox(JobAssertions):
 
         `in_doubt`: the job is in there, but the answer never came. Fails if it was never needed, as all faults do.
         """
-        return self._faults.broker_away(Fault(at, self._concerns(job), in_doubt=in_doubt))
+        return self._world.faults.broker_away(Fault(at, self._concerns(job), in_doubt=in_doubt))
 
     def worker_killed(self, at: int | None = None, job: object = UNSET) -> AbstractContextManager[None]:
         """Let the worker of the `at`-th run of the block be killed after the job's work, before it is settled.
@@ -184,11 +150,11 @@ class JobSandbox(JobAssertions):
         The job runs again, one loss counted, when the clock has travelled the backend's `redelivery_bound`, or in
         `run_all`. For `run` and its kin; not for `worker`.
         """
-        return self._faults.worker_killed(Fault(at, self._concerns(job)))
+        return self._world.faults.worker_killed(Fault(at, self._concerns(job)))
 
     def delivered_twice(self, at: int | None = None, job: object = UNSET) -> AbstractContextManager[None]:
         """Let the message of the `at`-th run of the block come, and the job run, a second time. As `worker_killed`."""
-        return self._faults.delivered_twice(Fault(at, self._concerns(job)))
+        return self._world.faults.delivered_twice(Fault(at, self._concerns(job)))
 
     def receive(
         self,
@@ -204,7 +170,7 @@ class JobSandbox(JobAssertions):
         `args_version` is how many of the job's `upgrades` that code had. `manager` is whose backend gets it; default is
         the one in force.
         """
-        now, wiring = self.now(), self.wiring_of(manager or get_manager())
+        now, wiring = self.now(), self._world.wiring_of(manager or get_manager())
         envelope = JobEnvelope(
             v=ENVELOPE_VERSION,
             id=f"received-{next(self._numbers)}",
@@ -217,98 +183,18 @@ class JobSandbox(JobAssertions):
             headers={**(headers or {}), **({ARGS_VERSION_HEADER: str(args_version)} if args_version else {})},
         )
         backend = wiring.router.target_of(envelope).backend
-        line = next(line for line in self._lines if line.backend is backend)
+        line = next(line for line in self._world.lines if line.backend is backend)
         line.watcher.accepted(envelope, line.alias, enqueued=False)
         line.backend.put((envelope,))
         return envelope.id
 
-    # Inside
-
-    def wiring_of(self, manager: JobManager) -> JobWiring:
-        """Return what stands behind a manager in here."""
-        wiring = self._wirings.get(manager)
-        if wiring is None:
-            with self._lock:
-                wiring = self._wirings.get(manager)
-                if wiring is None:
-                    wiring = self._wirings[manager] = self._wire(manager)
-        return wiring
-
-    def close(self) -> None:
-        """End all that runs in here."""
-        self._stop_workers()
-        for watcher in self._watchers:
-            watcher.executor.close()
-
-    def _wire(self, manager: JobManager) -> JobWiring:
-        watcher = JobWatcher(self._record, manager.registry, self._enqueued)
-        wiring = manager.rewired(
-            lambda alias: self._add_line(alias, watcher),
-            clock=self.clock,
-            observers=WatchedObservers((*manager.observers, watcher)),
-            off_loop=self._on_the_loop,
-        )
-        watcher.executor = wiring.executor
-        self._watchers.append(watcher)
-        return wiring
-
-    def _add_line(self, alias: str, watcher: JobWatcher) -> SandboxBackend:
-        def accepted(envelopes: Sequence[JobEnvelope]) -> None:
-            for envelope in envelopes:
-                watcher.accepted(envelope, alias)
-            if self._at_enqueue:
-                self._batch_ends.add(envelopes[-1].id)
-
-        store = SandboxStore(self.clock, self._changed, unique_ids=self._capabilities.unique_ids)
-        backend = SandboxBackend(store, self._capabilities, self._faults, accepted)
-        line = JobLine(alias, backend, watcher)
-        with self._lock:
-            self._lines.append(line)
-            if self._serving is not None:
-                self._serve(line)
-        return backend
-
-    def _serve(self, line: JobLine) -> None:
-        assert self._serving is not None  # noqa: S101  # for mypy: whoever calls has seen to it
-        self._workers.append(line.backend.worker(line.watcher.executor, self._serving).start())
-
-    def _stop_workers(self) -> None:
-        with self._lock:
-            workers, self._workers, self._serving = self._workers, [], None
-        for worker in workers:
-            worker.stop()
-
-    def _enqueued(self, envelope: JobEnvelope) -> None:
-        """An enqueue is over for one job: run, if that is the mode, after the last of them, and inside of no job."""
-        if envelope.id in self._batch_ends:
-            self._batch_ends.discard(envelope.id)
-            if running_job.get(None) is None:
-                if getattr(self._here, "awaits", False):
-                    self._here.due = True
-                else:
-                    self._runner.drive(self._runner.all_due(), raises=True, limit=MAX_JOBS)
-
-    async def _on_the_loop(self, alias: str, call: Callable[[], Any]) -> Any:  # noqa: ARG002  # memory never blocks
-        self._here.awaits, self._here.due = True, False
-        try:
-            result, due = call(), self._here.due
-        finally:
-            self._here.awaits = False
-        if due:
-            await self._runner.adrive(self._runner.all_due(), raises=True, limit=MAX_JOBS)
-        return result
-
     def _concerns(self, job: object) -> Callable[[JobEnvelope], bool]:
         if job is UNSET:
             return lambda _: True
-        wanted = JobExpectation(job, UNSET, {}, self._known_jobs())
+        wanted = JobExpectation(job, UNSET, {}, self._world.known_jobs())
         return lambda envelope: any(
-            envelope.name in (each.name, *each.aliases) for each in self._known_jobs() if wanted.means(each)
+            envelope.name in (each.name, *each.aliases) for each in self._world.known_jobs() if wanted.means(each)
         )
-
-    def _known_jobs(self) -> Sequence[JobConfiguration]:
-        registries = {default_registry, *(watcher.registry for watcher in self._watchers)}
-        return [configuration for registry in registries for configuration in registry]
 
 
 def _as_timedelta(duration: timedelta | float) -> timedelta:

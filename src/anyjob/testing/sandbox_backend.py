@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from anyjob.backend import BackendConfig, JobShelf, TakenJob
 from anyjob.capabilities import Capabilities
 from anyjob.envelope import JobEnvelope
+from anyjob.executor import JobExecutor
 from anyjob.lanes import JobRow
 from anyjob.loader import load_backend
 from anyjob.memory import InMemoryJobStore
@@ -22,6 +23,7 @@ from anyjob.store import JobClaim, JobFilter, JobPage, JobState
 from anyjob.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.faults import SandboxFaults
 from anyjob.testing.sandbox_clock import SandboxClock
+from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = ["MEMORY", "SandboxBackend", "SandboxStore", "capabilities_of"]
 
@@ -99,6 +101,8 @@ class SandboxBackend(StoreBackend):
         super().__init__(store, capabilities)
         self._faults = faults
         self._accepted = accepted
+        self.workers: list[JobWorker] = []
+        """Every worker that was made here."""
         if capabilities is not MEMORY:
             whole, self.capabilities = self.shelf, capabilities
             self.shelf = _LimitedShelf(whole, capabilities) if whole is not None and capabilities.listing else None
@@ -110,6 +114,11 @@ class SandboxBackend(StoreBackend):
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self._faults.accept(envelopes, self.capabilities.bulk, self._take)
+
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
+        worker = super().worker(executor, options)
+        self.workers.append(worker)
+        return worker
 
     def put(self, envelopes: Sequence[JobEnvelope]) -> None:
         """Keep jobs that nobody here enqueued, whatever the faults say."""
