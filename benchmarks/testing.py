@@ -8,6 +8,7 @@ follow-up job in one test.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def pytest_seconds(code: str) -> float:
         path.write_text(HEAD + code.format(count=TESTS))
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
         start = time.perf_counter()
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return time.perf_counter() - start
 
 
@@ -87,6 +88,7 @@ class FollowUp(anyjob.BackgroundJob[Sequel]):
 
 
 def twelve_tries() -> float:
+    logging.getLogger("anyjob").setLevel(logging.CRITICAL)
     start = time.perf_counter()
     with in_memory() as sandbox:
         Persist.enqueue(Stubborn(7))

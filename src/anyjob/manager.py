@@ -106,7 +106,7 @@ class JobManager:
         self._make_router = partial(JobRouter, default=self.default, routes=routes, queues=queues or {})
         self._own = self._wire(own, clock or SystemClock(), self.observers, self._in_thread)
         self._own.router.refuse_unknown_alias(self.worker_backend)
-        vars(self)["_wiring"] = self._own  # beneath a redirect that may be in force already
+        self._wiring = self._own
 
     def rewired(
         self, make: Callable[[str], JobBackend], *, clock: Clock, observers: JobObservers, off_loop: OffLoop
@@ -127,7 +127,7 @@ class JobManager:
         A property of the class goes before what the managers hold themselves, so whoever never redirects pays nothing.
         """
         if wiring_of is not None:
-            cls._wiring = property(wiring_of)  # type: ignore[assignment]
+            cls._wiring = property(wiring_of, _keep_wiring)  # type: ignore[assignment]
         elif "_wiring" in vars(cls):
             del cls._wiring
 
@@ -388,6 +388,11 @@ class JobManager:
                 self._senders[key] = ThreadPoolExecutor(1, thread_name_prefix=f"anyjob-send-{alias}")
             sender = self._senders[key]
         return await asyncio.get_running_loop().run_in_executor(sender, copy_context().run, call)
+
+
+def _keep_wiring(manager: JobManager, wiring: JobWiring) -> None:
+    """Give a manager that is made under a redirect its own wiring for afterwards."""
+    vars(manager)["_wiring"] = wiring
 
 
 def import_application(module: str, where: str) -> ModuleType:

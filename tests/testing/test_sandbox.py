@@ -232,6 +232,18 @@ def test_what_was_before_is_there_again_after_nested_sandboxes() -> None:
     assert done == ["real"]
 
 
+def test_a_manager_that_was_made_in_a_sandbox_is_an_ordinary_one_afterwards() -> None:
+    backend = memory_backend(BackendConfig(alias="real", url="memory:"))
+    with in_memory() as sandbox:
+        manager = JobManager(backend, registry=own)
+        manager.enqueue_by_name("own.count", {"number": 1})
+        assert sandbox.run() == 1
+    manager.enqueue_by_name("own.count", {"number": 2})
+    assert manager.backend() is backend
+    assert manager.drain() == 1
+    assert done == [1, 2]
+
+
 def test_threads_end_with_the_sandbox() -> None:
     before = set(threading.enumerate())
 
