@@ -13,7 +13,11 @@ import pytest
 import anyjob
 from anyjob.loader import installed_schemes
 
-_LIBRARIES = {"anyjob_rq": "rq"}  # of adapters, which need not be installed
+_LIBRARIES = {
+    "anyjob_rq": "rq",
+    "anyjob_celery": "celery",
+    "anyjob_celery.existing": "celery",
+}  # of adapters, which need not be installed
 
 MODULES = [
     name

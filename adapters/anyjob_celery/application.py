@@ -1,0 +1,68 @@
+"""Makes the Celery application that runs our jobs, with the settings that lose, repeat and leak nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from celery import Celery
+from celery.app.amqp import Queues
+from kombu import Exchange, Queue
+
+from anyjob.envelope import QUEUE_NAME
+from anyjob.executor import JobExecutor
+from anyjob_celery.backend import OwnCeleryBackend
+from anyjob_celery.safety import SAFE
+from anyjob_celery.stopping import StopBound, StopFlag
+from anyjob_celery.task import JobTask
+
+__all__ = ["make_application"]
+
+
+def make_application(backend: OwnCeleryBackend, executor: JobExecutor, *, stop_timeout: float) -> Celery:
+    """Return the application whose workers run the jobs of `backend`; connects to nothing.
+
+    Without a closed list its queues are `default` and those of the registered jobs: Celery can't find others. A worker
+    that is told a queue (`-Q`) may be told any.
+    """
+    config = backend.config
+    closed = config.queues is not None
+    known = config.queues or sorted({"default", *(job.queue for job in executor.registry)})
+    app = Celery(config.namespace, set_as_current=False)
+    stop = StopFlag()
+    app.conf.update(
+        {
+            **backend.options,
+            **SAFE,
+            **backend.transport_settings(stop),
+            "broker_url": backend.url,
+            # Named apart, they win over CELERY_BROKER_URL: what serves other jobs than were enqueued helps nobody.
+            "broker_read_url": backend.url,
+            "broker_write_url": backend.url,
+            "task_queues": [_queue(backend, logical) for logical in known],
+            "task_create_missing_queues": not closed,
+        }
+    )
+    app.amqp.queues_cls = partial(_JobQueues, backend)
+    app.register_task(JobTask(backend, executor, stop))
+    app.steps["worker"].add(StopBound)
+    app.steps["worker"].update(backend.worker_steps())
+    app.anyjob = StopBound.Options(backend, stop, stop_timeout)
+    return app
+
+
+class _JobQueues(Queues):
+    """Makes a queue that a worker is told by `-Q` as all others are made."""
+
+    def __init__(self, backend: OwnCeleryBackend, *args: Any, **options: Any) -> None:
+        self._backend = backend
+        super().__init__(*args, **options)
+
+    def new_missing(self, name: str) -> Queue:
+        if not QUEUE_NAME.fullmatch(name):
+            raise KeyError(name)
+        return _queue(self._backend, name)
+
+
+def _queue(backend: OwnCeleryBackend, logical: str) -> Queue:
+    return Queue(exchange=Exchange(""), **backend.native_queue(logical))
