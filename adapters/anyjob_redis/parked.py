@@ -10,15 +10,15 @@ from typing import Any, Final
 import msgspec
 from redis import Redis
 
-from anyjob.backend import TakenJob
 from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, JobIds, read_envelope
 from anyjob.errors import EnvelopeError
 from anyjob.outcome import JobFailure
 from anyjob.store import JobState, StoredJob
 from anyjob_redis.connection import translated
+from anyjob_redis.held import LONGEST_HOLD, HeldJob
 
-__all__ = ["ParkedJobs", "TakenParkedJob", "parked_key"]
+__all__ = ["ParkedJobs", "parked_key"]
 
 
 def parked_key(namespace: str) -> str:
@@ -80,16 +80,16 @@ class ParkedJobs:
         return self.find(each.decode() for each in ids)
 
     @contextmanager
-    def take(self, ids: Iterable[str], resend: Callable[[JobEnvelope], None]) -> Iterator[Sequence[TakenParkedJob]]:
+    def take(self, ids: Iterable[str], resend: Callable[[JobEnvelope], None]) -> Iterator[Sequence[HeldJob]]:
         """Hold those of the ids that nobody else holds; what is not settled goes back, after five minutes by itself."""
         token = uuid.uuid4().hex
         now = self._clock.now().timestamp()
         wanted = list(ids)
         with translated():
-            held: Sequence[bytes] = self._hold(self._keys, [token, now, now + _LONGEST_HOLD, *wanted]) if wanted else ()
+            held: Sequence[bytes] = self._hold(self._keys, [token, now, now + LONGEST_HOLD, *wanted]) if wanted else ()
         try:
             jobs = self.find(each.decode() for each in held)
-            yield [TakenParkedJob(self, job, token, resend) for job in jobs]
+            yield [HeldJob(self, job, token, resend) for job in jobs]
         finally:
             for each in held:
                 self.end_hold(each.decode(), token, discard=False)
@@ -106,31 +106,10 @@ class ParkedJobs:
         return value is not None and value.decode().partition(" ")[0] == token
 
 
-class TakenParkedJob(TakenJob):
-    """A parked job, held."""
-
-    def __init__(self, parked: ParkedJobs, job: StoredJob, token: str, resend: Callable[[JobEnvelope], None]) -> None:
-        self._parked = parked
-        self._token = token
-        self._resend = resend
-        self.job = job
-
-    def acknowledge(self) -> bool:
-        return self._parked.end_hold(self.job.id, self._token, discard=True)
-
-    def replace(self, envelope: JobEnvelope) -> bool:
-        if not self._parked.holds(self.job.id, self._token):
-            return False
-        self._resend(envelope)
-        return self.acknowledge()
-
-
 def _stored(job_id: str, raw: bytes, failure: bytes | None) -> StoredJob:
     known: Any = None if failure is None else msgspec.json.decode(failure, type=JobFailure)
     return StoredJob(job_id, JobState.ABANDONED, raw, known)
 
-
-_LONGEST_HOLD: Final = 300.0
 
 _NAMES: Final = "local raw, failures, holds, order = KEYS[1], KEYS[2], KEYS[3], KEYS[4]\n"
 
