@@ -17,6 +17,7 @@ from anyjob.outcome import JobFailure
 from anyjob.store import JobState, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.held import LONGEST_HOLD, HeldJob
+from anyjob_redis.walk import Section
 
 __all__ = ["ParkedJobs", "parked_key"]
 
@@ -26,13 +27,16 @@ def parked_key(namespace: str) -> str:
     return f"{namespace}:parked"
 
 
-class ParkedJobs:
+class ParkedJobs(Section):
     """The parked jobs of a namespace, without expiry. Thread-safe; raises `EnqueueError` for errors of Redis.
 
     An id is the job's own if the bytes can be read and nothing else is parked under it, so that parking twice keeps one
     copy; else it is a new one. Beside the hash of bytes there are one of failures, one of holds, and a sorted set of
     the ids, all with one score: it pages by id.
     """
+
+    name = "parked"
+    states = frozenset({JobState.ABANDONED})
 
     def __init__(self, client: Redis, namespace: str, clock: Clock) -> None:
         self._client: Any = client  # redis-py's types can't tell that nothing is decoded
@@ -61,23 +65,20 @@ class ParkedJobs:
         with translated():
             return int(self._client.zcard(self._order))
 
-    def find(self, ids: Iterable[str]) -> Sequence[StoredJob]:
-        """Return those of the ids that are parked."""
-        wanted = list(ids)
-        if not wanted:
+    def find(self, ids: Sequence[str]) -> Sequence[StoredJob]:
+        if not ids:
             return ()
         with translated():
-            raws: Sequence[bytes | None] = self._client.hmget(self._raw, wanted)
-            failures: Sequence[bytes | None] = self._client.hmget(self._failures, wanted)
-        found = zip(wanted, raws, failures, strict=True)
+            raws: Sequence[bytes | None] = self._client.hmget(self._raw, ids)
+            failures: Sequence[bytes | None] = self._client.hmget(self._failures, ids)
+        found = zip(ids, raws, failures, strict=True)
         return [_stored(job_id, raw, failure) for job_id, raw, failure in found if raw is not None]
 
-    def page(self, after: str, limit: int) -> Sequence[StoredJob]:
-        """Return up to `limit` of them, in the order of their ids, which follow `after` ("" is the beginning)."""
+    def page(self, after: str, limit: int) -> Sequence[tuple[str, StoredJob]]:
         low = f"({after}" if after else "-"
         with translated():
             ids: Sequence[bytes] = self._client.zrangebylex(self._order, low, "+", start=0, num=limit)
-        return self.find(each.decode() for each in ids)
+        return [(job.id, job) for job in self.find([each.decode() for each in ids])]
 
     @contextmanager
     def take(self, ids: Iterable[str], resend: Callable[[JobEnvelope], None]) -> Iterator[Sequence[HeldJob]]:
@@ -88,7 +89,7 @@ class ParkedJobs:
         with translated():
             held: Sequence[bytes] = self._hold(self._keys, [token, now, now + LONGEST_HOLD, *wanted]) if wanted else ()
         try:
-            jobs = self.find(each.decode() for each in held)
+            jobs = self.find([each.decode() for each in held])
             yield [HeldJob(self, job, token, resend) for job in jobs]
         finally:
             for each in held:

@@ -20,6 +20,7 @@ from anyjob.envelope import JobEnvelope
 from anyjob.store import JobState, StoredJob
 from anyjob_redis.connection import run_once, translated
 from anyjob_redis.held import LONGEST_HOLD, HeldJob
+from anyjob_redis.walk import Section
 
 __all__ = ["ScheduledMessage", "ScheduledSet", "score_of"]
 
@@ -35,17 +36,28 @@ class ScheduledMessage(Struct, frozen=True):
     message: bytes
 
 
-class ScheduledSet:
+class ScheduledSet(Section):
     """The scheduled messages of a namespace. Thread-safe; raises `EnqueueError` for errors of Redis.
 
-    `release` is Lua that puts a due message where consumers look for it; it finds it in the locals `id`, `target` and
-    `message`. `lua(namespace)` gives the functions of this set to scripts of the adapter's own: `schedule(id, due,
-    target, message)`, `unschedule(id)`, `is_scheduled(id)`, which that `release` may be surrounded by as well.
-    `unwrap` gets the envelope's bytes out of a message.
+    `release` is Lua that puts a due message where consumers look for it: statements that find it in `id`, `target` and
+    `message`, and may use what `functions`, Lua as well, defines. `unwrap` gets the envelope's bytes out of a message.
+
+    An adapter's own scripts can schedule in the same step as they do something else: put `ScheduledSet.lua(namespace)`
+    before them, and call `schedule(id, due, target, message)`, `unschedule(id)`, `is_scheduled(id)`.
     """
 
+    name = "scheduled"
+    states = frozenset({JobState.SCHEDULED, JobState.WAITING})  # due, and not yet promoted
+
     def __init__(
-        self, client: Redis, namespace: str, clock: Clock, *, release: str, unwrap: Callable[[bytes], bytes]
+        self,
+        client: Redis,
+        namespace: str,
+        clock: Clock,
+        *,
+        release: str,
+        unwrap: Callable[[bytes], bytes],
+        functions: str = "",
     ) -> None:
         self._client: Any = client  # redis-py's types can't tell that nothing is decoded
         self._clock = clock
@@ -93,21 +105,15 @@ class ScheduledSet:
             there, due = pipeline.execute()
         return there - due, due
 
-    def find(self, ids: Iterable[str]) -> Sequence[StoredJob]:
-        """Return those of the ids that are there."""
-        wanted = list(ids)
-        if not wanted:
+    def find(self, ids: Sequence[str]) -> Sequence[StoredJob]:
+        if not ids:
             return ()
         with translated():
-            records: Sequence[bytes | None] = self._client.hmget(self._messages, wanted)
-        found = zip(wanted, records, strict=True)
+            records: Sequence[bytes | None] = self._client.hmget(self._messages, ids)
+        found = zip(ids, records, strict=True)
         return [self._stored(job_id, record) for job_id, record in found if record is not None]
 
     def page(self, after: str, limit: int) -> Sequence[tuple[str, StoredJob]]:
-        """Return up to `limit` jobs, the earliest due first, each with its position, which follow the position `after`.
-
-        "" is the beginning. A job that stays where it is is on one page only, whatever happens to the others.
-        """
         score, _, job_id = after.partition(" ")
         seen = (float(score), job_id.encode()) if after else (float("-inf"), b"")
         with translated():
@@ -118,7 +124,7 @@ class ScheduledSet:
             while not rows and (found := self._client.zrange(self._due, start, start + limit - 1, withscores=True)):
                 rows = [(member, at) for member, at in found if (at, member) > seen]
                 start += limit
-        jobs = {job.id: job for job in self.find(member.decode() for member, _ in rows)}
+        jobs = {job.id: job for job in self.find([member.decode() for member, _ in rows])}
         places = [(member.decode(), at) for member, at in rows]
         return [(f"{at!r} {job_id}", jobs[job_id]) for job_id, at in places if job_id in jobs]
 
@@ -130,7 +136,7 @@ class ScheduledSet:
         with translated():
             held: Sequence[bytes] = self._hold(args=[token, repr(until), *wanted]) if wanted else ()
         try:
-            yield [HeldJob(self, job, token, resend) for job in self.find(each.decode() for each in held)]
+            yield [HeldJob(self, job, token, resend) for job in self.find([each.decode() for each in held])]
         finally:
             for each in held:
                 self.end_hold(each.decode(), token, discard=False)
