@@ -71,12 +71,14 @@ class JobIntake:
         self._threads = 1
         self._busy = 0
         self._ready: deque[Message[Any]] = deque()
-        self._serves: list[str] = []
+        self._joined: set[str] = set()
+        self._serves: Callable[[], Sequence[str]] = tuple
         self._lead: JobConsumer | None = None
 
-    def open(self, threads: int, find_queue: Callable[[str], None]) -> None:
-        """Begin to serve so many threads."""
+    def open(self, threads: int, serves: Callable[[], Sequence[str]], find_queue: Callable[[str], None]) -> None:
+        """Begin to serve so many threads, and the queues that `serves` returns."""
         self._threads = threads
+        self._serves = serves
         self.source.open(threads, find_queue)
 
     def begin_stop(self) -> None:
@@ -88,9 +90,7 @@ class JobIntake:
     def join(self, consumer: JobConsumer) -> None:
         """Serve one queue more."""
         with self._changed:
-            self._lead = self._lead or consumer
-            if consumer.queue_name not in self._serves:
-                self._serves.append(consumer.queue_name)
+            self._joined.add(consumer.queue_name)
 
     def leave(self, consumer: JobConsumer) -> None:
         """Have another consumer fetch, if it was this one."""
@@ -135,8 +135,12 @@ class JobIntake:
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _fill(self, room: int) -> None:
+        queues = self._serves()
+        if not self._joined.issuperset(queues):  # else a lower level could begin before a higher one is looked at
+            self.stop.wait(_MOMENT)
+            return
         try:
-            taken = self.source.take(tuple(self._serves), room)
+            taken = self.source.take(queues, room)
         except EnqueueError as error:
             logger.warning("looks for jobs again in %gs: %s", _PAUSE, error)
             self.stop.wait(_PAUSE)
@@ -196,6 +200,7 @@ def _why(message: MessageProxy) -> str:
     return f"Its job was not called: {type(error).__name__}: {error}" if error else "A middleware rejected it."
 
 
+_MOMENT: Final = 0.005
 _LONGEST_WAIT: Final = 0.2
 _PAUSE: Final = 1.0
 _FIRST_PAUSE: Final = 0.1

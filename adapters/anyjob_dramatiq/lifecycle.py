@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -42,10 +42,17 @@ class JobLifecycle(Middleware):
         self._find_queue = find_queue
         self._received: SimpleQueue[int | None] = SimpleQueue()
 
-    def before_worker_boot(self, _broker: Broker, worker: Worker) -> None:
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         """Begin; nothing is taken before."""
         worker.worker_timeout = min(worker.worker_timeout, _LONGEST_WAIT)
-        self._intake.open(worker.worker_threads, self._find_queue)
+        chosen = worker.consumer_whitelist
+        for queue in chosen or ():
+            self._find_queue(queue)
+
+        def serves() -> Sequence[str]:
+            return [queue for queue in sorted(broker.get_declared_queues()) if not chosen or queue in chosen]
+
+        self._intake.open(worker.worker_threads, serves, self._find_queue)
         if threading.current_thread() is threading.main_thread():
             self._watch_signals()
 

@@ -63,15 +63,9 @@ class ScheduledSet(Section):
         self._clock = clock
         self._unwrap = unwrap
         self._due, self._messages = f"{namespace}:scheduled", f"{namespace}:scheduled:messages"
-        functions = self.lua(namespace)
+        promote = f"{functions}\nlocal function release(id, target, message)\n{release}\nend\n{_PROMOTE}"
         self._add, self._promote, self._hold, self._end = (
-            client.register_script(functions + script)
-            for script in (
-                _ADD,
-                f"local function release(id, target, message)\n{release}\nend\n{_PROMOTE}",
-                _HOLD,
-                _END,
-            )
+            client.register_script(self.lua(namespace) + script) for script in (_ADD, promote, _HOLD, _END)
         )
 
     @staticmethod
