@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import pytest
 from redis import Redis
@@ -57,18 +60,39 @@ class PrivateRedis:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
+    def start(self) -> Self:
         """Start it, and return once it answers."""
         options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self._folder), "save": ""}
         options |= {"appendonly": "yes", "appendfsync": "everysec", "logfile": "redis.log"}
         argv = [self._program, *(part for name, value in options.items() for part in (f"--{name}", value))]
         self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True)
         wait_until(self._answers, what=f"redis-server to answer at {self.port}")
+        return self
+
+    def stop(self) -> None:
+        """End it in order: nothing that it was given is lost."""
+        self._end(subprocess.Popen.terminate)
 
     def kill(self) -> None:
         """End it as `kill -9` does."""
+        self._end(subprocess.Popen.kill)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let it accept and not answer, in the body; what it was sent it does afterwards."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def client(self) -> Redis:
+        return Redis.from_url(self.url)
+
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
         if self._process is not None:
-            self._process.kill()
+            how(self._process)
             self._process.wait()
             self._process = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 from redis import Redis
@@ -13,12 +13,14 @@ from redis.commands.core import Script
 from anyjob.clock import Clock
 from anyjob.errors import DuplicateJobIdError
 from anyjob_dramatiq import scripts
-from anyjob_dramatiq.frame import unwrap
 from anyjob_dramatiq.names import Names
 from anyjob_redis.connection import run_once
-from anyjob_redis.scheduled import BATCH, ScheduledSet, score_of
+from anyjob_redis.scheduled import ScheduledMessages
 
 __all__ = ["HeldMessage", "LapsedError", "Messages", "NativeMessage"]
+
+
+BATCH: Final = 500
 
 
 class LapsedError(Exception):
@@ -55,11 +57,8 @@ class Messages:
         self.client: Any = client  # redis-py's types can't tell that nothing is decoded
         self.names = names
         self.clock = clock
-        functions = scripts.functions(names.root)
-        self.scheduled = ScheduledSet(
-            client, names.root, clock, release=scripts.RELEASE, unwrap=unwrap, functions=functions
-        )
-        self._prelude = ScheduledSet.lua(names.root) + functions
+        self._prelude = scripts.functions(names.root)
+        self.scheduled = ScheduledMessages(client, names.root, self._prelude + scripts.PUSH_DUE, clock)
         self._scripts: dict[str, Script] = {}
 
     # Senders
@@ -114,15 +113,15 @@ class Messages:
     # The shelf
 
     def take_off(self, holder: str, seconds: float, places: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Hold the messages that still wait at these places, of level and id; return their entries by id."""
+        """Hold what is still there: at a level, or `scheduled`, by its id. Return the entries by id."""
         flat = [part for place in places for part in place]
         pairs = self._run(scripts.TAKE_OFF, holder, int(seconds * 1000), *flat)
         return {job_id.decode(): entry.decode() for job_id, entry in pairs}
 
-    def count(self) -> tuple[int, int]:
-        """Return how many wait in levels, and how many are running."""
-        waiting, running = self._run(scripts.COUNT)
-        return waiting, running
+    def count(self) -> tuple[int, int, int]:
+        """Return how many are waiting, scheduled and running, at one moment."""
+        waiting, scheduled, running = self._run(scripts.COUNT, score_of(self.clock.now()))
+        return waiting, scheduled, running
 
     def known_queues(self) -> Sequence[str]:
         """Return the queues that jobs were ever sent to, sorted."""
@@ -135,6 +134,11 @@ class Messages:
         if text not in self._scripts:
             self._scripts[text] = self.client.register_script(self._prelude + text)
         return self._scripts[text]
+
+
+def score_of(when: datetime) -> str:
+    """Return the score of a time, exact to the microsecond."""
+    return repr(when.timestamp())
 
 
 def _held(kind: bytes, level: bytes, entry: bytes, native_id: bytes, data: bytes | None = None) -> HeldMessage:

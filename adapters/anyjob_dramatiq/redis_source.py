@@ -121,11 +121,9 @@ class RedisSource(JobSource):
         return min(self._lease / 3, _LONGEST_TICK)
 
     def _promote(self) -> float:
-        due_in = self._messages.scheduled.promote()
-        return _PROMOTION if due_in is None else min(due_in, _PROMOTION)
+        return self._messages.scheduled.promote()
 
 
 _SHORTEST_POLL: Final = 0.005
 _LONGEST_POLL: Final = 0.1
 _LONGEST_TICK: Final = 1.0
-_PROMOTION: Final = 0.2

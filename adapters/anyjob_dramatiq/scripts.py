@@ -1,12 +1,14 @@
 """The Lua that moves messages on Redis. Each script is one step that a crash can't halve; together they are a protocol.
 
 A level is a list of ids and a hash of messages, as Dramatiq keeps its queues. A message is in exactly one place: a
-level, the scheduled set, or with a holder, who has a list of entries, and a hash of what each is:
+level, the scheduled set, or with a holder, who has a list of entries, and a hash of what each is (kind, level, due time
+or `-`, length of the id, id and message):
 
 - `run`: a worker took it to run it; `again`: the same, after another had died with it. Given back, it goes to the front
   of its level.
 - `waiting`: held off the shelf. A mark stands for it in its level, so that it goes back to its very place; a worker
   that meets the mark drops it, and then that place is the front.
+- `scheduled`: held off the shelf, to go back with its due time.
 
 `places` tells which: a level's name, or `held <holder> <entry>`. A job that is sent again while it is held gets a new
 place, and the old message is of no account any more: whoever acknowledges it or gives it back changes nothing.
@@ -18,8 +20,9 @@ from typing import Final
 
 from anyjob_dramatiq.names import LEVELS
 from anyjob_redis.parked import parked_key
+from anyjob_redis.scheduled import SCHEDULE
 
-__all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "RELEASE", "SEND", "SWEEP", "TAKE", "TAKE_OFF", "functions"]
+__all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "PUSH_DUE", "SEND", "SWEEP", "TAKE", "TAKE_OFF", "functions"]
 
 _LEVELS: Final = f"local levels = {{{str(tuple(LEVELS.values()))[1:-1]}}}\n"
 
@@ -51,10 +54,11 @@ local function put(push, id, level, message)
     redis.call(push, key(level), id)
     redis.call('HSET', places, id, level)
 end
-local function hold(holder, kind, level, id, message)
+local function hold(holder, kind, level, due, id, message)
     local entry = tostring(redis.call('INCR', ns .. ':entries'))
     redis.call('RPUSH', held_key(holder), entry)
-    redis.call('HSET', held_messages_key(holder), entry, kind .. ' ' .. level .. ' ' .. #id .. ' ' .. id .. message)
+    local record = table.concat({kind, level, due, #id, id .. message}, ' ')
+    redis.call('HSET', held_messages_key(holder), entry, record)
     redis.call('HSET', places, id, held_by(holder, entry))
     redis.call('SADD', ns .. ':holders', holder)
     return entry
@@ -62,8 +66,12 @@ end
 local function held(holder, entry)
     local record = redis.call('HGET', held_messages_key(holder), entry)
     if not record then return end
-    local kind, level, length, rest = string.match(record, '^(%S+) (%S+) (%d+) (.*)$')
-    return kind, level, string.sub(rest, 1, length), string.sub(rest, length + 1)
+    local kind, level, due, length, rest = string.match(record, '^(%S+) (%S+) (%S+) (%d+) (.*)$')
+    return kind, level, string.sub(rest, 1, length), string.sub(rest, length + 1), due
+end
+local function is_scheduled(id) return redis.call('HEXISTS', ns .. ':scheduled:messages', id) == 1 end
+local function schedule_message(id, due, level, message)
+    schedule(ns, id, due, level .. ' ' .. id .. '\\n' .. message)
 end
 local function let_go(holder, entry)
     redis.call('HDEL', held_messages_key(holder), entry)
@@ -75,10 +83,15 @@ end
 
 def functions(root: str) -> str:
     """Return the functions that move messages between levels and holders."""
-    return f"local ns = '{root}'\nlocal parked_key = '{parked_key(root)}'\n{_FUNCTIONS}"
+    return f"{SCHEDULE}local ns = '{root}'\nlocal parked_key = '{parked_key(root)}'\n{_FUNCTIONS}"
 
 
-RELEASE: Final = "put('RPUSH', id, target, message)"
+PUSH_DUE: Final = """
+local function push_due(_, payload)
+    local level, id, message = string.match(payload, '^(%S+) (%S+)\\n(.*)$')
+    put('RPUSH', id, level, message)
+end
+"""
 
 # mode ('new': refuse ids that are there | 'again'), then of each job: id, queue, level, due ('' is now), message.
 # Returns the ids that are taken.
@@ -108,10 +121,10 @@ for i = 2, #ARGV, 5 do
             redis.call('HDEL', messages_key(place), id)
         end
         redis.call('HDEL', places, id)
-        unschedule(id)
+        unschedule(ns, id)
     end
     redis.call('SADD', ns .. ':queues', queue)
-    if due ~= '' then schedule(id, due, level, message) else put(push, id, level, message) end
+    if due ~= '' then schedule_message(id, due, level, message) else put(push, id, level, message) end
 end
 return taken
 """
@@ -148,7 +161,7 @@ for _, level_name in ipairs(levels) do
             local message = redis.call('HGET', messages_key(level), id)
             local kind = redis.call('SREM', ns .. ':lost', id) == 1 and 'again' or 'run'
             redis.call('HDEL', messages_key(level), id)
-            local entry = hold(holder, kind, level, id, message or '')
+            local entry = hold(holder, kind, level, '-', id, message or '')
             taken[#taken + 1] = {kind, level, entry, id, message}
         end
     end
@@ -172,10 +185,15 @@ return 1
 
 _GIVING: Final = """
 local function give_back(holder, entry, lost)
-    local kind, level, id, message = held(holder, entry)
+    local kind, level, id, message, due = held(holder, entry)
     if not kind then return end
     let_go(holder, entry)
     if place_of(id) ~= held_by(holder, entry) then return end
+    if kind == 'scheduled' then
+        redis.call('HDEL', places, id)
+        schedule_message(id, due, level, message)
+        return id
+    end
     local mark = kind == 'waiting' and redis.call('LPOS', key(level), mark_of(id))
     if mark then
         redis.call('LSET', key(level), mark, id)
@@ -219,31 +237,44 @@ return given
 """
 )
 
-# holder, milliseconds of its life, then of each job: level, id. Returns the id and entry of those that it holds now.
+# holder, milliseconds of its life, then of each job: level or 'scheduled', id. Returns id and entry of what it holds now.
 TAKE_OFF: Final = """
 local holder, taken = ARGV[1], {}
 redis.call('SET', ns .. ':alive:' .. holder, 1, 'PX', ARGV[2])
 for i = 3, #ARGV, 2 do
     local level, id = ARGV[i], ARGV[i + 1]
-    local message = redis.call('HGET', messages_key(level), id)
-    local place = message and redis.call('LPOS', key(level), id)
-    if place then
-        redis.call('LSET', key(level), place, mark_of(id))
-        redis.call('HDEL', messages_key(level), id)
-        taken[#taken + 1] = {id, hold(holder, 'waiting', level, id, message)}
+    if level == 'scheduled' then
+        local due, payload = unschedule(ns, id)
+        if payload then
+            local to, _, message = string.match(payload, '^(%S+) (%S+)\\n(.*)$')
+            taken[#taken + 1] = {id, hold(holder, 'scheduled', to, due, id, message)}
+        end
+    else
+        local message = redis.call('HGET', messages_key(level), id)
+        local place = message and redis.call('LPOS', key(level), id)
+        if place then
+            redis.call('LSET', key(level), place, mark_of(id))
+            redis.call('HDEL', messages_key(level), id)
+            taken[#taken + 1] = {id, hold(holder, 'waiting', level, '-', id, message)}
+        end
     end
 end
 return taken
 """
 
-# Returns how many are waiting in levels, and how many are running.
+# now. Returns how many are waiting, scheduled and running.
 COUNT: Final = """
-local waiting, running = 0, 0
+local now = tonumber(ARGV[1])
+local later = redis.call('ZCOUNT', ns .. ':scheduled', '(' .. ARGV[1], '+inf')
+local waiting, scheduled, running = redis.call('ZCARD', ns .. ':scheduled') - later, later, 0
 each_level(function(level) waiting = waiting + redis.call('LLEN', key(level)) end) -- a mark counts for what it marks
 for _, holder in ipairs(redis.call('SMEMBERS', ns .. ':holders')) do
-    for _, record in ipairs(redis.call('HVALS', held_messages_key(holder))) do
-        if not string.match(record, '^waiting ') then running = running + 1 end
+    for _, entry in ipairs(redis.call('HKEYS', held_messages_key(holder))) do
+        local kind, _, _, _, due = held(holder, entry)
+        if kind == 'scheduled' then
+            if tonumber(due) > now then scheduled = scheduled + 1 else waiting = waiting + 1 end
+        elseif kind ~= 'waiting' then running = running + 1 end
     end
 end
-return {waiting, running}
+return {waiting, scheduled, running}
 """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import islice
+from typing import Final
 
 from anyjob.backend import JobShelf, TakenJob
 from anyjob.capabilities import Capabilities
@@ -13,11 +14,10 @@ from anyjob.envelope import JobEnvelope
 from anyjob.outcome import JobFailure
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
 from anyjob_dramatiq.messages import Messages
-from anyjob_dramatiq.sections import HeldSection, LevelSection
+from anyjob_dramatiq.sections import HeldSection, LevelSection, ParkedSection, ScheduledSection
+from anyjob_dramatiq.walk import Section, matching, page_of
 from anyjob_redis.connection import translated
-from anyjob_redis.held import LONGEST_HOLD, HeldJob
 from anyjob_redis.parked import ParkedJobs
-from anyjob_redis.walk import Section, matching, page_of
 
 __all__ = ["RedisShelf"]
 
@@ -39,12 +39,11 @@ class RedisShelf(JobShelf):
         self._send_again = resend
 
     def count(self) -> Mapping[JobState, int]:
-        later, due = self._messages.scheduled.count()
         with translated():
-            waiting, running = self._messages.count()
+            waiting, scheduled, running = self._messages.count()
         return {
-            JobState.WAITING: waiting + due,
-            JobState.SCHEDULED: later,
+            JobState.WAITING: waiting,
+            JobState.SCHEDULED: scheduled,
             JobState.RUNNING: running,
             JobState.ABANDONED: self._parked.count(),
         }
@@ -58,63 +57,59 @@ class RedisShelf(JobShelf):
         with translated():
             free = ((s, job) for _, s, job in matching(self._sections(chosen), chosen) if job.worker is None)
             found = list(islice(free, limit))
-        with ExitStack() as stack:
-            yield [
-                *stack.enter_context(
-                    self._messages.scheduled.take(_ids(found, self._messages.scheduled), self._send_again)
-                ),
-                *stack.enter_context(
-                    self._take_off([(s.name, job) for s, job in found if isinstance(s, LevelSection)])
-                ),
-                *stack.enter_context(self._parked.take(_ids(found, self._parked), self._send_again)),
-            ]
+        parked = [job.id for _, job in found if job.state is JobState.ABANDONED]
+        others = [(section.name, job) for section, job in found if job.state is not JobState.ABANDONED]
+        with self._parked.take(parked, self._send_again) as taken_parked, self._take_off(others) as taken:
+            yield [*taken, *taken_parked]
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return self._parked.park(raw, failure)
 
     def _sections(self, chosen: JobFilter) -> Iterator[Section]:
-        yield self._messages.scheduled
+        yield ScheduledSection(self._messages)
         for queue in self._messages.known_queues():
             if chosen.queues is None or queue in chosen.queues:
                 for level in self._messages.names.levels(queue):
                     yield LevelSection(self._messages, level)
         yield HeldSection(self._messages)
-        yield self._parked
+        yield ParkedSection(self._parked)
 
     @contextmanager
-    def _take_off(self, waiting: Sequence[tuple[str, StoredJob]]) -> Iterator[Sequence[TakenJob]]:
-        if not waiting:
+    def _take_off(self, found: Sequence[tuple[str, StoredJob]]) -> Iterator[Sequence[TakenJob]]:
+        if not found:
             yield ()
             return
         holder = f"shelf-{uuid.uuid4().hex}"
         try:
             with translated():
-                entries = self._messages.take_off(holder, LONGEST_HOLD, [(level, job.id) for level, job in waiting])
-            jobs = [job for _, job in waiting if job.id in entries]
-            yield [HeldJob(_Holds(self._messages, holder, entries), job, "", self._send_again) for job in jobs]
+                entries = self._messages.take_off(holder, _LONGEST_HOLD, [(place, job.id) for place, job in found])
+            held = [(job, entries[job.id]) for _, job in found if job.id in entries]
+            yield [_TakenMessage(self._messages, holder, entry, job, self._send_again) for job, entry in held]
         finally:
             with translated():
                 self._messages.give_back(holder)
 
 
-class _Holds:
-    """What a holder holds off the shelf, by the ids of the jobs."""
-
-    def __init__(self, messages: Messages, holder: str, entries: Mapping[str, str]) -> None:
+class _TakenMessage(TakenJob):
+    def __init__(
+        self, messages: Messages, holder: str, entry: str, job: StoredJob, resend: Callable[[JobEnvelope], None]
+    ) -> None:
         self._messages = messages
         self._holder = holder
-        self._entries = entries
+        self._entry = entry
+        self._resend = resend
+        self.job = job
 
-    def holds(self, job_id: str, _token: str) -> bool:
+    def acknowledge(self) -> bool:
         with translated():
-            return self._messages.holds(self._holder, self._entries[job_id])
+            return self._messages.acknowledge(self._holder, self._entry)
 
-    def end_hold(self, job_id: str, _token: str, *, discard: bool) -> bool:
+    def replace(self, envelope: JobEnvelope) -> bool:
         with translated():
-            if discard:
-                return self._messages.acknowledge(self._holder, self._entries[job_id])
-            return bool(self._messages.give_back(self._holder, self._entries[job_id]))
+            if not self._messages.holds(self._holder, self._entry):
+                return False
+        self._resend(envelope)
+        return self.acknowledge()
 
 
-def _ids(found: Sequence[tuple[Section, StoredJob]], section: Section) -> list[str]:
-    return [job.id for each, job in found if each is section]
+_LONGEST_HOLD: Final = 300.0

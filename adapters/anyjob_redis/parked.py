@@ -10,16 +10,15 @@ from typing import Any, Final
 import msgspec
 from redis import Redis
 
+from anyjob.backend import TakenJob
 from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, JobIds, read_envelope
 from anyjob.errors import EnvelopeError
 from anyjob.outcome import JobFailure
 from anyjob.store import JobState, StoredJob
 from anyjob_redis.connection import translated
-from anyjob_redis.held import LONGEST_HOLD, HeldJob
-from anyjob_redis.walk import Section
 
-__all__ = ["ParkedJobs", "parked_key"]
+__all__ = ["ParkedJobs", "TakenParkedJob", "parked_key"]
 
 
 def parked_key(namespace: str) -> str:
@@ -27,16 +26,13 @@ def parked_key(namespace: str) -> str:
     return f"{namespace}:parked"
 
 
-class ParkedJobs(Section):
+class ParkedJobs:
     """The parked jobs of a namespace, without expiry. Thread-safe; raises `EnqueueError` for errors of Redis.
 
     An id is the job's own if the bytes can be read and nothing else is parked under it, so that parking twice keeps one
     copy; else it is a new one. Beside the hash of bytes there are one of failures, one of holds, and a sorted set of
     the ids, all with one score: it pages by id.
     """
-
-    name = "parked"
-    states = frozenset({JobState.ABANDONED})
 
     def __init__(self, client: Redis, namespace: str, clock: Clock) -> None:
         self._client: Any = client  # redis-py's types can't tell that nothing is decoded
@@ -65,32 +61,35 @@ class ParkedJobs(Section):
         with translated():
             return int(self._client.zcard(self._order))
 
-    def find(self, ids: Sequence[str]) -> Sequence[StoredJob]:
-        if not ids:
+    def find(self, ids: Iterable[str]) -> Sequence[StoredJob]:
+        """Return those of the ids that are parked."""
+        wanted = list(ids)
+        if not wanted:
             return ()
         with translated():
-            raws: Sequence[bytes | None] = self._client.hmget(self._raw, ids)
-            failures: Sequence[bytes | None] = self._client.hmget(self._failures, ids)
-        found = zip(ids, raws, failures, strict=True)
+            raws: Sequence[bytes | None] = self._client.hmget(self._raw, wanted)
+            failures: Sequence[bytes | None] = self._client.hmget(self._failures, wanted)
+        found = zip(wanted, raws, failures, strict=True)
         return [_stored(job_id, raw, failure) for job_id, raw, failure in found if raw is not None]
 
-    def page(self, after: str, limit: int) -> Sequence[tuple[str, StoredJob]]:
+    def page(self, after: str, limit: int) -> Sequence[StoredJob]:
+        """Return up to `limit` of them, in the order of their ids, which follow `after` ("" is the beginning)."""
         low = f"({after}" if after else "-"
         with translated():
             ids: Sequence[bytes] = self._client.zrangebylex(self._order, low, "+", start=0, num=limit)
-        return [(job.id, job) for job in self.find([each.decode() for each in ids])]
+        return self.find(each.decode() for each in ids)
 
     @contextmanager
-    def take(self, ids: Iterable[str], resend: Callable[[JobEnvelope], None]) -> Iterator[Sequence[HeldJob]]:
+    def take(self, ids: Iterable[str], resend: Callable[[JobEnvelope], None]) -> Iterator[Sequence[TakenParkedJob]]:
         """Hold those of the ids that nobody else holds; what is not settled goes back, after five minutes by itself."""
         token = uuid.uuid4().hex
         now = self._clock.now().timestamp()
         wanted = list(ids)
         with translated():
-            held: Sequence[bytes] = self._hold(self._keys, [token, now, now + LONGEST_HOLD, *wanted]) if wanted else ()
+            held: Sequence[bytes] = self._hold(self._keys, [token, now, now + _LONGEST_HOLD, *wanted]) if wanted else ()
         try:
-            jobs = self.find([each.decode() for each in held])
-            yield [HeldJob(self, job, token, resend) for job in jobs]
+            jobs = self.find(each.decode() for each in held)
+            yield [TakenParkedJob(self, job, token, resend) for job in jobs]
         finally:
             for each in held:
                 self.end_hold(each.decode(), token, discard=False)
@@ -107,10 +106,31 @@ class ParkedJobs(Section):
         return value is not None and value.decode().partition(" ")[0] == token
 
 
+class TakenParkedJob(TakenJob):
+    """A parked job, held."""
+
+    def __init__(self, parked: ParkedJobs, job: StoredJob, token: str, resend: Callable[[JobEnvelope], None]) -> None:
+        self._parked = parked
+        self._token = token
+        self._resend = resend
+        self.job = job
+
+    def acknowledge(self) -> bool:
+        return self._parked.end_hold(self.job.id, self._token, discard=True)
+
+    def replace(self, envelope: JobEnvelope) -> bool:
+        if not self._parked.holds(self.job.id, self._token):
+            return False
+        self._resend(envelope)
+        return self.acknowledge()
+
+
 def _stored(job_id: str, raw: bytes, failure: bytes | None) -> StoredJob:
     known: Any = None if failure is None else msgspec.json.decode(failure, type=JobFailure)
     return StoredJob(job_id, JobState.ABANDONED, raw, known)
 
+
+_LONGEST_HOLD: Final = 300.0
 
 _NAMES: Final = "local raw, failures, holds, order = KEYS[1], KEYS[2], KEYS[3], KEYS[4]\n"
 

@@ -28,6 +28,7 @@ class RecurringThread:
         self._clock = clock
         self._changed = threading.Condition()
         self._stopped = False
+        self._failing = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> Self:
@@ -64,12 +65,17 @@ class RecurringThread:
 
     def _act(self) -> float:
         try:
-            return self._action()
-        except RedisError as error:
-            logger.warning("%s goes on in %gs: %s", self._thread.name, _PAUSE, error)
-        except Exception:
-            logger.exception("%s goes on in %gs", self._thread.name, _PAUSE)
-        return _PAUSE
+            pause = self._action()
+        except Exception as error:  # whatever it is, the next call may succeed
+            if not self._failing:  # an absence is told once
+                known = isinstance(error, RedisError)
+                logger.warning("%s fails, and is tried again: %s", self._thread.name, error, exc_info=not known)
+            self._failing = True
+            return _PAUSE
+        if self._failing:
+            logger.info("%s goes on", self._thread.name)
+        self._failing = False
+        return pause
 
 
-_PAUSE: Final = 1.0
+_PAUSE: Final = 0.25

@@ -6,17 +6,19 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 from rq.worker import Worker
 
+from anyjob.errors import ConfigurationError
 from anyjob_rq.wake import Wake
 from anyjob_rq.worker import JobWorkerMixin
 
@@ -32,6 +34,12 @@ class ForkingMixin(JobWorkerMixin, Worker):
         super().__init__(*args, **options)
         self._hurry = False
 
+    def work(self, *args: Any, **options: Any) -> bool:
+        """As RQ's: in the main thread, where a child's end and signals are noticed."""
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError("A forking worker needs the main thread. In another: RQSimpleJobWorker.")
+        return super().work(*args, **options)
+
     def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution | None = None) -> None:  # noqa: ARG002
         """Wait for the child; while we stop, for `stop_timeout` at most."""
         kill_at: float | None = None
@@ -45,7 +53,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
             if (left == 0.0 or self._hurry) and not killed:
                 killed = True
                 self.kill_horse()
-            self._wake.wait(None if killed else left)
+            self._wake.wait(_LONGEST_WAIT if left is None or killed else min(left, _LONGEST_WAIT))
         self._horse_pid = 0
         self._see_to_what_is_left(job, lost=not killed)
 
@@ -60,6 +68,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
     def setup_work_horse_signals(self) -> None:
         """In the child: INT is the parent's affair, TERM tells the job."""
         Wake.leave_to_child()
+        self._wake.close()
         self._wake = Wake()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._tell_job)
@@ -96,3 +105,6 @@ class ForkingMixin(JobWorkerMixin, Worker):
         for native_id in self._insist(partial(self._messages.give_back, self.name, lost=lost)):
             what = "lost" if lost else "released"
             logger.warning("%s id=%s: its process ended while it ran", what, self._shown(native_id))
+
+
+_LONGEST_WAIT: Final = 1.0  # should the application have taken the signals that wake us

@@ -97,7 +97,7 @@ each_job(function(native, _, logical, queue, due, first, last)
         if is_there_already(key, first, last) then return end -- the answer to the first attempt was lost
         if redis.call('HEXISTS', key, 'anyjob_redelivered') == 1 then push = 'LPUSH' end -- it keeps its place
     end
-    redis.call('DEL', key)
+    if again then redis.call('DEL', key) end -- else not: after a first write, Redis does not mind its memory any more
     redis.call('HSET', key, unpack(ARGV, first, last))
     redis.call('SADD', rq .. ':queues', queue_key(queue))
     redis.call('SADD', ns .. ':queues', logical)

@@ -27,8 +27,13 @@ class Wake:
         self._read.setblocking(False)
         self._write.setblocking(False)
 
-    def wait(self, seconds: float | None) -> None:
-        """Return after `seconds` (None: never), or at the first signal since the last wait."""
+    def close(self) -> None:
+        """Let go of what it waits on."""
+        self._read.close()
+        self._write.close()
+
+    def wait(self, seconds: float) -> None:
+        """Return after `seconds`, or at the first signal since the last wait."""
         if select.select([self._read], [], [], seconds)[0]:
             with contextlib.suppress(BlockingIOError):
                 while self._read.recv(4096):

@@ -181,7 +181,7 @@ class Walk:
 
     def _through_parked(self, after: Cursor) -> Iterator[Seen]:
         while page := self._parked.page(after.id, _CHUNK):
-            for _, job in page:
+            for job in page:
                 after = Cursor(Stage.PARKED, id=job.id)
                 yield Seen(after, job)
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import FrameType
 from typing import Any, Final, TypeVar
@@ -75,8 +75,9 @@ class JobWorkerMixin(BaseWorker):
         self._serves = _logical_names(queues, backend)
         self._rotates = not self._serves
         self._turn = 0
+        self._look_for_suspension_at = 0.0
         self._stop = threading.Event()
-        self._wake = Wake()
+        self._wake: Wake
         self._message: HeldMessage | None = None
         shown = self._serves or self._messages.known_queues() or ("default",)
         super().__init__(
@@ -112,19 +113,16 @@ class JobWorkerMixin(BaseWorker):
             setup_loghandlers(logging_level or "INFO", date_format, log_format, name="anyjob")
         self.bootstrap(logging_level, date_format, log_format)
         try:
-            with self._wake.on_signals(self.request_stop), self._threads():
+            with closing(Wake()) as self._wake, self._wake.on_signals(self.request_stop), self._threads():
                 return self._serve(burst, max_jobs, max_idle_time) > 0
         finally:
             self._leave()
 
     def _serve(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         done, pause, idle_since = 0, _SHORTEST_POLL, time.monotonic()
-        looked_for_suspension = 0.0
-        with suppress(StopRequested):  # what a suspended worker raises in a burst
+        try:
             while done != max_jobs and not self._stop_requested:
-                if time.monotonic() - looked_for_suspension >= 1.0:
-                    self._insist(partial(self.check_for_suspension, burst))
-                    looked_for_suspension = time.monotonic()
+                self._wait_while_suspended(burst)
                 message = self._insist(partial(self._take, promote=burst))
                 if message is None:
                     idle = time.monotonic() - idle_since
@@ -135,7 +133,18 @@ class JobWorkerMixin(BaseWorker):
                 elif not self._stop_requested:
                     done += self._run(message)
                     pause, idle_since = _SHORTEST_POLL, time.monotonic()
+        except StopRequested:
+            logger.info("worker=%s is suspended", self.name)  # and this is a burst
+        except (RedisError, EnqueueError) as error:
+            if not self._stop_requested:
+                raise
+            logger.warning("worker=%s stops without Redis: %s", self.name, error)
         return done
+
+    def _wait_while_suspended(self, burst: bool) -> None:
+        if time.monotonic() >= self._look_for_suspension_at:  # not at every look for a job: it is a round trip
+            self._insist(partial(self.check_for_suspension, burst))
+            self._look_for_suspension_at = time.monotonic() + 1.0
 
     @contextmanager
     def _threads(self) -> Iterator[None]:

@@ -66,6 +66,8 @@ class Capabilities:
     """What was accepted survives a restart of the server (as far as the server itself keeps what it was given)."""
     priority_lag: int = 0
     """How many jobs of lower priority may still be begun by one worker after a higher one was enqueued."""
+    priority_across_queues: bool = True
+    """Among the queues of one worker the level counts first; otherwise they take turns, whatever waits in them."""
     delay_bound: timedelta = timedelta(seconds=2)
     """How late a delayed job may begin on an idle worker."""
     redelivery_bound: timedelta | None = None
@@ -90,6 +92,12 @@ class Capabilities:
         if not self.removal.intersection(states):
             wanted = " or ".join(state.value for state in states)
             raise UnsupportedCapabilityError(f"This backend can't take out {wanted} jobs.")
+
+    def refuse_listing(self, states: frozenset[JobState] | None) -> None:
+        """Raise `UnsupportedCapabilityError` if jobs are asked for by states of which none can be shown."""
+        if states is not None and not self.listing.intersection(states):
+            wanted = " or ".join(state.value for state in JobState if state in states)
+            raise UnsupportedCapabilityError(f"This backend can't list {wanted} jobs.")
 
     def describe(self) -> Sequence[tuple[str, str]]:
         """Return what this says, as (promise, how well it is kept): a column of the capability matrix."""
@@ -129,6 +137,7 @@ _YES: Final = {True: "yes", False: "no"}
 
 _ROWS: Final[Mapping[str, Callable[[Capabilities], str]]] = {
     "priority": _tell_priority,
+    "priority across a worker's queues": lambda can: _YES[can.priority_across_queues],
     "delay": _tell_delay,
     "bulk enqueue": lambda can: can.bulk.value,
     "a taken id is refused": lambda can: _YES[can.unique_ids],

@@ -80,7 +80,7 @@ def _accepts_the_same_id_again(world: World) -> None:
 
 
 def _refuses_looking(world: World) -> None:
-    _is_refused(world, world.jobs)
+    _is_refused(world, lambda: world.jobs(*_WAITS))
 
 
 def _refuses_taking(world: World) -> None:

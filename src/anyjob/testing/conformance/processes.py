@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from anyjob.current import default_registry
+from anyjob.current import default_registry, override
 from anyjob.envelope import QUEUE_NAME
 from anyjob.host import build
 from anyjob.manager import JobManager
@@ -82,6 +82,8 @@ class ServerWorld(World):
         }
         self._workers: list[WorkerProcess] = []
         self.manager = _manager_of({}, self._write(JOBS))
+        self._override = override(self.manager)  # for what finds its manager by itself
+        self._override.__enter__()
 
     @abstractmethod
     def clear(self) -> None:
@@ -110,6 +112,7 @@ class ServerWorld(World):
         for worker in self._workers:
             worker.kill()
         self.clear()
+        self._override.__exit__(None, None, None)
         self.manager.close()
 
     def _write(self, *imports: str, **settings: Any) -> Path:

@@ -169,7 +169,8 @@ class ShelfConformance(KitFixtures):
         world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
         (parked,) = world.wait_parked()
         shelf = world.manager.shelf()
-        assert not shelf.cancel(parked.id)
+        if JobState.WAITING in world.can.removal:
+            assert not shelf.cancel(parked.id)
         assert shelf.discard(parked.id)
         assert not shelf.discard(parked.id)
         assert world.jobs(JobState.ABANDONED) == []

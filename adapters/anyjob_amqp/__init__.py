@@ -1,0 +1,21 @@
+"""What the adapters share that keep their jobs in RabbitMQ. Knows no job library."""
+
+from anyjob_amqp.links import Link, Links
+from anyjob_amqp.publisher import Parcel, Publisher
+from anyjob_amqp.shelf import AmqpShelf
+from anyjob_amqp.topology import LEVELS, MAX_DELAY, AmqpNames, Route
+from anyjob_amqp.urls import AmqpAddress, read_url
+
+__all__ = [
+    "LEVELS",
+    "MAX_DELAY",
+    "AmqpAddress",
+    "AmqpNames",
+    "AmqpShelf",
+    "Link",
+    "Links",
+    "Parcel",
+    "Publisher",
+    "Route",
+    "read_url",
+]

@@ -1,0 +1,156 @@
+"""Connections to RabbitMQ: bounded in time, shared by threads one at a time, never by a forked child."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import amqp
+from amqp.exceptions import AMQPError
+
+from anyjob_amqp.topology import BindingDeclaration, ExchangeDeclaration, Place, QueueDeclaration, Route
+from anyjob_amqp.urls import AmqpAddress
+
+__all__ = ["AMQP_ERRORS", "Link", "Links"]
+
+AMQP_ERRORS: Final = (AMQPError, OSError)
+"""Whatever py-amqp raises; a timeout is an OSError."""
+
+
+class Link:
+    """One connection, with a channel that confirms. For one thread at a time."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.channel = connection.channel()
+        self.channel.confirm_select()
+        self.returned: set[str] = set()
+        """The `message_id` of what could not be routed."""
+        self.channel.events["basic_return"].add(self._note_returned)
+        self.published = 0
+        """How many were; each is the tag of its confirmation."""
+        self._declared: set[object] = set()
+
+    def is_open(self) -> bool:
+        """Whether the broker has not closed the connection, as far as this side was told."""
+        try:
+            self.connection.drain_events(timeout=0)
+        except TimeoutError:
+            return True  # nothing was said
+        except AMQP_ERRORS:
+            return False
+        return bool(self.connection.connected and self.channel.is_open)
+
+    def prepare(self, place: Place, *, again: bool = False) -> None:
+        """Declare what is needed; what was declared over this link is taken to be there, unless `again`."""
+        if place in self._declared and not again:
+            return
+        for each in place.declarations:
+            key = (type(each), each.name) if isinstance(each, QueueDeclaration) else each
+            if again or key not in self._declared:
+                _DECLARE[type(each)](self.channel, each)
+                self._declared.add(key)
+        self._declared.add(place)
+
+    def publish(self, message: amqp.Message, route: Route) -> None:
+        """Send a message on its way; the confirmation is still to be waited for."""
+        self.published += 1
+        self.channel.basic_publish(message, route.exchange, route.key, mandatory=True)
+
+    def close(self) -> None:
+        with suppress(*AMQP_ERRORS):
+            self.connection.close()
+
+    def _note_returned(self, _error: object, _exchange: str, _key: str, message: amqp.Message) -> None:
+        self.returned.add(message.properties["message_id"])
+
+
+class Links:
+    """The links of one process to one broker. Thread-safe; a child of a fork begins with none."""
+
+    def __init__(self, address: AmqpAddress, timeout: float, options: Mapping[str, Any]) -> None:
+        self._address = address
+        self._timeout = timeout
+        self._options = options
+        self._pid = os.getpid()
+        self._idle: deque[Link] = deque(maxlen=_MOST_IDLE)
+
+    @contextmanager
+    def link(self) -> Iterator[Link]:
+        """Lend a link that is open; closed afterwards if the body raises. Raises what py-amqp raises."""
+        if self._pid != os.getpid():  # the parent's sockets: forget them, and say nothing over them
+            self._pid, self._idle = os.getpid(), deque(maxlen=_MOST_IDLE)
+        idle = self._idle
+        link = self._open_link(idle)
+        try:
+            yield link
+        except BaseException:
+            link.close()  # somebody's answer may still be to come over it
+            raise
+        if len(idle) < _MOST_IDLE:
+            idle.append(link)
+        else:
+            link.close()
+
+    def close(self) -> None:
+        """Close the links that nobody uses."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _open_link(self, idle: deque[Link]) -> Link:
+        while True:
+            try:
+                link = idle.pop()
+            except IndexError:
+                return Link(self.connect())
+            if link.is_open():
+                return link
+            link.close()
+
+    def connect(self) -> Any:
+        """Return a new connection. Half of the timeout is for reaching the host, half for each of its answers."""
+        address, half = self._address, self._timeout / 2
+        connection = amqp.Connection(
+            host=f"{address.host}:{address.port}",
+            userid=address.user,
+            password=address.password,
+            virtual_host=address.vhost,
+            ssl=self._options.get("ssl", address.tls),
+            connect_timeout=half,
+            read_timeout=half,
+            write_timeout=half,
+            client_properties={"connection_name": "anyjob"},
+            **{key: value for key, value in self._options.items() if key != "ssl"},
+        )
+        connection.connect()
+        return connection
+
+
+_MOST_IDLE: Final = 8
+
+_DURABLE: Final = {"durable": True, "auto_delete": False}
+
+
+def _declare_queue(channel: Any, queue: QueueDeclaration) -> None:
+    channel.queue_declare(queue.name, arguments=dict(queue.arguments), **_DURABLE)
+
+
+def _declare_exchange(channel: Any, exchange: ExchangeDeclaration) -> None:
+    channel.exchange_declare(exchange.name, "topic", **_DURABLE)
+
+
+def _declare_binding(channel: Any, binding: BindingDeclaration) -> None:
+    if binding.queue is not None:
+        channel.queue_bind(binding.queue, binding.source, binding.key)
+    else:
+        channel.exchange_bind(binding.exchange, binding.source, binding.key)
+
+
+_DECLARE: Final[Mapping[type, Callable[[Any, Any], None]]] = {
+    QueueDeclaration: _declare_queue,
+    ExchangeDeclaration: _declare_exchange,
+    BindingDeclaration: _declare_binding,
+}

@@ -1,0 +1,119 @@
+"""Publishes so that nothing is lost in silence: confirmed, mandatory, in bounded time, and told apart if it fails."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from amqp import Message
+from amqp.spec import Basic
+from msgspec import Struct
+
+from anyjob.errors import EnqueueError
+from anyjob_amqp.links import AMQP_ERRORS, Link, Links
+from anyjob_amqp.topology import Route
+
+__all__ = ["Parcel", "Publisher"]
+
+
+class Parcel(Struct, frozen=True, gc=False):
+    """A message to be published. Its `message_id` is the parcel's id, by which the broker names what comes back."""
+
+    id: str
+    route: Route
+    message: Message
+
+
+class Publisher:
+    """Publishes batches. Thread-safe.
+
+    Every message is confirmed; all of a batch are under way before the first confirmation is waited for. What can't be
+    routed, for somebody deleted a queue, comes back and is published once more with all declared anew.
+    """
+
+    def __init__(self, links: Links, timeout: float) -> None:
+        self._links = links
+        self._timeout = timeout
+
+    def publish(self, parcels: Sequence[Parcel]) -> None:
+        """Return when the broker has taken on every message; raise `EnqueueError` within the timeout otherwise."""
+        deadline = time.monotonic() + self._timeout
+        accepted: list[str] = []
+        for start in range(0, len(parcels), _BATCH):
+            batch = _Batch(parcels[start : start + _BATCH])
+            with _told(batch, accepted, parcels[start + _BATCH :]), self._links.link() as link:
+                _publish(batch, link, deadline)
+            accepted.extend(batch.accepted)
+
+
+class _Batch:
+    """Messages that travel over one link together."""
+
+    def __init__(self, parcels: Sequence[Parcel]) -> None:
+        self.unsent = deque(parcels)
+        self.under_way: dict[int, Parcel] = {}
+        self.accepted: list[str] = []
+        self.refused: list[str] = []
+
+    def send(self, link: Link, deadline: float) -> None:
+        """Publish what is unsent and wait for every confirmation; what came back is unsent then."""
+        link.returned.clear()
+        while self.unsent:
+            parcel = self.unsent.popleft()
+            # In doubt from here on: a write that fails may have been a whole one.
+            self.under_way[link.published + 1] = parcel
+            link.publish(parcel.message, parcel.route)
+
+        def confirmed(method: object, tag: int, multiple: bool = False, _requeue: bool = False) -> None:
+            for each in [each for each in self.under_way if each <= tag] if multiple else [tag]:
+                parcel = self.under_way.pop(each)
+                if method == Basic.Nack:
+                    self.refused.append(parcel.id)
+                elif parcel.id in link.returned:  # a return comes before its confirmation
+                    self.unsent.append(parcel)
+                else:
+                    self.accepted.append(parcel.id)
+
+        while self.under_way:
+            link.channel.wait([Basic.Ack, Basic.Nack], callback=confirmed, timeout=_left(deadline))
+
+
+class _NotTakenError(Exception):
+    pass
+
+
+def _publish(batch: _Batch, link: Link, deadline: float) -> None:
+    for again in (False, True):
+        for place in {parcel.route.place for parcel in batch.unsent}:
+            link.prepare(place, again=again)
+        batch.send(link, deadline)
+        if not batch.unsent:
+            break
+    if batch.unsent or batch.refused:
+        raise _NotTakenError("a queue is full, or somebody keeps deleting it")
+
+
+@contextmanager
+def _told(batch: _Batch, accepted: Sequence[str], rest: Sequence[Parcel]) -> Iterator[None]:
+    try:
+        yield
+    except (*AMQP_ERRORS, _NotTakenError) as error:
+        raise EnqueueError(
+            f"RabbitMQ did not take every job: {error}",
+            accepted=[*accepted, *batch.accepted],
+            rejected=[*batch.refused, *(parcel.id for parcel in (*batch.unsent, *rest))],
+            in_doubt=[parcel.id for parcel in batch.under_way.values()],
+        ) from error
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("it did not confirm in time")
+    return left
+
+
+_BATCH: Final = 500

@@ -1,0 +1,167 @@
+"""What there must be on the broker, as data that any client can declare: queues by priority, delays, the parked.
+
+A delay travels through a chain of 28 queues, as in kombu's native delayed delivery, but under our own names: the queue
+of level n holds every message for 2^n seconds and passes it on, and a routing key has a bit for each level that says
+whether to stop there. One fixed time to live per queue, so nobody waits behind somebody else. The last exchange leads
+into the job's queue, where priority counts.
+
+The chain's queues are quorum queues that dead-letter at least once: a hop that classic queues may lose, they repeat,
+and a message whose last queue is gone stays where it is until there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, Final
+
+from anyjob.envelope import JobPriority
+
+__all__ = [
+    "LEVELS",
+    "MAX_DELAY",
+    "AmqpNames",
+    "BindingDeclaration",
+    "Declarations",
+    "ExchangeDeclaration",
+    "Place",
+    "QueueDeclaration",
+    "Route",
+]
+
+LEVELS: Final[Mapping[JobPriority, int]] = {level: number for number, level in enumerate(sorted(JobPriority))}
+"""Each priority as the number that a message carries: higher is sooner."""
+
+_BITS: Final = 28
+_MANY: Final = 1_000
+MAX_DELAY: Final = timedelta(seconds=2**_BITS - 1)
+"""Eight years and a half. One second more would silently be a key of 29 bits, and a wrong delay."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDeclaration:
+    """A durable queue; the same arguments from everybody, or the broker refuses."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeDeclaration:
+    """A durable topic exchange."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class BindingDeclaration:
+    """From an exchange into a queue, or into another exchange."""
+
+    source: str
+    key: str
+    queue: str | None = None
+    exchange: str | None = None
+
+
+Declarations = tuple[QueueDeclaration | ExchangeDeclaration | BindingDeclaration, ...]
+"""In the order in which they must be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where messages end up, with all that must be declared before one is published; known by its name."""
+
+    name: str
+    declarations: Declarations = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a message is published."""
+
+    exchange: str
+    key: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpNames:
+    """The queues and exchanges of one namespace. No queue's own name has a colon, so none can meet another's."""
+
+    namespace: str
+
+    def queue(self, logical: str) -> str:
+        """Return the native name of a logical queue."""
+        return f"{self.namespace}.{logical}"
+
+    def level(self, number: int) -> str:
+        """Return the queue, and the exchange before it, that hold for 2^number seconds."""
+        return f"{self.namespace}:delay.{number}"
+
+    @property
+    def levels(self) -> Sequence[str]:
+        """The queues that hold the scheduled jobs."""
+        return [self.level(number) for number in range(_BITS)]
+
+    @property
+    def due(self) -> str:
+        """The exchange at which what became due arrives."""
+        return f"{self.namespace}:due"
+
+    @property
+    def parked(self) -> str:
+        """The queue of the jobs that were given up."""
+        return f"{self.namespace}:parked"
+
+    def route(self, logical: str, seconds: int = 0) -> Route:
+        """Return the way into a queue, at once or in so many whole seconds."""
+        if seconds < 1:
+            place = _place(self, logical)
+            return Route("", place.name, place)
+        place = _delayed_place(self, logical)
+        return Route(self.level(_BITS - 1), ".".join(f"{seconds:0{_BITS}b}") + f".{self.queue(logical)}", place)
+
+    def route_to_parked(self) -> Route:
+        """Return the way into the parked jobs."""
+        return Route("", self.parked, Place(self.parked, (QueueDeclaration(self.parked),)))
+
+
+@lru_cache(_MANY)
+def _place(names: AmqpNames, logical: str) -> Place:
+    queue = QueueDeclaration(names.queue(logical), {"x-max-priority": max(LEVELS.values())})
+    return Place(queue.name, (queue,))
+
+
+@lru_cache(_MANY)
+def _delayed_place(names: AmqpNames, logical: str) -> Place:
+    place = _place(names, logical)
+    # The exact key: bound by `#.mail`, as kombu does it, a queue would get the messages of the queue `x.mail` as well.
+    binding = BindingDeclaration(names.due, "*." * _BITS + place.name, queue=place.name)
+    return Place(f"{place.name} later", (*place.declarations, *_chain(names), binding))
+
+
+@lru_cache(_MANY)
+def _chain(names: AmqpNames) -> Declarations:
+    return tuple(_chain_of(names))
+
+
+def _chain_of(names: AmqpNames) -> Iterator[QueueDeclaration | ExchangeDeclaration | BindingDeclaration]:
+    yield ExchangeDeclaration(names.due)
+    for number in range(_BITS):  # from the end, so that each leads on to one that is there
+        here, onward = names.level(number), names.level(number - 1) if number else names.due
+        skipped = "*." * (_BITS - 1 - number)
+        yield ExchangeDeclaration(here)
+        yield QueueDeclaration(
+            here,
+            {
+                "x-queue-type": "quorum",
+                "x-overflow": "reject-publish",
+                "x-dead-letter-strategy": "at-least-once",
+                "x-dead-letter-exchange": onward,
+                "x-message-ttl": 2**number * 1000,
+            },
+        )
+        yield BindingDeclaration(here, f"{skipped}1.#", queue=here)
+        yield BindingDeclaration(here, f"{skipped}0.#", exchange=onward)

@@ -1,0 +1,50 @@
+"""What a RabbitMQ URL says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from anyjob.errors import ConfigurationError
+
+__all__ = ["AmqpAddress", "read_url"]
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpAddress:
+    """Where a broker is, and who we are to it."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    vhost: str
+    tls: bool
+
+
+def read_url(url: str, alias: str) -> AmqpAddress:
+    """Return what `amqp(s)://user:password@host:port/vhost` says; raise `ConfigurationError` if it can't be read.
+
+    An empty path is the vhost `/`, as Celery and kombu read it.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"backends.{alias}.url: {error}") from None
+    if parts.scheme not in _PORTS or ";" in url or parts.query:
+        raise ConfigurationError(
+            f"backends.{alias}.url: must be amqp(s)://user:password@host:port/vhost, one address and no query; what "
+            "else a connection needs goes into the backend's options."
+        )
+    return AmqpAddress(
+        host=parts.hostname or "localhost",
+        port=port or _PORTS[parts.scheme],
+        user=unquote(parts.username or "guest"),
+        password=unquote(parts.password or "guest"),
+        vhost=unquote(parts.path[1:]) or "/",
+        tls=parts.scheme == "amqps",
+    )
+
+
+_PORTS = {"amqp": 5672, "amqps": 5671}

@@ -1,0 +1,110 @@
+"""Celery over RabbitMQ."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from amqp import Message
+
+from anyjob.backend import BackendConfig
+from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
+from anyjob.envelope import JobEnvelope, write_envelope
+from anyjob.store import JobState
+from anyjob_amqp import LEVELS, MAX_DELAY, AmqpNames, AmqpShelf, Links, Parcel, Publisher, read_url
+from anyjob_celery.backend import CeleryBackend
+from anyjob_celery.frame import body_of, headers_of
+
+__all__ = ["AmqpCeleryBackend"]
+
+
+class AmqpCeleryBackend(CeleryBackend):
+    """Celery over RabbitMQ: `celery+amqp://` and `celery+amqps://`."""
+
+    def __init__(self, config: BackendConfig) -> None:
+        super().__init__(config)
+        self._clock = config.clock
+        self._names = AmqpNames(config.namespace)
+        options = self._transport_options = self.options.pop("broker_transport_options", {})
+        if "broker_use_ssl" in self.options:
+            options = {**options, "ssl": self.options["broker_use_ssl"]}
+        self._links = Links(read_url(self.url, config.alias), config.enqueue_timeout, options)
+        self._publisher = Publisher(self._links, config.enqueue_timeout)
+        self.capabilities = Capabilities(
+            priority=Quality.EXACT,
+            priority_across_queues=False,  # RabbitMQ serves a channel's queues in turn
+            delay=Quality.EXACT,
+            max_delay=MAX_DELAY,
+            bulk=BulkAtomicity.BATCH,
+            listing=_PARKED,
+            removal=_PARKED,
+            counts={
+                # Nothing on RabbitMQ tells which queues there are: an open list is what this process knows.
+                JobState.WAITING: Quality.APPROXIMATE if config.queues is None else Quality.EXACT,
+                JobState.SCHEDULED: Quality.EXACT,
+                JobState.ABANDONED: Quality.EXACT,
+            },
+            durable=True,
+            # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
+            redelivery_bound=timedelta(seconds=6),
+            exact_loss_count=False,  # `redelivered` says that somebody had it, not that it ran
+        )
+        self.shelf = AmqpShelf(
+            self._links,
+            self._publisher,
+            self._names,
+            queues=self._known_queues,
+            resend=self.resend,
+            clock=config.clock,
+            capabilities=self.capabilities,
+        )
+        self._sent_to: set[str] = set()
+
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+        self._publisher.publish([self._parcel(envelope) for envelope in envelopes])
+
+    def close(self) -> None:
+        self._links.close()
+
+    def native_queue(self, logical: str) -> Mapping[str, Any]:
+        name = self._names.queue(logical)
+        return {"name": name, "routing_key": name, "alias": logical, "max_priority": max(LEVELS.values())}
+
+    def transport_settings(self, stop: threading.Event) -> Mapping[str, Any]:  # noqa: ARG002
+        namespace = self.config.namespace
+        return {
+            "broker_transport_options": self._transport_options,
+            "broker_channel_error_retry": True,  # else a job longer than consumer_timeout ends the worker
+            "task_default_exchange": "",
+            "control_exchange": namespace,
+            "event_exchange": f"{namespace}:events",
+            "event_queue_prefix": f"{namespace}:events",
+        }
+
+    def _known_queues(self) -> Iterable[str]:
+        logical = self.config.queues or sorted({"default", *self._sent_to})
+        return [self._names.queue(each) for each in logical]
+
+    def _parcel(self, envelope: JobEnvelope) -> Parcel:
+        seconds = 0
+        if envelope.due_at is not None:
+            seconds = math.ceil((envelope.due_at - self._clock.now()).total_seconds())
+        self._sent_to.add(envelope.queue)
+        message = Message(
+            body_of(write_envelope(envelope)),
+            content_type="application/json",
+            content_encoding="utf-8",
+            application_headers=headers_of(envelope),
+            delivery_mode=2,
+            priority=LEVELS[envelope.priority],
+            correlation_id=envelope.id,
+            message_id=envelope.id,
+            reply_to="",
+        )
+        return Parcel(envelope.id, self._names.route(envelope.queue, seconds), message)
+
+
+_PARKED: Final = frozenset({JobState.ABANDONED})

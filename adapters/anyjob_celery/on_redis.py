@@ -1,0 +1,91 @@
+"""Celery over Redis."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from anyjob.backend import BackendConfig
+from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
+from anyjob.envelope import JobEnvelope
+from anyjob.store import JobState
+from anyjob_celery.backend import CeleryBackend
+from anyjob_celery.frame import headers_of
+from anyjob_celery.redis_messages import HeldMessages, RedisMessages
+from anyjob_celery.redis_shelf import RedisShelf
+from anyjob_celery.redis_wire import LEVELS
+from anyjob_redis import ParkedJobs, connect
+
+__all__ = ["RedisCeleryBackend"]
+
+
+class RedisCeleryBackend(CeleryBackend):
+    """Celery over Redis: `celery+redis://` and `celery+rediss://`."""
+
+    def __init__(self, config: BackendConfig) -> None:
+        super().__init__(config)
+        self._transport_options: Mapping[str, Any] = self.options.pop("broker_transport_options", {})
+        options = {**self.options.get("broker_use_ssl", {}), **self._transport_options}
+        client = self.client = connect(replace(config, options=options), self.url)
+        self.messages = RedisMessages(client, config.namespace, config.clock)
+        self.held = HeldMessages(self.messages, config.lease)
+        self.capabilities = Capabilities(
+            priority=Quality.EXACT,
+            delay=Quality.EXACT,
+            bulk=BulkAtomicity.BATCH,
+            listing=ALL_STATES,
+            removal=ALL_STATES - {JobState.RUNNING},
+            counts=dict.fromkeys(JobState, Quality.EXACT),
+            durable=True,
+            # A lease, looked at three times in its length, and a second for the way back; a dead child of a pool that
+            # lives on is noticed by Celery, within 5 s.
+            redelivery_bound=timedelta(seconds=max(config.lease * 4 / 3 + 1, 6)),
+            exact_loss_count=False,  # a worker may be killed between taking a job and beginning it
+        )
+        self.shelf = RedisShelf(
+            self.messages,
+            ParkedJobs(client, config.namespace, config.clock),
+            resend=self.resend,
+            clock=config.clock,
+            capabilities=self.capabilities,
+        )
+
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+        self.messages.send(envelopes, headers_of)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def native_queue(self, logical: str) -> Mapping[str, Any]:
+        return {"name": logical, "routing_key": logical}
+
+    def transport_settings(self, stop: threading.Event) -> Mapping[str, Any]:
+        from anyjob_celery.redis_transport import TransportPart  # with kombu, which enqueuing does without
+
+        return {
+            "broker_transport": "anyjob_celery.redis_transport:JobTransport",
+            "broker_transport_options": {
+                "socket_connect_timeout": self.config.enqueue_timeout,
+                "socket_timeout": self.config.enqueue_timeout,
+                "socket_keepalive": True,
+                **self._transport_options,
+                "global_keyprefix": f"{self.config.namespace}:celery:",
+                "priority_steps": list(LEVELS.values()),
+                "anyjob": TransportPart(self.held, stop),
+            },
+            "task_default_exchange": "",
+        }
+
+    def worker_steps(self) -> Sequence[Any]:
+        from anyjob_celery.redis_steps import TendMessages
+
+        return (TendMessages,)
+
+    def give_back_held(self) -> None:
+        self.held.give_back_all()
+
+    def keep_held(self, tags: Collection[str]) -> None:
+        self.held.keep(tags)

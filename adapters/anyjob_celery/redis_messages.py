@@ -1,0 +1,186 @@
+"""Celery's messages on Redis: sent, taken, kept alive while a worker has them, given back."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from redis import Redis
+from redis.commands.core import Script
+from redis.exceptions import RedisError
+
+from anyjob.clock import Clock
+from anyjob.envelope import JobEnvelope, JobIds
+from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, PUSH, SEND, SWEEP, TAKE
+from anyjob_celery.redis_wire import LEVELS, item_of
+from anyjob_redis import ScheduledMessages, run_once
+
+__all__ = ["HeldMessages", "RedisMessages"]
+
+logger = logging.getLogger("anyjob.worker")
+
+
+class RedisMessages:
+    """The messages of a namespace. Thread-safe; methods raise redis-py's errors, `send` `EnqueueError`."""
+
+    def __init__(self, client: Redis, namespace: str, clock: Clock) -> None:
+        self.client: Any = client
+        self.namespace = namespace
+        self.scheduled = ScheduledMessages(client, namespace, PUSH, clock)
+        self._clock = clock
+        self._ids = JobIds()
+        self._scripts: dict[str, Script] = {text: client.register_script(text) for text in _ALL}
+
+    def send(self, envelopes: Sequence[JobEnvelope], headers_of: Callable[[JobEnvelope], Mapping[str, Any]]) -> None:
+        """Send jobs, each batch of them all or none."""
+        accepted: list[str] = []
+        for start in range(0, len(envelopes), _BATCH):
+            batch = envelopes[start : start + _BATCH]
+            ids = [envelope.id for envelope in batch]
+            rest = [envelope.id for envelope in envelopes[start + _BATCH :]]
+            args = [part for envelope in batch for part in self._sent(envelope, headers_of(envelope))]
+            script = self._scripts[SEND]
+            run_once(self.client, script, [self.namespace, *args], accepted=accepted, ids=ids, rest=rest)
+            accepted.extend(ids)
+
+    def take_command(self, tag: str, queues: Sequence[str], *, whole: bool) -> Sequence[Any]:
+        """Return the command that takes the next message of `queues`; `whole` where the server lacks the script."""
+        script = self._scripts[TAKE]
+        start = ("EVAL", script.script) if whole else ("EVALSHA", script.sha)
+        return (*start, 0, self.namespace, tag, len(LEVELS), *queues)
+
+    def wait_command(self, queues: Sequence[str], timeout: float) -> Sequence[Any]:
+        """Return the command that waits until something is sent to one of `queues`."""
+        return ("BLPOP", *(f"{self.namespace}:wake:{queue}" for queue in queues), timeout)
+
+    def acknowledge(self, tags: Collection[str]) -> int:
+        """Remove held messages for good; return how many were still held."""
+        return int(self._run(ACKNOWLEDGE, *tags))
+
+    def give_back(self, tags: Collection[str], *, lost: bool) -> None:
+        """Put held messages back where they came from; `lost` ones count as delivered before."""
+        if tags:
+            self._run(GIVE_BACK, int(lost), *tags)
+
+    def beat(self, tags: Collection[str]) -> None:
+        """Say that the holder of these lives."""
+        if tags:
+            self._run(BEAT, *tags)
+
+    def sweep(self, lease: float) -> Sequence[bytes]:
+        """Give back what was held by who gave no sign of life for `lease` seconds; return the tags."""
+        found: Sequence[bytes] = self._run(SWEEP, lease)
+        return found
+
+    def hold(self, seconds: float, wanted: Iterable[tuple[str, str, bytes]]) -> Sequence[bytes]:
+        """Hold messages off the shelf (tag, kind and place, message); return the tags of those that were there."""
+        taken: Sequence[bytes] = self._run(HOLD, seconds, *itertools.chain.from_iterable(wanted))
+        return taken
+
+    def queues(self) -> Sequence[str]:
+        """Return the queues that anything was ever sent to."""
+        return sorted(each.decode() for each in self.client.smembers(f"{self.namespace}:queues"))
+
+    def waiting(self, queue: str, level: int, first: int, limit: int) -> Sequence[bytes]:
+        """Return up to `limit` messages of a list, the next one first, from the index `first` on."""
+        key = f"{self.namespace}:celery:{queue}" + (f"\x06\x16{level}" if level else "")
+        found: list[bytes] = self.client.lrange(key, -first - limit, -first - 1)
+        return found[::-1]
+
+    def held(self) -> Mapping[str, tuple[str, bytes]]:
+        """Return what is held, by tag: kind and place, and the message."""
+        found = self.client.hgetall(f"{self.namespace}:held")
+        entries = ((tag.decode(), entry.partition(b"\n")) for tag, entry in found.items())
+        return {tag: (kind.decode(), item) for tag, (kind, _, item) in entries}
+
+    def holds(self, tag: str) -> bool:
+        """Whether that hold is still in force."""
+        return bool(self.client.hexists(f"{self.namespace}:held", tag))
+
+    def count(self) -> tuple[int, int, int]:
+        """Return how many wait, are scheduled and run."""
+        waiting, scheduled, running = self._run(COUNT, len(LEVELS))
+        return waiting, scheduled, running
+
+    def _run(self, text: str, *args: Any) -> Any:
+        return self._scripts[text](args=[self.namespace, *args])
+
+    def _sent(self, envelope: JobEnvelope, headers: Mapping[str, Any]) -> Sequence[Any]:
+        tag = self._ids.new(self._clock.now())
+        due = "" if envelope.due_at is None else envelope.due_at.timestamp()
+        return envelope.queue, LEVELS[envelope.priority], due, tag, item_of(envelope, headers, tag)
+
+
+class HeldMessages:
+    """What this worker holds. Thread-safe; never raises for Redis being away: it goes on when that is back."""
+
+    def __init__(self, messages: RedisMessages, lease: float) -> None:
+        self.messages = messages
+        self.period = lease / 3
+        self._lease = lease
+        self._tags: set[str] = set()
+        self._done: set[str] = set()
+        self._numbers = itertools.count()
+        self._worker = secrets.token_hex(6)
+        self._steady_since: float | None = None
+
+    def new_tag(self) -> str:
+        """Return the tag for the next message, which counts as held from now on."""
+        return f"run-{self._worker}-{next(self._numbers)}"
+
+    def add(self, tag: str) -> None:
+        self._tags.add(tag)
+
+    def acknowledge(self, tag: str) -> None:
+        """Let go of a message that is done, for good; later, if Redis is away."""
+        self._tags.discard(tag)
+        self._done.add(tag)
+        try:
+            self._acknowledge_done()
+        except RedisError as error:
+            logger.warning("acknowledged later: %s", error)
+
+    def give_back(self, tags: Collection[str], *, lost: bool) -> None:
+        """Put messages back; if Redis is away, they lapse."""
+        self._tags.difference_update(tags)
+        try:
+            self.messages.give_back(tags, lost=lost)
+        except RedisError as error:
+            logger.warning("given back when their time is up: %s", error)
+
+    def give_back_all(self) -> None:
+        """Put back, uncharged, whatever is still held."""
+        self.give_back(list(self._tags), lost=False)
+
+    def keep(self, tags: Collection[str]) -> None:
+        """Let lapse what is held but for these."""
+        self._tags.intersection_update(tags)
+
+    def tend(self) -> float:
+        """Show that we live, and give back what was held by who doesn't; return the seconds to the next time.
+
+        After an absence of the server every sign of life is as old as ours was: nobody is declared dead before the
+        server was there for a whole lease.
+        """
+        since, self._steady_since = self._steady_since or time.monotonic(), None
+        self._acknowledge_done()
+        self.messages.beat(list(self._tags))
+        if time.monotonic() - since >= self._lease:
+            for tag in self.messages.sweep(self._lease):
+                logger.warning("given back: its holder is silent tag=%s", tag.decode())
+        self._steady_since = since
+        return self.period
+
+    def _acknowledge_done(self) -> None:
+        done = list(self._done)
+        if done and self.messages.acknowledge(done) < len(done):
+            logger.warning("fenced: a job took longer than its worker could show, and runs again")
+        self._done.difference_update(done)
+
+
+_BATCH: Final = 500
+_ALL: Final = (SEND, TAKE, ACKNOWLEDGE, GIVE_BACK, BEAT, SWEEP, HOLD, COUNT)

@@ -1,0 +1,165 @@
+"""kombu's Redis transport without its window of loss.
+
+kombu pops a message by BRPOP and then writes down that it has it: what a worker popped when it was killed is gone. Here
+a script takes a message and notes its holder in one step. A script can't wait, so the channel takes until there is
+nothing, and then waits on a token that every send leaves; both go through the hooks by which kombu sends BRPOP and
+reads its answer.
+"""
+
+from __future__ import annotations
+
+from queue import Empty
+from threading import Event
+from time import monotonic
+from typing import Any
+
+from kombu.transport import redis, virtual
+from msgspec import Struct
+from redis.exceptions import NoScriptError
+
+from anyjob_celery.frame import ForeignMessageError
+from anyjob_celery.redis_messages import HeldMessages
+from anyjob_celery.redis_wire import read_item
+
+__all__ = ["JobTransport", "TransportPart"]
+
+
+class TransportPart(Struct, frozen=True):
+    """What the application tells its channels, as the transport option `anyjob`."""
+
+    held: HeldMessages
+    stop: Event
+
+
+class _Taken(Struct, frozen=True):
+    tag: str
+    queue: str
+    item: bytes
+
+
+class JobMessage(virtual.Message):
+    """A message that was taken, or anything else (an event, a control command) as kombu has it.
+
+    Whatever the item is, it makes a message: one that can't be read has neither headers nor body.
+    """
+
+    item: bytes | None = None
+    """What the list held, if a script took it."""
+
+    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
+        if isinstance(payload, _Taken):
+            self.item = payload.item
+            payload = _as_kombu_has_it(payload)
+        super().__init__(payload, channel=channel, **options)
+
+
+def _as_kombu_has_it(taken: _Taken) -> dict[str, Any]:
+    info: dict[str, Any] = {"exchange": "", "routing_key": taken.queue}
+    properties: dict[str, Any] = {"delivery_tag": taken.tag, "delivery_info": info}
+    try:
+        wire = read_item(taken.item)
+        body = wire.body_bytes()
+    except ForeignMessageError:
+        return {"properties": properties, "headers": {}, "body": b""}
+    info["redelivered"] = wire.redelivered
+    return {
+        "properties": {**wire.properties, **properties, "body_encoding": None},  # it is decoded
+        "headers": dict(wire.headers),
+        "body": body,
+        "content-type": wire.content_type,
+        "content-encoding": wire.content_encoding,
+    }
+
+
+class JobQoS(redis.QoS):
+    """Counts what is held; `HeldMessages` holds it, so that a job outlives the channel its message came over."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        self.channel.anyjob.held.acknowledge(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        part = self.channel.anyjob
+        if requeue:
+            part.held.give_back([delivery_tag], lost=not part.stop.is_set())
+        else:
+            part.held.acknowledge(delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:  # noqa: ARG002
+        part = self.channel.anyjob
+        if part.stop.is_set():  # else the connection was lost, and running jobs are still ours
+            part.held.give_back_all()
+        self._delivered.clear()
+
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """Do nothing: `HeldMessages.tend` does it."""
+
+
+class JobChannel(redis.Channel):
+    """Takes by script."""
+
+    QoS = JobQoS
+    Message = JobMessage
+    from_transport_options = (*redis.Channel.from_transport_options, "anyjob")
+    anyjob: TransportPart
+
+    _is_plain = False
+    _is_empty = False
+    _lacks_script = False
+
+    def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **options: Any) -> Any:
+        self._is_plain = self._is_plain or no_ack  # replies to `celery inspect`: nobody acknowledges them
+        return super().basic_consume(queue, no_ack, *args, **options)
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if self._is_plain:
+            super()._brpop_start(timeout)
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        messages = self.anyjob.held.messages
+        if self._is_empty:
+            command = messages.wait_command(queues, self.brpop_timeout if timeout is None else timeout)
+        else:
+            self._tag = self.anyjob.held.new_tag()
+            command = messages.take_command(self._tag, queues, whole=self._lacks_script)
+        self.client.connection.send_command(*command)
+
+    def _brpop_read(self, **options: Any) -> Any:
+        if self._is_plain:
+            return super()._brpop_read(**options)
+        waited, self._is_empty = self._is_empty, False
+        try:
+            try:
+                answer = self.client.parse_response(self.client.connection, "EVALSHA", **options)
+            except NoScriptError:
+                self._lacks_script = True
+                raise Empty from None
+            except self.connection_errors:
+                self.client.connection.disconnect()
+                raise
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+        if waited or not answer:
+            self._is_empty = not waited
+            raise Empty
+        queue, item = answer[0].decode(), answer[1]
+        self._lacks_script = False
+        self.anyjob.held.add(self._tag)
+        self._queue_cycle.rotate(queue)
+        self.connection._deliver(_Taken(self._tag, queue, item), queue)  # noqa: SLF001  # as the method it stands for
+        return True
+
+
+class JobTransport(redis.Transport):
+    """Celery's `broker_transport` for our messages."""
+
+    Channel = JobChannel

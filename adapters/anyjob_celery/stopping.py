@@ -1,0 +1,94 @@
+"""A worker's stop: jobs are told, and those that don't end in time go back."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import signal
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from billiard import active_children
+from celery import bootsteps, signals
+
+from anyjob_celery.backend import CeleryBackend
+
+__all__ = ["StopBound", "StopFlag"]
+
+logger = logging.getLogger("anyjob.worker")
+
+
+class StopFlag(threading.Event):
+    """Set in a worker's main process, seen by the children of its pool as well: they share a byte of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._byte = mmap.mmap(-1, 1)
+
+    def is_set(self) -> bool:
+        return self._byte[0] != 0
+
+    def set(self) -> None:
+        self._byte[0] = 1
+        super().set()
+
+
+class StopBound(bootsteps.StartStopStep):
+    """Bounds Celery's warm shutdown, which waits for running jobs however long they take.
+
+    When the time is up the pool's children are killed, what is held goes back uncharged, and the process ends: nothing
+    else ends a thread, or a job in the main process, that doesn't want to.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    @dataclass(frozen=True)
+    class Options:
+        """What the application tells this step, as `app.anyjob`."""
+
+        backend: CeleryBackend
+        stop: StopFlag
+        timeout: float
+
+    def start(self, worker: Any) -> None:
+        options = worker.app.anyjob
+        told: SimpleQueue[None] = SimpleQueue()
+        self._awake, wake = os.pipe()
+
+        def on_shutdown(**_: Any) -> None:
+            # We are in a signal handler, which interrupts whoever holds the locks of logging: only what is made for it.
+            options.stop.set()
+            told.put(None)
+            os.write(wake, b"!")
+
+        self._on_shutdown = on_shutdown  # Celery refers to it weakly; this lives as long as the worker
+        signals.worker_shutting_down.connect(on_shutdown)
+        threading.Thread(target=_bound, args=(told, options), name="anyjob-stop", daemon=True).start()
+
+    def close(self, worker: Any) -> None:
+        """Stop for another reason than a signal: a control command, an error."""
+        worker.app.anyjob.stop.set()
+
+    def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
+        """Let a signal end the loop's wait, which otherwise goes on until something else happens: 2 s."""
+        hub.add_reader(self._awake, os.read, self._awake, 1)
+
+
+def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
+    told.get()
+    if threading.Event().wait(options.timeout):
+        return
+    logger.warning("stopped after=%gs: the jobs that still run go back", options.timeout)
+    for child in active_children():
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+    try:
+        options.backend.give_back_held()
+    except Exception:
+        logger.exception("what is held comes back when the broker misses this worker")
+    logging.shutdown()
+    os._exit(1)

@@ -1,0 +1,122 @@
+"""RabbitMQ for tests: the shared one, which is only used, or a node of the tests' own, which may be killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import amqp
+from servers import free_port, unavailable
+
+from anyjob.testing.probes.journal import wait_until
+from anyjob_amqp import read_url
+
+__all__ = ["PrivateRabbit", "amqp_url", "connect"]
+
+AMQP_URL = os.environ.get("ANYJOB_TEST_AMQP_URL", "amqp://guest:guest@localhost:5672//")
+
+# The script itself: the one on the path changes to a user who can't write where tests may.
+SCRIPTS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/homebrew/sbin/rabbitmq-server")
+
+
+def amqp_url() -> str:
+    """Return the URL of the shared RabbitMQ, `ANYJOB_TEST_AMQP_URL`."""
+    try:
+        connect(AMQP_URL).close()
+    except (OSError, amqp.AMQPError) as error:
+        unavailable(f"no RabbitMQ at ANYJOB_TEST_AMQP_URL: {error}")
+    return AMQP_URL
+
+
+def connect(url: str) -> amqp.Connection:
+    """Return a connection to be used by one thread."""
+    address = read_url(url, "tests")
+    connection = amqp.Connection(
+        f"{address.host}:{address.port}",
+        address.user,
+        address.password,
+        virtual_host=address.vhost,
+        connect_timeout=5,
+        read_timeout=30,
+        write_timeout=30,
+    )
+    connection.connect()
+    return connection
+
+
+class PrivateRabbit:
+    """A node of the tests' own, on ports of its own, to be killed and started again with what it kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        self._epmd_port = free_port()
+        self._folder = folder
+        (folder / "plugins").write_text("[].")
+        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{self.port}\n")
+        self._environment = {
+            **os.environ,
+            "HOME": str(folder),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_NODENAME": f"anyjob{self.port}@localhost",
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "no-such-file"),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+        }
+        self._node: subprocess.Popen[bytes] | None = None
+        self._mapper: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def is_installed() -> bool:
+        """Whether there is a RabbitMQ here to be started."""
+        return _script() is not None and shutil.which("epmd") is not None
+
+    def start(self) -> None:
+        """Start it, with what it had, and wait until it answers."""
+        script = _script()
+        assert script is not None
+        if self._mapper is None:  # else Erlang starts one, a daemon that would outlive us
+            self._mapper = self._run("epmd", "-port", str(self._epmd_port))
+        self._node = self._run(script)
+        wait_until(self._answers, timeout=60, what="the private RabbitMQ")
+
+    def kill(self) -> None:
+        """Kill it with -9."""
+        if self._node is not None:
+            os.killpg(self._node.pid, signal.SIGKILL)
+            self._node.wait()
+            self._node = None
+
+    def close(self) -> None:
+        """Kill it, and what runs beside it."""
+        self.kill()
+        if self._mapper is not None:
+            self._mapper.kill()
+            self._mapper.wait()
+            self._mapper = None
+
+    def _run(self, *argv: str) -> subprocess.Popen[bytes]:
+        with (self._folder / "out").open("ab") as out:
+            return subprocess.Popen(
+                argv, env=self._environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+
+    def _answers(self) -> bool:
+        assert self._node is not None
+        assert self._node.poll() is None, (self._folder / "out").read_text(errors="replace")
+        try:
+            connect(self.url).close()
+        except (OSError, amqp.AMQPError):
+            return False
+        return True
+
+
+def _script() -> str | None:
+    return next((script for script in SCRIPTS if Path(script).exists()), None)

@@ -1,0 +1,64 @@
+"""The jobs that the tests of RQ run in worker processes. Each writes whole lines to the file in ANYJOB_TEST_LOG."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+
+from anyjob import RetryPolicy, background_job, current_job
+
+
+def note(*words: object) -> None:
+    line = " ".join(str(word) for word in (*words, f"{time.time():.3f}"))
+    with open(os.environ["ANYJOB_TEST_LOG"], "a", encoding="utf-8") as log:  # noqa: PTH123
+        log.write(line + "\n")
+
+
+@background_job("say")
+def say(word: str) -> None:
+    note("say", word)
+
+
+@background_job("aside")
+async def aside(word: str) -> None:
+    await asyncio.sleep(0)
+    note("aside", word, os.getpid())
+
+
+@background_job("work")
+def work(word: str, seconds: float) -> None:
+    """Run for so long, deaf to everything."""
+    note("begin", word, current_job().lost_count)
+    threading.Event().wait(seconds)
+    note("end", word)
+
+
+@background_job("listen")
+def listen(word: str) -> None:
+    """Run until the worker stops."""
+    note("begin", word, current_job().lost_count)
+    pause = threading.Event()
+    while not current_job().should_stop:
+        pause.wait(0.01)
+    note("end", word)
+
+
+@background_job("end")
+def end(code: int) -> None:
+    note("end", code, current_job().lost_count)
+    os._exit(code)
+
+
+@background_job("die")
+def die() -> None:
+    note("die", current_job().lost_count)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@background_job("fail", retry=RetryPolicy(max_tries=2, first_wait=0.1))
+def fail(word: str) -> None:
+    note("fail", word, current_job().try_count)
+    raise ValueError(word)
