@@ -237,7 +237,7 @@ return given
 """
 )
 
-# holder, milliseconds of its life, then of each job: level or 'scheduled', id. Returns id and entry of what it holds now.
+# holder, milliseconds of its life, then of each job: level or 'scheduled', id. Returns id and entry of what it holds.
 TAKE_OFF: Final = """
 local holder, taken = ARGV[1], {}
 redis.call('SET', ns .. ':alive:' .. holder, 1, 'PX', ARGV[2])

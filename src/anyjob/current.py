@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from anyjob.errors import ConfigurationError
+from anyjob.errors import ConfigurationError, NotConfiguredError
 from anyjob.manager import JobManager, import_application
 from anyjob.registry import JobRegistry
+from anyjob.routing import JobWiring
 
-__all__ = ["configure", "default_registry", "get_manager", "load_application", "override"]
+__all__ = ["configure", "default_registry", "get_manager", "load_application", "override", "redirect"]
 
 default_registry = JobRegistry()
 """Where job classes and functions register themselves unless they name another registry."""
@@ -20,6 +21,8 @@ default_registry = JobRegistry()
 _lock = threading.RLock()
 _manager: JobManager | None = None
 _overrides: list[JobManager] = []
+_redirects: list[Callable[[JobManager], JobWiring]] = []
+_stand_in: JobManager | None = None
 
 
 def get_manager() -> JobManager:
@@ -33,7 +36,14 @@ def get_manager() -> JobManager:
     if _manager is None:
         with _lock:
             if _manager is None:
-                _manager = _load({})
+                if _redirects and _stand_in is not None:
+                    return _stand_in
+                try:
+                    _manager = _load({})
+                except NotConfiguredError:
+                    if not _redirects:
+                        raise
+                    return _stood_in()
     return _manager
 
 
@@ -67,6 +77,23 @@ def override(manager: JobManager | None = None, **settings: Any) -> Iterator[Job
             made.close()
 
 
+@contextmanager
+def redirect(wiring_of: Callable[[JobManager], JobWiring]) -> Iterator[None]:
+    """Send the jobs of every manager, and of those made meanwhile, elsewhere, in all threads: for test sandboxes.
+
+    Meanwhile an application that configured nothing has a manager all the same. Contexts nest; the last one counts.
+    """
+    with _lock:
+        _redirects.append(wiring_of)
+        JobManager.redirect(wiring_of)
+    try:
+        yield
+    finally:
+        with _lock:
+            _redirects.remove(wiring_of)
+            JobManager.redirect(_redirects[-1] if _redirects else None)
+
+
 def load_application(app: str | None = None) -> JobManager:
     """Return the manager of the application that `app` names, as `module[:manager]`, with its jobs imported.
 
@@ -96,6 +123,13 @@ def _given_or_made(manager: JobManager | None, settings: Mapping[str, Any]) -> J
     if settings:
         raise ConfigurationError(f"Settings ({', '.join(settings)}) can't change a manager that is made already.")
     return manager
+
+
+def _stood_in() -> JobManager:
+    """Return the manager of an application without settings; made once, for looking for settings takes its time."""
+    global _stand_in
+    _stand_in = _load({"backends": {"default": "memory:"}})
+    return _stand_in
 
 
 def _load(settings: Mapping[str, Any]) -> JobManager:
