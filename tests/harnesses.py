@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Raw
 from redis import Redis
 from rq import Callback, Queue
@@ -19,12 +17,10 @@ from anyjob import InMemoryJobStore, JobEnvelope, JobPriority, JobStore, StoreBa
 from anyjob.backend import BackendConfig
 from anyjob.store_backend import memory_backend
 from anyjob.testing.conformance import InProcessHarness, ServerHarness, ServerWorld
-from anyjob_dramatiq.names import Names as DramatiqNames
-from anyjob_dramatiq.names import root_of
 from anyjob_rq.frame import ENTRY, EnvelopeSerializer
 from anyjob_rq.names import Names
 
-__all__ = ["DramatiqRedisHarness", "RQHarness", "memory_harness"]
+__all__ = ["RQHarness", "memory_harness"]
 
 
 def memory_harness(make: Callable[[BackendConfig], StoreBackend] = memory_backend) -> InProcessHarness:
@@ -41,23 +37,21 @@ def _put_into_memory(store: JobStore, raw: bytes, queue: str) -> None:
     store._rows[job_id].raw = raw  # noqa: SLF001
 
 
-class _PrivateRedisHarness(ServerHarness):
-    """An adapter on a Redis of the tests' own, which they may kill."""
+class RQHarness(ServerHarness):
+    """RQ on a Redis of the tests' own, which they may kill."""
 
     restartable = True
-    prefix: str
-    world: type[ServerWorld]
 
     def __init__(self, server: PrivateRedis) -> None:
-        super().__init__(f"{self.prefix}+{server.url}")
+        super().__init__(f"rq+{server.url}")
         self._server = server
         server.start()
 
     def open(self, folder: Path, **settings: Any) -> ServerWorld:
-        return self.world(self.url, folder, settings)
+        return _RQWorld(self.url, folder, settings)
 
     def url_at(self, host: str, port: int) -> str:
-        return f"{self.prefix}+redis://{host}:{port}/0"
+        return f"rq+redis://{host}:{port}/0"
 
     def stop_server(self) -> None:
         self._server.kill()
@@ -69,20 +63,7 @@ class _PrivateRedisHarness(ServerHarness):
         self._server.kill()
 
 
-class _RedisWorld(ServerWorld):
-    def clear(self) -> None:
-        for key in self._redis.scan_iter(f"*{self.namespace}*", count=1000):
-            self._redis.delete(key)
-        self._redis.close()
-
-    @property
-    def _redis(self) -> Redis:
-        if not hasattr(self, "_client"):
-            self._client = Redis.from_url(self.url.partition("+")[2])
-        return self._client
-
-
-class _RQWorld(_RedisWorld):
+class _RQWorld(ServerWorld):
     def put(self, raw: bytes, *, queue: str = "default") -> None:
         self._queue(queue).enqueue(ENTRY, Raw(raw), job_id=self._native_id(), description="raw", **_AS_OURS)
 
@@ -106,10 +87,18 @@ class _RQWorld(_RedisWorld):
         return 8
 
     def clear(self) -> None:
+        for key in self._redis.scan_iter(f"*{self.namespace}*", count=1000):
+            self._redis.delete(key)
         for name in self._redis.smembers("rq:queues"):
             if self.namespace.encode() in name:
                 self._redis.srem("rq:queues", name)
-        super().clear()
+        self._redis.close()
+
+    @property
+    def _redis(self) -> Redis:
+        if not hasattr(self, "_client"):
+            self._client = Redis.from_url(self.url.removeprefix("rq+"))
+        return self._client
 
     def _native_id(self) -> str:
         return Names(self.namespace).native_id(self.manager.prepare(self.probe("id")).id)
@@ -118,69 +107,6 @@ class _RQWorld(_RedisWorld):
         self._redis.sadd(f"{self.namespace}:queues", name)
         native = Names(self.namespace).queue(name, JobPriority.NORMAL)
         return Queue(native, connection=self._redis, serializer=EnvelopeSerializer)
-
-
-class RQHarness(_PrivateRedisHarness):
-    """RQ."""
-
-    prefix = "rq"
-    world = _RQWorld
-
-
-class _DramatiqRedisWorld(_RedisWorld):
-    def put(self, raw: bytes, *, queue: str = "default") -> None:
-        self._push(queue, _dramatiq_message(queue, Raw(raw)))
-
-    def put_hostile(self, path: Path) -> int:
-        hostile = list(_hostile_to_dramatiq(path))
-        for data in hostile:
-            self._push("default", data)
-        names = DramatiqNames(root_of(self.namespace))
-        self._redis.rpush(names.key("default.normal"), "no-such-message")
-        self._redis.rpush(names.key("default.normal"), b"\xff \x00 %s")
-        return len(hostile) + 2
-
-    def _push(self, queue: str, data: bytes) -> None:
-        names, job_id = DramatiqNames(root_of(self.namespace)), secrets.token_hex(8)
-        level = f"{queue}.normal"
-        self._redis.hset(f"{names.key(level)}.msgs", job_id, data)
-        self._redis.rpush(names.key(level), job_id)
-
-
-def _dramatiq_message(queue: str, *args: object, actor: str = "x", **options: object) -> bytes:
-    message = {"queue_name": queue, "actor_name": actor, "args": args, "kwargs": {}, "options": options}
-    return msgspec.json.encode({**message, "message_id": "x", "message_timestamp": 0})
-
-
-def _hostile_to_dramatiq(path: Path) -> Iterator[bytes]:
-    """Yield bodies that must neither run nor stop a worker."""
-    yield b"no JSON"
-    yield b"\xff\xfe\x00"
-    yield b"[" * 100_000
-    yield b"{}"
-    yield pickle.dumps(_Touch(path))
-    yield _dramatiq_message("default")
-    yield _dramatiq_message("default", {}, {})
-    yield _dramatiq_message("no-such-queue", f"touch {path}", actor="os.system")
-    target = {
-        "queue_name": "default",
-        "actor_name": "os.system",
-        "args": [f"touch {path}"],
-        "kwargs": {},
-        "options": {},
-    }
-    options: list[dict[str, Any]] = [{"pipe_target": target}, {"on_success": "os.system"}, {"on_failure": "os.system"}]
-    options += [{"eta": 2**60}, {"eta": "x"}, {"time_limit": "x"}, {"max_age": 1}, {"max_retries": 9}]
-    for each in options:
-        yield _dramatiq_message("default", {}, **each)
-    yield _dramatiq_message("default", {}, throws="x", on_retry_exhausted="os.system", retries=-1)
-
-
-class DramatiqRedisHarness(_PrivateRedisHarness):
-    """Dramatiq on Redis."""
-
-    prefix = "dramatiq"
-    world = _DramatiqRedisWorld
 
 
 class _Touch:

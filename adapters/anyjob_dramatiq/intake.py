@@ -37,6 +37,10 @@ class JobSource(ABC):
     def take(self, queues: Sequence[str], count: int) -> Sequence[Message[Any]]:
         """Return up to `count` messages of `queues`, in the order in which they are to begin; wait a moment at most."""
 
+    def rest(self, wait: Callable[[], None]) -> None:
+        """Pass the time while no thread is free: by `wait`, unless a connection wants looking after."""
+        wait()
+
     @abstractmethod
     def holds(self, delivery: Delivery) -> bool:
         """Whether the message is still ours to settle: it may have been given to somebody else."""
@@ -102,14 +106,13 @@ class JobIntake:
         """Return the next message that is to begin, of any queue, or None after a while: the caller comes again."""
         with self._changed:
             self._lead = self._lead or consumer
-            if self._lead is consumer and not self._ready and self._busy == self._threads:
-                self._changed.wait(_LONGEST_WAIT)
-            room = self._threads - self._busy
-        if self._lead is not consumer or self.stop.is_set():
+        if self._lead is not consumer:
             self.stop.wait(_LONGEST_WAIT)
             return None
-        if not self._ready and room:
-            self._fill(room)
+        if self.stop.is_set() or self._busy == self._threads:
+            self.source.rest(self._wait)
+        elif not self._ready:
+            self._fill()
         return self._ready.popleft() if self._ready and not self.stop.is_set() else None
 
     def free(self) -> None:
@@ -134,13 +137,18 @@ class JobIntake:
                 self.over.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _fill(self, room: int) -> None:
+    def _wait(self) -> None:
+        with self._changed:
+            if self.stop.is_set() or self._busy == self._threads:
+                self._changed.wait(_LONGEST_WAIT)
+
+    def _fill(self) -> None:
         queues = self._serves()
         if not self._joined.issuperset(queues):  # else a lower level could begin before a higher one is looked at
             self.stop.wait(_MOMENT)
             return
         try:
-            taken = self.source.take(queues, room)
+            taken = self.source.take(queues, self._threads - self._busy)
         except EnqueueError as error:
             logger.warning("looks for jobs again in %gs: %s", _PAUSE, error)
             self.stop.wait(_PAUSE)

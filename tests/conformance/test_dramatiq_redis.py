@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from harnesses import DramatiqRedisHarness
-from servers import PrivateRedis
+
+pytest.importorskip("dramatiq")
+pytest.importorskip("pika")
+
+from dramatiq_worlds import dramatiq_redis_harness
 
 from anyjob.testing.conformance import BackendConformance, BackendHarness
 
@@ -14,4 +17,4 @@ pytestmark = pytest.mark.timeout(120)
 class TestDramatiqOnRedis(BackendConformance):
     @classmethod
     def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
-        return DramatiqRedisHarness(PrivateRedis(tmp_path_factory.mktemp("redis")))
+        return dramatiq_redis_harness(tmp_path_factory.mktemp("redis"))
