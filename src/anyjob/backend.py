@@ -17,6 +17,7 @@ from anyjob.errors import EnqueueError, UnknownJobError
 from anyjob.executor import JobExecutor
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
+from anyjob.upgrades import ARGS_VERSION_HEADER
 from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = [
@@ -193,7 +194,11 @@ class JobShelf(ABC):
                 envelope = job.job.envelope
                 if envelope is None:
                     raise UnknownJobError(f"{job_id} can't be read as a job: {_why(job.job)}")
-                headers = {k: v for k, v in envelope.headers.items() if not k.startswith(RESERVED_HEADER_PREFIX)}
+                headers = {
+                    key: value
+                    for key, value in envelope.headers.items()
+                    if key == ARGS_VERSION_HEADER or not key.startswith(RESERVED_HEADER_PREFIX)
+                }
                 return job.replace(replace(change(envelope), headers=headers))
             return False
 

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from anyjob.errors import ConfigurationError
+from anyjob.backend import JobBackend
+from anyjob.errors import ConfigurationError, NotConfiguredError
 from anyjob.manager import JobManager, import_application
 from anyjob.registry import JobRegistry
+from anyjob.routing import JobWiring
 
-__all__ = ["configure", "default_registry", "get_manager", "load_application", "override"]
+__all__ = [
+    "configure",
+    "default_registry",
+    "get_manager",
+    "load_application",
+    "load_served",
+    "override",
+    "redirect",
+]
+
+TBackend = TypeVar("TBackend", bound=JobBackend)
 
 default_registry = JobRegistry()
 """Where job classes and functions register themselves unless they name another registry."""
@@ -20,6 +32,8 @@ default_registry = JobRegistry()
 _lock = threading.RLock()
 _manager: JobManager | None = None
 _overrides: list[JobManager] = []
+_redirects: list[Callable[[JobManager], JobWiring]] = []
+_stand_in: JobManager | None = None
 
 
 def get_manager() -> JobManager:
@@ -33,7 +47,14 @@ def get_manager() -> JobManager:
     if _manager is None:
         with _lock:
             if _manager is None:
-                _manager = _load({})
+                if _redirects and _stand_in is not None:
+                    return _stand_in
+                try:
+                    _manager = _load({})
+                except NotConfiguredError:
+                    if not _redirects:
+                        raise
+                    return _stood_in()
     return _manager
 
 
@@ -67,6 +88,23 @@ def override(manager: JobManager | None = None, **settings: Any) -> Iterator[Job
             made.close()
 
 
+@contextmanager
+def redirect(wiring_of: Callable[[JobManager], JobWiring]) -> Iterator[None]:
+    """Send the jobs of every manager, and of those made meanwhile, elsewhere, in all threads: for test sandboxes.
+
+    Meanwhile an application that configured nothing has a manager all the same. Contexts nest; the last one counts.
+    """
+    with _lock:
+        _redirects.append(wiring_of)
+        JobManager.redirect(wiring_of)
+    try:
+        yield
+    finally:
+        with _lock:
+            _redirects.remove(wiring_of)
+            JobManager.redirect(_redirects[-1] if _redirects else None)
+
+
 def load_application(app: str | None = None) -> JobManager:
     """Return the manager of the application that `app` names, as `module[:manager]`, with its jobs imported.
 
@@ -88,6 +126,25 @@ def load_application(app: str | None = None) -> JobManager:
     return manager
 
 
+def load_served(kind: type[TBackend]) -> tuple[JobManager, TBackend]:
+    """Return the application's manager and the backend that a worker of this process is to serve, which is a `kind`.
+
+    For the entry points of native workers. Raises `ConfigurationError` if that backend is none, or if no worker is to
+    start here; `JobDefinitionError` if some registered job can't travel.
+    """
+    manager = load_application()
+    if manager.enqueue_only:
+        raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
+    backend = manager.backend(manager.worker_backend)
+    if not isinstance(backend, kind):
+        raise ConfigurationError(
+            f"Backend {manager.worker_backend!r}, which this worker is to serve, is no {kind.__name__}. Set "
+            "ANYJOB_WORKER_BACKEND to the alias of one that is, or run `anyjob worker --backend ALIAS`."
+        )
+    manager.registry.check(manager.executor.serializer)
+    return manager, backend
+
+
 def _given_or_made(manager: JobManager | None, settings: Mapping[str, Any]) -> JobManager:
     if manager is None:
         return _load(settings)
@@ -96,6 +153,13 @@ def _given_or_made(manager: JobManager | None, settings: Mapping[str, Any]) -> J
     if settings:
         raise ConfigurationError(f"Settings ({', '.join(settings)}) can't change a manager that is made already.")
     return manager
+
+
+def _stood_in() -> JobManager:
+    """Return the manager of an application without settings; made once, for looking for settings takes its time."""
+    global _stand_in
+    _stand_in = _load({"backends": {"default": "memory:"}})
+    return _stand_in
 
 
 def _load(settings: Mapping[str, Any]) -> JobManager:

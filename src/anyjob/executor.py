@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import threading
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from threading import Event
 from typing import Any, Final
 
@@ -23,7 +25,6 @@ from anyjob.errors import (
     JobDefinitionError,
     JobLostError,
     JobResolutionError,
-    UnknownJobError,
 )
 from anyjob.invoker import JobInvoker, JobResolver, construct
 from anyjob.log import log_event
@@ -32,6 +33,7 @@ from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, 
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, GiveUp, RetryLater, RetryPolicy
 from anyjob.serializer import JobSerializer, JsonJobSerializer
+from anyjob.upgrades import args_version
 
 __all__ = ["DEFAULT_MAX_LOSSES", "DEFERRALS_HEADER", "DEFER_UNKNOWN", "JobExecutor", "worker_name"]
 
@@ -95,16 +97,30 @@ class JobExecutor:
         BaseException that is no Exception while stopping. The caller then gives the job back, uncharged, and passes
         the exception on.
         """
-        try:
-            run = self._begin(raw, redelivered, stop)
-        except Exception as error:  # noqa: BLE001  # nothing that a message holds may make it come again for ever
-            return self._abandon(raw, None, error, self.clock.now())
+        run = self._begin(raw, redelivered, stop)
         if not isinstance(run, _Run):
             return run
         token = running_job.set(run.context)
         try:
             self._invoker.invoke(run.configuration, run.args, stop)
         except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
+            return self._failed(run, error)
+        finally:
+            running_job.reset(token)
+        return self._succeeded(run)
+
+    async def aexecute(self, raw: bytes, *, redelivered: bool = False) -> Outcome:
+        """Like `execute`, with an async job in the caller's own task: for tests, whose loop holds what the job needs.
+
+        Re-raises every BaseException that is no Exception: a cancellation is the caller's.
+        """
+        run = self._begin(raw, redelivered, None)
+        if not isinstance(run, _Run):
+            return run
+        token = running_job.set(run.context)
+        try:
+            await self._invoker.ainvoke(run.configuration, run.args)
+        except Exception as error:  # noqa: BLE001  # _failed tells what becomes of it
             return self._failed(run, error)
         finally:
             running_job.reset(token)
@@ -128,10 +144,16 @@ class JobExecutor:
         self._invoker.loop.cancel(stop)
 
     def close(self) -> None:
-        """Stop the event loop of async jobs, if one was started."""
-        self._invoker.loop.close()
+        """Stop the event loop of async jobs and the watch over time limits, if they were started."""
+        self._invoker.close()
 
     def _begin(self, raw: bytes, redelivered: bool, stop: Event | None) -> _Run | Outcome:
+        try:
+            return self._read(raw, redelivered, stop)
+        except Exception as error:  # noqa: BLE001  # nothing that a message holds may make it come again for ever
+            return self._abandon(raw, None, error, self.clock.now())
+
+    def _read(self, raw: bytes, redelivered: bool, stop: Event | None) -> _Run | Outcome:
         now = self.clock.now()
         try:
             envelope = read_envelope(raw)
@@ -149,11 +171,18 @@ class JobExecutor:
             return Deferred(envelope)
         configuration = self.registry.find(envelope.name)
         if configuration is None:
-            return self._defer_unknown(raw, envelope, now)
+            return self._defer(raw, envelope, now, "unknown", partial(self.registry.get, envelope.name))
+        if envelope.headers and args_version(envelope.headers) > configuration.args_version:
+            return self._defer(raw, envelope, now, "newer", partial(_refuse_newer, envelope, configuration))
         policy = self.policy_of(configuration)
-        context = JobExecutionContext(envelope, policy, now, stop)
+        return self._start(raw, envelope, configuration, JobExecutionContext(envelope, policy, now, stop))
+
+    def _start(
+        self, raw: bytes, envelope: JobEnvelope, configuration: JobConfiguration, context: JobExecutionContext
+    ) -> _Run | Outcome:
+        now = context.started_at
         try:
-            args = self.serializer.deserialize(envelope.args, configuration.args_type)
+            args = configuration.decode(envelope, self.serializer)
         except Exception as error:  # noqa: BLE001  # whatever a serializer raises, it will raise again
             return self._abandon(raw, envelope, error, now)
         if logger.isEnabledFor(logging.INFO):
@@ -214,8 +243,10 @@ class JobExecutor:
         )
         return Retry(envelope)
 
-    def _defer_unknown(self, raw: bytes, envelope: JobEnvelope, now: datetime) -> Outcome:
-        """Send a job of an unknown name back, for a process with newer code, uncharged; after an hour park it.
+    def _defer(
+        self, raw: bytes, envelope: JobEnvelope, now: datetime, event: str, refuse: Callable[[], object]
+    ) -> Outcome:
+        """Send a job that this process is too old for back, uncharged; after an hour park it with what `refuse` raises.
 
         The waits double from a 120th of that time: 30 s, 1 min, 2 min, ...
         """
@@ -223,13 +254,11 @@ class JobExecutor:
         waited, until = (_deferred_by(number, self._deferred_for) for number in (count, count + 1))
         if until == waited:
             try:
-                self.registry.get(envelope.name)
-            except UnknownJobError as error:
+                refuse()
+            except AnyjobError as error:
                 return self._abandon(raw, envelope, error, now)
         wait = timedelta(seconds=until - waited)
-        log_event(
-            logger, logging.WARNING, "unknown", envelope, deferred=f"{wait.total_seconds():g}s", worker=self.worker
-        )
+        log_event(logger, logging.WARNING, event, envelope, deferred=f"{wait.total_seconds():g}s", worker=self.worker)
         return Deferred(
             replace(
                 envelope,
@@ -242,7 +271,7 @@ class JobExecutor:
 
     def _abandon(self, raw: bytes, envelope: JobEnvelope | None, error: BaseException, now: datetime) -> Abandoned:
         tries = envelope.try_count if envelope else 0
-        outcome = Abandoned(raw, JobFailure.of(error, at=now, worker=self.worker, tries=tries), envelope)
+        outcome = Abandoned(raw, JobFailure.of(error, at=now, worker=self.worker, tries=tries), envelope, error)
         # The traceback of our own refusals says nothing; that of the job's error is wanted once, here.
         own = isinstance(error, AnyjobError)
         log_event(
@@ -302,6 +331,13 @@ def _deferred_by(count: int, longest: float) -> float:
     """Return the seconds for which `count` deferrals hold a job back in all: of an hour 30, 90, 210, ..., 3600."""
     first = longest / 120
     return min(math.ldexp(first, count) - first, longest)
+
+
+def _refuse_newer(envelope: JobEnvelope, configuration: JobConfiguration) -> None:
+    raise InvalidArgsError(
+        f"{configuration.name}: the arguments have version {args_version(envelope.headers)}; this process knows "
+        f"version {configuration.args_version}. Retry it with newer code."
+    )
 
 
 def _of(context: JobExecutionContext) -> str:

@@ -65,6 +65,20 @@ class JobInvoker:
             with self._limits.in_this_thread(configuration.time_limit):
                 self._call(configuration.job, args)
 
+    async def ainvoke(self, configuration: JobConfiguration, args: Any) -> None:
+        """Like `invoke`, but an async job runs in the caller's own task, and no other loop is needed."""
+        if not configuration.is_async:
+            self.invoke(configuration, args)
+        elif configuration.time_limit is None:
+            await self._acall(configuration.job, args)
+        else:
+            await self._limited(self._acall(configuration.job, args), configuration.time_limit)
+
+    def close(self) -> None:
+        """End the threads of async jobs and of time limits, if there are any. Later jobs start them anew."""
+        self.loop.close()
+        self._limits.close()
+
     def _call(self, job: type[Any] | JobFunction, args: Any) -> None:
         if isinstance(job, JobFunction):
             result = job.call(args)

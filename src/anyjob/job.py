@@ -17,6 +17,7 @@ from anyjob.options import EnqueueOptions
 from anyjob.registry import JobConfiguration, JobRegistry, args_type_of, as_aliases, seconds_or_none, type_variables
 from anyjob.retry import RetryPolicy
 from anyjob.signature import JobFunction, describe_place
+from anyjob.upgrades import JobUpgrade
 
 __all__ = ["AsyncBackgroundJob", "BackgroundJob", "FunctionJob", "background_job"]
 
@@ -34,6 +35,8 @@ class _Job(ABC, Generic[TArgs]):
     """Unset is the settings' policy; None is a single try."""
     time_limit: ClassVar[timedelta | float | None] = None
     """Seconds, or a timedelta; longer runs end with `JobTimeLimitError`, a failed try."""
+    upgrades: ClassVar[Mapping[int, JobUpgrade]] = {}
+    """By version from 1 on, what makes the JSON data of older arguments into that version's: `{1: rename_address}`."""
 
     def __init_subclass__(cls, *, registry: JobRegistry | None = default_registry, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -148,6 +151,7 @@ def background_job(
     priority: JobPriority = JobPriority.NORMAL,
     retry: RetryPolicy | UnsetType | None = UNSET,
     time_limit: timedelta | float | None = None,
+    upgrades: Mapping[int, JobUpgrade] | None = None,
     registry: JobRegistry | None = default_registry,
 ) -> Callable[[Callable[P, R]], FunctionJob[P, R]]: ...
 def background_job(
@@ -158,12 +162,14 @@ def background_job(
     priority: JobPriority = JobPriority.NORMAL,
     retry: RetryPolicy | UnsetType | None = UNSET,
     time_limit: timedelta | float | None = None,
+    upgrades: Mapping[int, JobUpgrade] | None = None,
     registry: JobRegistry | None = default_registry,
 ) -> FunctionJob[P, R] | Callable[[Callable[P, R]], FunctionJob[P, R]]:
     """Make a module-level function, sync or async, a job under a stable `name` (default: `module.qualname`).
 
     Its annotated parameters are its arguments, checked when it is enqueued; `*args`, `**kwargs` and positional-only
-    ones are refused. `aliases` are names it had before; `time_limit` is in seconds or a timedelta.
+    ones are refused. `aliases` are names it had before; `time_limit` is in seconds or a timedelta; `upgrades`, by
+    version from 1 on, make the JSON data of older arguments into that version's.
     """
 
     def decorate(function: Callable[P, R]) -> FunctionJob[P, R]:
@@ -179,6 +185,7 @@ def background_job(
                     retry=retry,
                     time_limit=seconds_or_none(time_limit),
                     is_async=job.is_async,
+                    upgrades={} if upgrades is None else upgrades,
                 )
             )
         return FunctionJob(function, job)

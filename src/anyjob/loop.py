@@ -67,11 +67,14 @@ class JobLoop:
                 task.get_loop().call_soon_threadsafe(task.cancel)
 
     def close(self) -> None:
-        """Stop the loop, cancelling what is left on it. A later `run` starts a new one."""
+        """Stop the loop, cancelling what is left on it, and give its thread a second. A later `run` starts anew."""
         with self._lock:
-            loop, self._loop = self._loop, None
-            if loop is not None and self._pid == os.getpid() and not loop.is_closed():
-                loop.call_soon_threadsafe(loop.stop)
+            (loop, self._loop), (thread, self._thread) = (self._loop, None), (self._thread, None)
+            if loop is None or self._pid != os.getpid() or loop.is_closed():
+                return
+            loop.call_soon_threadsafe(loop.stop)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(1.0)
 
     async def _owned(self, coroutine: Coroutine[Any, Any, T], owner: object) -> T:
         import asyncio

@@ -33,8 +33,9 @@ from anyjob.observer import JobObserver, JobObservers
 from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
-from anyjob.routing import JobBackends, JobRoute, JobRouter
+from anyjob.routing import JobBackends, JobRoute, JobRouter, JobWiring, OffLoop
 from anyjob.serializer import JobSerializer, JsonJobSerializer
+from anyjob.upgrades import ARGS_VERSION_HEADER
 from anyjob.worker import JobWorker, WorkerOptions
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class JobManager:
     With `enqueue_only`, no worker starts here.
     """
 
+    _wiring: JobWiring
+
     def __init__(
         self,
         backends: JobBackend | Mapping[str, JobBackend | Callable[[], JobBackend]],
@@ -77,32 +80,66 @@ class JobManager:
         enqueue_only: bool = False,
         imports: Iterable[str] = (),
     ) -> None:
-        self.backends = JobBackends({"default": backends} if isinstance(backends, JobBackend) else backends)
-        self.default = default or next(iter(self.backends))
+        own = JobBackends({"default": backends} if isinstance(backends, JobBackend) else backends)
+        self.default = default or next(iter(own))
         self.worker_backend = worker_backend or self.default
         self.registry = registry
         self.enqueue_only = enqueue_only
         self.worker_options = worker_options or WorkerOptions()
         self._imports = tuple(imports)
-        self._clock = clock or SystemClock()
+        self.observers = JobObservers(observers)
         self._ids = JobIds()
         self._workers: weakref.WeakSet[JobWorker] = weakref.WeakSet()
         self._serializer = serializer or JsonJobSerializer()
-        self._observers = JobObservers(observers)
         self._senders: dict[tuple[int, str], ThreadPoolExecutor] = {}
         self._senders_lock = threading.Lock()
-        self.executor = JobExecutor(
+
+        self._make_executor = partial(
+            JobExecutor,
             registry,
-            clock=self._clock,
             serializer=self._serializer,
             resolver=resolver,
-            observers=self._observers,
             retry=retry,
             max_losses=max_losses,
             defer_unknown=defer_unknown,
         )
-        self._router = JobRouter(self.backends, self.default, routes, queues or {}, self.executor)
-        self._router.refuse_unknown_alias(self.worker_backend)
+        self._make_router = partial(JobRouter, default=self.default, routes=routes, queues=queues or {})
+        self._own = self._wire(own, clock or SystemClock(), self.observers, self._in_thread)
+        self._own.router.refuse_unknown_alias(self.worker_backend)
+        self._wiring = self._own
+
+    def rewired(
+        self, make: Callable[[str], JobBackend], *, clock: Clock, observers: JobObservers, off_loop: OffLoop
+    ) -> JobWiring:
+        """Return a wiring of the same aliases, routes, policies and jobs over other backends, made on first use."""
+        backends = JobBackends({alias: partial(make, alias) for alias in self._own.backends})
+        return self._wire(backends, clock, observers, off_loop)
+
+    def _wire(self, backends: JobBackends, clock: Clock, observers: JobObservers, off_loop: OffLoop) -> JobWiring:
+        executor = self._make_executor(clock=clock, observers=observers)
+        router = self._make_router(backends, executor=executor)
+        return JobWiring(clock, backends, executor, router, observers, off_loop)
+
+    @classmethod
+    def redirect(cls, wiring_of: Callable[[JobManager], JobWiring] | None) -> None:
+        """Let another wiring stand behind every manager, or again its own; for `anyjob.current.redirect` alone.
+
+        A property of the class goes before what the managers hold themselves, so whoever never redirects pays nothing.
+        """
+        if wiring_of is not None:
+            cls._wiring = property(wiring_of, _keep_wiring)  # type: ignore[assignment]
+        elif "_wiring" in vars(cls):
+            del cls._wiring
+
+    @property
+    def backends(self) -> JobBackends:
+        """The backends by alias."""
+        return self._wiring.backends
+
+    @property
+    def executor(self) -> JobExecutor:
+        """What runs this manager's jobs."""
+        return self._wiring.executor
 
     # Enqueue
 
@@ -150,7 +187,7 @@ class JobManager:
         sent: list[str] = []
         for alias, group in self._grouped(envelopes).items():
             try:
-                await self._in_thread(alias, partial(self._send_group, alias, group))
+                await self._wiring.off_loop(alias, partial(self._send_group, alias, group))
             except EnqueueError as error:
                 told = _told_in_full(error, alias, sent, envelopes)
                 raise told from told.__cause__
@@ -170,9 +207,9 @@ class JobManager:
 
     def backend(self, alias: str | None = None) -> JobBackend:
         """Return the backend of that alias, or the default one."""
-        alias = alias or self.default
-        self._router.refuse_unknown_alias(alias)
-        return self.backends[alias]
+        alias, wiring = alias or self.default, self._wiring
+        wiring.router.refuse_unknown_alias(alias)
+        return wiring.backends[alias]
 
     def shelf(self, alias: str | None = None) -> JobShelf:
         """Return what waits or is parked there; raise `UnsupportedCapabilityError` if it can't be looked into."""
@@ -186,7 +223,7 @@ class JobManager:
         self.import_jobs()
         alias, options = alias or self.worker_backend, options or self.worker_options
         for queue in options.queues or ():
-            self._router.refuse_unknown_queue(alias, queue)
+            self._wiring.router.refuse_unknown_queue(alias, queue)
         worker = self.backend(alias).worker(self.executor, options)
         if isinstance(worker, NativeCommand):
             raise ConfigurationError(
@@ -234,9 +271,11 @@ class JobManager:
         for (pid, _), sender in senders.items():
             if pid == os.getpid():
                 sender.shutdown()
-        for backend in self.backends.made.values():
-            backend.close()
-        self.executor.close()
+        wiring = self._wiring
+        for each in (self._own,) if wiring is self._own else (self._own, wiring):
+            for backend in each.backends.made.values():
+                backend.close()
+            each.executor.close()
 
     # Inside
 
@@ -247,8 +286,8 @@ class JobManager:
 
     def _prepare(self, configuration: JobConfiguration, args: object, options: EnqueueOptions) -> JobEnvelope:
         data = self._serializer.serialize(args, configuration.args_type)
-        now = self._clock.now()
-        if not options:
+        now = self._wiring.clock.now()
+        if not options and not configuration.upgrades:
             return JobEnvelope(
                 ENVELOPE_VERSION,
                 self._ids.new(now),
@@ -271,7 +310,7 @@ class JobManager:
             created_at=now,
             first_due_at=due or now,
             due_at=due,
-            headers=dict(options.get("headers") or {}),
+            headers=_headers(configuration, options),
         )
 
     def _prepare_many(self, items: Iterable[object], options: EnqueueOptions) -> list[JobEnvelope]:
@@ -290,13 +329,16 @@ class JobManager:
         return self._prepare(configuration, args, options)
 
     def _send(self, envelope: JobEnvelope) -> str:
-        target = self._router.target_of(envelope)
+        wiring = self._wiring
+        target = wiring.router.target_of(envelope)
         target.backend.send((envelope,))
-        self._report(envelope, target.alias)
+        self._report(envelope, target.alias, wiring.observers)
         return envelope.id
 
     async def _asend(self, envelope: JobEnvelope) -> str:
-        return await self._in_thread(self._router.target_of(envelope).alias, partial(self._send, envelope))
+        wiring = self._wiring
+        sent: str = await wiring.off_loop(wiring.router.target_of(envelope).alias, partial(self._send, envelope))
+        return sent
 
     def _send_many(self, envelopes: Sequence[JobEnvelope]) -> list[str]:
         sent: list[str] = []
@@ -310,17 +352,19 @@ class JobManager:
         return [envelope.id for envelope in envelopes]
 
     def _grouped(self, envelopes: Iterable[JobEnvelope]) -> Mapping[str, Sequence[JobEnvelope]]:
+        router = self._wiring.router
         groups: dict[str, list[JobEnvelope]] = {}
         for envelope in envelopes:
-            groups.setdefault(self._router.target_of(envelope).alias, []).append(envelope)
+            groups.setdefault(router.target_of(envelope).alias, []).append(envelope)
         return groups
 
     def _send_group(self, alias: str, group: Sequence[JobEnvelope]) -> None:
-        self.backends[alias].send(group)
+        wiring = self._wiring
+        wiring.backends[alias].send(group)
         for envelope in group:
-            self._report(envelope, alias)
+            self._report(envelope, alias, wiring.observers)
 
-    def _report(self, envelope: JobEnvelope, alias: str) -> None:
+    def _report(self, envelope: JobEnvelope, alias: str, observers: JobObservers) -> None:
         if logger.isEnabledFor(logging.INFO):
             facts: dict[str, Any] = {
                 "backend": alias,
@@ -330,8 +374,8 @@ class JobManager:
             if envelope.due_at is not None:
                 facts["run_at"] = envelope.due_at.isoformat(timespec="seconds")
             log_event(logger, logging.INFO, "enqueued", envelope, **facts)
-        if self._observers:
-            self._observers.tell("enqueued", envelope)
+        if observers:
+            observers.tell("enqueued", envelope)
 
     async def _in_thread(self, alias: str, call: Callable[[], R]) -> R:
         """Run a blocking call in the one thread that belongs to a backend: its connection, in its order."""
@@ -344,6 +388,11 @@ class JobManager:
                 self._senders[key] = ThreadPoolExecutor(1, thread_name_prefix=f"anyjob-send-{alias}")
             sender = self._senders[key]
         return await asyncio.get_running_loop().run_in_executor(sender, copy_context().run, call)
+
+
+def _keep_wiring(manager: JobManager, wiring: JobWiring) -> None:
+    """Give a manager that is made under a redirect its own wiring for afterwards."""
+    vars(manager)["_wiring"] = wiring
 
 
 def import_application(module: str, where: str) -> ModuleType:
@@ -372,6 +421,13 @@ def _told_in_full(
     )
     full.__cause__ = error
     return full
+
+
+def _headers(configuration: JobConfiguration, options: EnqueueOptions) -> Mapping[str, str]:
+    headers = dict(options.get("headers") or {})
+    if configuration.upgrades:
+        headers[ARGS_VERSION_HEADER] = str(configuration.args_version)
+    return headers
 
 
 def _checked(envelope: JobEnvelope) -> JobEnvelope:

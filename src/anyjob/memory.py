@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from operator import attrgetter
 
 from msgspec import Struct
@@ -37,7 +38,6 @@ class InMemoryJobStore(JobStore):
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
-        self._ids = JobIds()  # for what is parked without one
         self._lock = threading.Lock()
         self._buffer = bytearray(1024)
         self._sequence = itertools.count(1)
@@ -51,8 +51,7 @@ class InMemoryJobStore(JobStore):
         with self._lock:
             rows = []
             for envelope in envelopes:
-                if envelope.id in self._rows:
-                    raise _duplicate(envelope.id, envelopes)
+                self._refuse_taken(envelope.id, envelopes)
                 rows.append((self._row(envelope), envelope))
             if len(rows) > 1 and len({row.id for row, _ in rows}) < len(rows):
                 raise _duplicate("an id that occurs twice", envelopes)
@@ -86,8 +85,8 @@ class InMemoryJobStore(JobStore):
                 row.raw = outcome.raw
             else:
                 known_by = outcome.envelope.id  # another than the row's, if this was parked as unreadable
-                if known_by != row.id and known_by in self._rows:
-                    raise _duplicate(known_by, [outcome.envelope])
+                if known_by != row.id:
+                    self._refuse_taken(known_by, [outcome.envelope])
                 again = self._row(outcome.envelope)  # first, for it may not be encodable
                 self._drop(row)
                 self._add(again, outcome.envelope)
@@ -167,6 +166,14 @@ class InMemoryJobStore(JobStore):
             for row in self._rows.values():
                 counts[self._state(row, now)] += 1
         return counts
+
+    @cached_property
+    def _ids(self) -> JobIds:
+        return JobIds()  # for what is parked without one: seldom
+
+    def _refuse_taken(self, job_id: str, envelopes: Sequence[JobEnvelope]) -> None:
+        if job_id in self._rows:
+            raise _duplicate(job_id, envelopes)
 
     def _row(self, envelope: JobEnvelope) -> JobRow:
         raw = write_envelope_tightly(envelope, self._buffer)

@@ -56,11 +56,15 @@ class Deferred(Struct, frozen=True):
 
 
 class Abandoned(Struct, frozen=True):
-    """Given up: `raw` is to be parked with `failure`. `envelope` is None if `raw` can't be read as one."""
+    """Given up: `raw` is to be parked with `failure`. `envelope` is None if `raw` can't be read as one.
+
+    `error` is what `failure` describes, for who looks on in this process; it goes no further.
+    """
 
     raw: bytes
     failure: JobFailure
     envelope: JobEnvelope | None
+    error: BaseException | None = None
 
 
 Outcome = Completed | Retry | Deferred | Abandoned

@@ -7,18 +7,19 @@ import math
 import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
-from anyjob.envelope import QUEUE_NAME, JobPriority
+from anyjob.envelope import QUEUE_NAME, JobEnvelope, JobPriority
 from anyjob.errors import DuplicateJobError, JobDefinitionError, UnknownJobError, did_you_mean
 from anyjob.retry import RetryPolicy
 from anyjob.serializer import JobSerializer
 from anyjob.signature import JobFunction, describe_place
+from anyjob.upgrades import JobUpgrade, args_version, refuse_bad_upgrades, upgrade_args
 
 __all__ = ["JobConfiguration", "JobRegistry", "args_type_of", "job_name"]
 
@@ -65,6 +66,8 @@ class JobConfiguration:
     retry: RetryPolicy | UnsetType | None = UNSET
     time_limit: float | None = None
     is_async: bool = False
+    upgrades: Mapping[int, JobUpgrade] = field(default_factory=dict)
+    """By version, what makes arguments of the version before into that version's; the last is today's."""
 
     def __post_init__(self) -> None:
         for each in (self.name, *self.aliases):
@@ -75,6 +78,7 @@ class JobConfiguration:
             raise JobDefinitionError(f"{self.place}: priority = {self.priority!r} is not a JobPriority.")
         if not isinstance(self.retry, RetryPolicy | UnsetType | None):
             raise JobDefinitionError(f"{self.place}: retry = {self.retry!r} is neither a RetryPolicy nor None.")
+        refuse_bad_upgrades(self.upgrades, self.place)
         if self.time_limit is not None and not _is_time(self.time_limit):
             raise JobDefinitionError(
                 f"{self.place}: time_limit = {self.time_limit!r} must be a timedelta or seconds, more than 0."
@@ -89,6 +93,18 @@ class JobConfiguration:
     def args_type(self) -> Any:
         """What the job's arguments decode to; a function's is made from its signature on first use."""
         return self.declared_args_type or self.job.args_type
+
+    @property
+    def args_version(self) -> int:
+        """The version of the arguments that are enqueued now."""
+        return max(self.upgrades, default=0)
+
+    def decode(self, envelope: JobEnvelope, serializer: JobSerializer) -> Any:
+        """Return the arguments, brought to today's version first. Raises `InvalidArgsError` if they can't be."""
+        data: bytes | Raw = envelope.args
+        if self.upgrades:
+            data = upgrade_args(data, args_version(envelope.headers), self.upgrades)
+        return serializer.deserialize(data, self.args_type)
 
     @classmethod
     def of_class(cls, job: type[Any], args_type: Any) -> JobConfiguration:
@@ -108,6 +124,7 @@ class JobConfiguration:
             retry=job.retry,
             time_limit=seconds_or_none(job.time_limit),
             is_async=inspect.iscoroutinefunction(job.execute),
+            upgrades=job.upgrades,
         )
 
 

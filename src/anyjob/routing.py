@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
 from anyjob.backend import JobBackend
 from anyjob.capabilities import Quality
+from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, JobPriority
 from anyjob.errors import (
     ConfigurationError,
@@ -21,11 +22,14 @@ from anyjob.errors import (
     did_you_mean,
 )
 from anyjob.executor import JobExecutor
+from anyjob.observer import JobObservers
 
-__all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget"]
+__all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget", "JobWiring"]
 
 
 _MANY: Final = 10_000
+
+OffLoop = Callable[[str, Callable[[], Any]], Awaitable[Any]]
 
 
 class JobBackends(Mapping[str, JobBackend]):
@@ -145,3 +149,19 @@ class JobRouter:
                 'Give the job retry=None, or set retry = "none".'
             )
         return JobTarget(alias, backend)
+
+
+class JobWiring(Struct, frozen=True):
+    """What stands behind a manager: where its jobs go, by which clock, what runs them, who hears of it.
+
+    A value of its own, for a test puts another in its place while everything in front (registry, routes, codec, checks)
+    stays the application's.
+    """
+
+    clock: Clock
+    backends: JobBackends
+    executor: JobExecutor
+    router: JobRouter
+    observers: JobObservers
+    off_loop: OffLoop
+    """Runs a blocking call, for the backend of an alias, away from the event loop."""

@@ -21,7 +21,7 @@ from anyjob.outcome import Completed, Deferred, JobFailure
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, StoredJob
 from anyjob.worker import JobWorker, WorkerOptions
 
-__all__ = ["StoreBackend", "memory_backend"]
+__all__ = ["StoreBackend", "memory_backend", "memory_capabilities"]
 
 logger = logging.getLogger("anyjob.worker")
 
@@ -58,20 +58,27 @@ class StoreBackend(JobBackend):
         return worker
 
 
-def memory_backend(config: BackendConfig) -> StoreBackend:
-    """Make the backend of `memory:` URLs. What is still to be run when the process exits is logged with its count."""
-    if config.options or config.url not in ("memory:", "memory://"):
-        raise ConfigurationError(f"backends.{config.alias}: 'memory:' is the whole URL, and it takes no options.")
-    capabilities = Capabilities(
+def memory_capabilities(lease: float) -> Capabilities:
+    """Return what jobs in memory can do, with leases of so many seconds."""
+    return Capabilities(
         priority=Quality.EXACT,
         delay=Quality.EXACT,
         bulk=BulkAtomicity.ALL_OR_NONE,
         unique_ids=True,
+        listing=ALL_STATES,
+        removal=ALL_STATES - {JobState.RUNNING},
+        counts=dict.fromkeys(JobState, Quality.EXACT),
         in_process=True,
-        redelivery_bound=timedelta(seconds=config.lease * 4 / 3),  # a lease, looked at three times in its length
+        redelivery_bound=timedelta(seconds=lease * 4 / 3),  # a lease, looked at three times in its length
         exact_loss_count=True,
     )
-    backend = StoreBackend(InMemoryJobStore(config.clock), capabilities)
+
+
+def memory_backend(config: BackendConfig) -> StoreBackend:
+    """Make the backend of `memory:` URLs. What is still to be run when the process exits is logged with its count."""
+    if config.options or config.url not in ("memory:", "memory://"):
+        raise ConfigurationError(f"backends.{config.alias}: 'memory:' is the whole URL, and it takes no options.")
+    backend = StoreBackend(InMemoryJobStore(config.clock), memory_capabilities(config.lease))
     atexit.register(_report_unrun, weakref.ref(backend.store))
     return backend
 

@@ -30,6 +30,7 @@ class TimeLimits:
         self._clock = clock
         self._changed = threading.Condition()
         self._pid = 0
+        self._turn = 0
         self._sequence = itertools.count()
         self._alarms: list[tuple[datetime, int, Callable[[], None]]] = []
 
@@ -43,7 +44,9 @@ class TimeLimits:
         with self._changed:
             if self._pid != os.getpid():  # first use, or a forked child, which inherits no thread
                 self._pid, self._alarms = os.getpid(), []
-                threading.Thread(target=self._run, name="anyjob-time-limits", daemon=True).start()
+                self._turn += 1
+                thread = threading.Thread(target=self._run, args=(self._turn,), name="anyjob-time-limits", daemon=True)
+                thread.start()
             heapq.heappush(self._alarms, alarm)
             self._changed.notify()
         try:
@@ -54,10 +57,19 @@ class TimeLimits:
                     self._alarms.remove(alarm)
                     heapq.heapify(self._alarms)
 
-    def _run(self) -> None:
-        while True:
+    def close(self) -> None:
+        """End the thread, and with it all watches. A later one starts it anew."""
+        with self._changed:
+            self._pid = 0
+            self._turn += 1
+            self._changed.notify_all()
+
+    def _run(self, turn: int) -> None:
+        while turn == self._turn:
             due = []
             with self._changed:
+                if turn != self._turn:
+                    return
                 now = self._clock.now()
                 while self._alarms and self._alarms[0][0] <= now:
                     due.append(heapq.heappop(self._alarms))

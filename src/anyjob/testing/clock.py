@@ -37,10 +37,11 @@ class FakeClock:
         """
         step = duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
         with self._lock:
-            target = self._now + step + timedelta(**units) if to is None else to.astimezone(UTC)
-            if target < self._now:
-                raise InvalidOptionError(f"The clock is at {self._now}; it can't travel back to {target}.")
-            self._now = target
+            now = self.now()
+            target = now + step + timedelta(**units) if to is None else to.astimezone(UTC)
+            if target < now:
+                raise InvalidOptionError(f"The clock is at {now}; it can't travel back to {target}.")
+            self._move(target)
             waiting = list(self._waiting)
         for condition in waiting:
             with condition:
@@ -50,7 +51,7 @@ class FakeClock:
         """Wait until notified or until the clock has travelled to `until`."""
         with self._lock:
             # Under the lock: a journey that began before this look is seen here, a later one wakes us.
-            if until is not None and self._now >= until:
+            if until is not None and self.now() >= until:
                 return
             self._waiting.append(condition)
         try:
@@ -58,3 +59,6 @@ class FakeClock:
         finally:
             with self._lock:
                 self._waiting.remove(condition)
+
+    def _move(self, target: datetime) -> None:
+        self._now = target

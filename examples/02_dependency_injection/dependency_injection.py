@@ -1,7 +1,7 @@
 """Jobs built by a container, with one scope per run. The container here is dishka; any other fits the same hook.
 
 pip install dishka
-python examples/03_dependency_injection/dependency_injection.py
+python examples/02_dependency_injection/dependency_injection.py
 """
 
 from collections.abc import Iterator

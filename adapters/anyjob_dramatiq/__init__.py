@@ -1,0 +1,5 @@
+"""anyjob on Dramatiq: jobs run by Dramatiq's workers inside the application's middleware, seen by its monitors."""
+
+from anyjob_dramatiq.backend import DramatiqBackend
+
+__all__ = ["DramatiqBackend"]

@@ -1,0 +1,118 @@
+"""Dramatiq on RabbitMQ: priorities and delays of the broker's own, and what it lets be seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import amqp
+from dramatiq import Message
+
+from anyjob.backend import BackendConfig
+from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
+from anyjob.envelope import JobEnvelope
+from anyjob.store import JobState
+from anyjob_amqp import LEVELS, MAX_DELAY, AmqpNames, AmqpShelf, Links, Parcel, Publisher, read_url
+from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
+from anyjob_dramatiq.backend import DramatiqBackend, Job
+from anyjob_dramatiq.frame import Delivery, encode
+
+__all__ = ["DramatiqAmqpBackend", "names_of"]
+
+
+def names_of(namespace: str) -> AmqpNames:
+    """Return the names of our queues: jobs of one application may be on Celery as well, in the same virtual host."""
+    return AmqpNames(f"{namespace}.dramatiq")
+
+
+class DramatiqAmqpBackend(DramatiqBackend):
+    """The scheme is `dramatiq+amqp:` or `dramatiq+amqps:`; `options` are those of py-amqp's connection, which sends."""
+
+    shelf: AmqpShelf
+
+    def __init__(self, config: BackendConfig) -> None:
+        super().__init__(config)
+        self._address = read_url(config.url.partition("+")[2], config.alias)
+        self._names = names_of(config.namespace)
+        self._links = Links(self._address, config.enqueue_timeout, self.native_config.options)
+        self._publisher = Publisher(self._links, config.enqueue_timeout)
+        self._sent_to: set[str] = set()
+        self.capabilities = _capabilities(closed=config.queues is not None)
+        self.shelf = AmqpShelf(
+            self._links,
+            self._publisher,
+            self._names,
+            queues=self._known_queues,
+            resend=self.resend,
+            clock=config.clock,
+            capabilities=self.capabilities,
+        )
+
+    def publish(self, jobs: Sequence[Job], *, again: bool) -> None:  # noqa: ARG002  # nothing here has an id
+        now = self.config.clock.now()
+        self._publisher.publish([self._parcel(envelope, message, now) for envelope, message in jobs])
+
+    def options_of(self, envelope: JobEnvelope) -> dict[str, Any]:
+        return {"broker_priority": LEVELS[envelope.priority]}
+
+    def source(self) -> AmqpSource:
+        return AmqpSource(
+            self._address,
+            self.config.enqueue_timeout,
+            native=self._names.queue,
+            declare=self._declare,
+            publish_again=self._publish_again,
+            forbidden=lambda: self.broker.forbidden,
+        )
+
+    def close(self) -> None:
+        self._links.close()
+
+    def _parcel(self, envelope: JobEnvelope, message: Message[Any], now: datetime) -> Parcel:
+        self._sent_to.add(envelope.queue)
+        wait = 0.0 if envelope.due_at is None else (envelope.due_at - now).total_seconds()
+        route = self._names.route(envelope.queue, math.ceil(wait))  # whole seconds, and never early
+        return Parcel(envelope.id, route, _native(envelope.id, encode(message), LEVELS[envelope.priority]))
+
+    def _publish_again(self, place: AmqpPlace, delivery: Delivery) -> None:
+        message = _native(delivery.id, place.body, place.priority)
+        self._publisher.publish([Parcel(delivery.id, self._names.route(place.queue), message)])
+
+    def _declare(self, queue: str) -> None:
+        with self._links.link() as link:
+            link.prepare(self._names.route(queue).place, again=True)
+
+    def _known_queues(self) -> Iterable[str]:
+        logical = self.config.queues or sorted({"default", *self._sent_to})
+        return [self._names.queue(each) for each in logical]
+
+
+def _native(job_id: str, body: bytes, priority: int) -> amqp.Message:
+    return amqp.Message(body, content_type="application/json", delivery_mode=2, priority=priority, message_id=job_id)
+
+
+def _capabilities(*, closed: bool) -> Capabilities:
+    return Capabilities(
+        priority=Quality.EXACT,
+        priority_lag=1,
+        priority_across_queues=False,  # RabbitMQ serves a channel's queues in turn
+        delay=Quality.EXACT,
+        max_delay=MAX_DELAY,
+        bulk=BulkAtomicity.BATCH,
+        listing=_PARKED,
+        removal=_PARKED,
+        counts={
+            # Nothing on RabbitMQ tells which queues there are: an open list is what this process knows.
+            JobState.WAITING: Quality.EXACT if closed else Quality.APPROXIMATE,
+            JobState.SCHEDULED: Quality.EXACT,
+            JobState.ABANDONED: Quality.EXACT,
+        },
+        durable=True,
+        redelivery_bound=timedelta(seconds=5),  # the broker sees a connection end at once
+        exact_loss_count=False,  # `redelivered` says that somebody had it, not that it ran
+    )
+
+
+_PARKED: Final = frozenset({JobState.ABANDONED})

@@ -1,0 +1,195 @@
+"""One worker process's side of RabbitMQ: one connection, looked after by the leading consumer, to take all over."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import pika
+from dramatiq import Message
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
+
+from anyjob.errors import EnqueueError
+from anyjob_amqp import AmqpAddress
+from anyjob_dramatiq.frame import Delivery, decode
+from anyjob_dramatiq.intake import JobSource
+
+__all__ = ["AmqpPlace", "AmqpSource"]
+
+logger = logging.getLogger("anyjob.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpPlace:
+    """Where a message was taken from, and what it was: to be acknowledged there, or published again."""
+
+    channel: BlockingChannel
+    tag: int
+    queue: str
+    body: bytes
+    priority: int
+
+
+class AmqpSource(JobSource):
+    """Takes from the queues of one broker, over one channel whose limit is the number of threads.
+
+    The limit is the channel's, for all its queues together, so that what is held runs. Where the broker has no such
+    limits any more, each queue has its own, and a worker of several queues may hold a few that it has not begun.
+
+    A connection that is lost is made anew; what it held is the broker's again.
+    """
+
+    def __init__(
+        self,
+        address: AmqpAddress,
+        timeout: float,
+        *,
+        native: Callable[[str], str],
+        declare: Callable[[str], None],
+        publish_again: Callable[[AmqpPlace, Delivery], None],
+        forbidden: Callable[[], Set[str]],
+    ) -> None:
+        self._parameters = _parameters(address, timeout)
+        self._native = native
+        self._declare = declare
+        self._publish_again = publish_again
+        self._forbidden = forbidden
+        self._arrived: deque[Message[Any]] = deque()
+        self._consumed: dict[str, str] = {}
+        self._channel: Any = None  # pika is untyped: a BlockingChannel, or None
+
+    def open(self, threads: int, find_queue: Callable[[str], None]) -> None:  # noqa: ARG002  # nothing tells of queues
+        self._threads = threads
+
+    def take(self, queues: Sequence[str], count: int) -> Sequence[Message[Any]]:
+        try:
+            channel = self._connected()
+            for queue in queues:
+                if queue not in self._consumed:
+                    self._consume(channel, queue)
+            if not self._arrived:
+                channel.connection.process_data_events(_LONGEST_WAIT)
+        except (AMQPError, OSError) as error:
+            self._drop()
+            raise EnqueueError(f"RabbitMQ can't be reached, or closed the connection: {error!r}") from error
+        return [self._arrived.popleft() for _ in range(min(count, len(self._arrived)))]
+
+    def rest(self, wait: Callable[[], None]) -> None:
+        """Answer heartbeats, and pass on acknowledgements."""
+        if self._channel is None:
+            wait()
+            return
+        try:
+            self._channel.connection.process_data_events(_LONGEST_WAIT)
+        except (AMQPError, OSError) as error:
+            logger.warning("lost the connection to RabbitMQ: %r", error)
+            self._drop()
+
+    def holds(self, delivery: Delivery) -> bool:
+        channel: BlockingChannel = delivery.place.channel
+        return channel is self._channel and bool(channel.is_open)
+
+    def acknowledge(self, delivery: Delivery) -> bool:
+        if not self.holds(delivery):
+            return False
+        channel, tag = delivery.place.channel, delivery.place.tag
+        try:
+            channel.connection.add_callback_threadsafe(partial(_acknowledge, channel, tag))
+        except AMQPError:
+            return False
+        return True
+
+    def give_back(self, *deliveries: Delivery) -> None:
+        """Publish the messages anew, for what comes back by itself counts as lost; only then let go of them."""
+        for delivery in deliveries:
+            if self.holds(delivery):
+                self._publish_again(delivery.place, delivery)
+                self.acknowledge(delivery)
+
+    def close(self) -> None:
+        if self._channel is not None:
+            with suppress(AMQPError, OSError):
+                self._channel.connection.process_data_events(0)  # what is still to be acknowledged
+        self._drop()
+
+    def _connected(self) -> BlockingChannel:
+        if self._channel is None or not self._channel.is_open:
+            self._drop()
+            self._channel = self._open_channel()
+        return self._channel
+
+    def _open_channel(self) -> BlockingChannel:
+        connection = pika.BlockingConnection(self._parameters)
+        try:
+            channel = connection.channel()
+            channel.basic_qos(prefetch_count=self._threads, global_qos=True)
+        except AMQPError:  # RabbitMQ 4.3 and later may refuse, and close what we asked over
+            with suppress(AMQPError):
+                connection.close()
+            channel = pika.BlockingConnection(self._parameters).channel()
+            channel.basic_qos(prefetch_count=self._threads)
+        channel.add_on_cancel_callback(self._on_cancelled)
+        return channel
+
+    def _consume(self, channel: BlockingChannel, queue: str) -> None:
+        self._declare(queue)
+        self._consumed[queue] = channel.basic_consume(self._native(queue), partial(self._on_message, queue))
+
+    def _on_message(self, queue: str, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
+        place = AmqpPlace(channel, method.delivery_tag, queue, body, properties.priority or 0)
+        native_id = str(properties.message_id or f"tag-{method.delivery_tag}")
+        self._arrived.append(
+            decode(
+                body,
+                queue=queue,
+                forbidden=self._forbidden(),
+                native_id=native_id,
+                place=place,
+                redelivered=method.redelivered,
+            )
+        )
+
+    def _on_cancelled(self, frame: Any) -> None:
+        """Note that somebody deleted a queue: it is declared and consumed again."""
+        tag = frame.method.consumer_tag
+        for queue in [queue for queue, each in self._consumed.items() if each == tag]:
+            logger.warning("queue=%s was deleted under us; it is declared again", queue)
+            del self._consumed[queue]
+
+    def _drop(self) -> None:
+        channel, self._channel = self._channel, None
+        self._consumed.clear()
+        self._arrived.clear()
+        if channel is not None and channel.connection.is_open:
+            with suppress(AMQPError, OSError):
+                channel.connection.close()
+
+
+def _acknowledge(channel: BlockingChannel, tag: int) -> None:
+    if channel.is_open:
+        channel.basic_ack(tag)
+
+
+def _parameters(address: AmqpAddress, timeout: float) -> pika.ConnectionParameters:
+    return pika.ConnectionParameters(
+        host=address.host,
+        port=address.port,
+        virtual_host=address.vhost,
+        credentials=pika.PlainCredentials(address.user, address.password),
+        ssl_options=pika.SSLOptions(ssl.create_default_context(), address.host) if address.tls else None,
+        connection_attempts=1,
+        socket_timeout=timeout / 2,
+        stack_timeout=timeout,
+        client_properties=_CLIENT,
+    )
+
+
+_CLIENT: Final[Mapping[str, str]] = {"connection_name": "anyjob worker"}
+_LONGEST_WAIT: Final = 0.1

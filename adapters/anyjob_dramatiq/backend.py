@@ -1,0 +1,144 @@
+"""Dramatiq as a backend: what its transports have in common."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import threading
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import reduce
+from typing import Any, Final
+
+from dramatiq import Broker, Message, Middleware
+
+from anyjob.backend import BackendConfig, JobBackend, NativeCommand
+from anyjob.envelope import JobEnvelope, read_envelope
+from anyjob.errors import ConfigurationError
+from anyjob.executor import JobExecutor
+from anyjob.worker import WorkerOptions
+from anyjob_dramatiq.broker import JobBroker
+from anyjob_dramatiq.frame import pack
+from anyjob_dramatiq.intake import JobIntake, JobSource
+from anyjob_dramatiq.lifecycle import JobLifecycle
+from anyjob_dramatiq.runner import JobRunner
+
+__all__ = ["DramatiqBackend", "load_object", "native_command"]
+
+Job = tuple[JobEnvelope, Message[Any]]
+
+
+class DramatiqBackend(JobBackend):
+    """Sends jobs to a broker of our own make, and has Dramatiq's worker run them.
+
+    The option `middleware` is a list of the application's middleware, as `["shop.tracing:Tracing"]`; the other options
+    are the server's client's.
+    """
+
+    def __init__(self, config: BackendConfig) -> None:
+        self.config = config
+        own = {key: config.options[key] for key in _OWN_OPTIONS if key in config.options}
+        self.native_config = replace(config, options={k: v for k, v in config.options.items() if k not in own})
+        self._middleware: Iterable[str] = own.get("middleware", ())
+        self._lock = threading.Lock()
+        self._made: JobBroker | None = None
+
+    @abstractmethod
+    def publish(self, jobs: Sequence[Job], *, again: bool) -> None:
+        """Hand messages to the server; raise as `send`. `again`: in place of what is there by their ids."""
+
+    @abstractmethod
+    def source(self) -> JobSource:
+        """Return the server's side of one worker process."""
+
+    def options_of(self, envelope: JobEnvelope) -> dict[str, Any]:  # noqa: ARG002  # for transports that need some
+        """Return the options of a job's message."""
+        return {}
+
+    @property
+    def broker(self) -> JobBroker:
+        """The broker that this process sends by."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._make_broker()
+            return self._made
+
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+        self._send(envelopes, again=False)
+
+    def resend(self, envelope: JobEnvelope) -> None:
+        self._send([envelope], again=True)
+
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
+        return native_command(options)
+
+    def worker_broker(self, executor: JobExecutor, options: WorkerOptions) -> Broker:
+        """Return a broker for `dramatiq.Worker`, which runs this backend's jobs by `executor`."""
+        broker = self._make_broker()
+        intake = JobIntake(self.source())
+        runner = JobRunner(executor, intake, self.settle)
+        broker.add_middleware(JobLifecycle(executor, intake, options.stop_timeout, self._finder(broker)))
+        queues = self.config.queues or {"default", *(each.queue for each in executor.registry)}
+        broker.serve(intake, runner, queues, executor.registry.names)
+        return broker
+
+    def _make_broker(self) -> JobBroker:
+        where = f"backends.{self.config.alias}.options.middleware"
+        return JobBroker(self._send_message, [_middleware(each, where) for each in self._middleware])
+
+    def _finder(self, broker: JobBroker) -> Callable[[str], None]:
+        closed = self.config.queues
+        return lambda queue: broker.declare_queue(queue) if closed is None else None
+
+    def _send(self, envelopes: Sequence[JobEnvelope], *, again: bool) -> None:
+        broker, now = self.broker, self.config.clock.now()
+        jobs = [(envelope, pack(envelope, self.options_of(envelope))) for envelope in envelopes]
+        delays = [_delay(envelope, now) for envelope in envelopes]
+        for (_, message), delay in zip(jobs, delays, strict=True):
+            broker.emit_before("enqueue", message, delay)
+        self.publish(jobs, again=again)
+        for (_, message), delay in zip(jobs, delays, strict=True):
+            broker.emit_after("enqueue", message, delay)
+
+    def _send_message(self, message: Message[Any]) -> None:
+        self.publish([(read_envelope(message.args[0].raw), message)], again=True)
+
+
+def native_command(options: WorkerOptions) -> NativeCommand:
+    """Return Dramatiq's command line, with somebody who starts it anew when a job took its process along."""
+    # Dramatiq's own bound is never to be the shorter one: what runs is given back when ours is over.
+    last = math.ceil(options.stop_timeout + _LATER) * 1000
+    argv = [sys.executable, "-m", "anyjob_dramatiq", "anyjob_dramatiq.app", "--processes", "1"]
+    argv += ["--threads", str(options.concurrency), "--worker-shutdown-timeout", str(last)]
+    return NativeCommand((*argv, *(("--queues", *options.queues) if options.queues else ())))
+
+
+def load_object(path: str, where: str) -> Any:
+    """Return what `module:attribute` names; raise `ConfigurationError` if there is no such thing."""
+    module, _, attribute = path.partition(":")
+    try:
+        return reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"{where}: {path!r} can't be loaded, as 'module:attribute': {error}") from error
+
+
+def _middleware(path: object, where: str) -> Middleware:
+    found = load_object(str(path), where)
+    made = found() if isinstance(found, type) else found
+    if not isinstance(made, Middleware):
+        raise ConfigurationError(f"{where}: {path!r} is no middleware of Dramatiq's.")
+    return made
+
+
+def _delay(envelope: JobEnvelope, now: datetime) -> int | None:
+    """Return the delay as middleware of Dramatiq's knows it: in milliseconds, None for none."""
+    if envelope.due_at is None or envelope.due_at <= now:
+        return None
+    return int((envelope.due_at - now).total_seconds() * 1000)
+
+
+_OWN_OPTIONS: Final = ("middleware",)
+_LATER: Final = 5.0

@@ -1,0 +1,136 @@
+"""The native message: Dramatiq's JSON around the envelope's bytes. What isn't exactly that never runs."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any, Final
+
+import msgspec
+from dramatiq import Message
+from msgspec import Raw, Struct
+
+from anyjob.envelope import UNREADABLE, JobEnvelope, write_envelope
+
+__all__ = ["UNREADABLE_NAME", "Delivery", "decode", "encode", "faulty", "pack", "unwrap"]
+
+UNREADABLE_NAME: Final = "anyjob.unreadable"
+"""The actor's name of what holds none: middleware and logs see it by this."""
+
+
+class Delivery:
+    """The one argument of a message of ours, in the place of the envelope: its bytes, and how far we are with it.
+
+    Its `repr` is short: Dramatiq logs arguments, and an envelope's are nobody's business.
+    """
+
+    __slots__ = ("fault", "id", "place", "raw", "redelivered", "released", "settled")
+
+    def __init__(
+        self, job_id: str, raw: bytes, *, fault: str | None = None, place: Any = None, redelivered: bool = False
+    ) -> None:
+        self.id = job_id
+        self.raw = raw
+        self.fault = fault
+        """Why it must not run: it is not exactly a message of ours."""
+        self.place = place
+        """Where the transport has it from."""
+        self.redelivered = redelivered
+        """Whoever had it before did not settle it."""
+        self.settled = False
+        """What it led to was done: it is to be acknowledged, whatever Dramatiq makes of it."""
+        self.released = False
+        """It was given back: it is nobody's business here any more."""
+
+    def __repr__(self) -> str:
+        return f"<job {self.id}>"
+
+
+class _Frame(Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of `dramatiq.Message`, in its order."""
+
+    queue_name: str
+    actor_name: str
+    args: tuple[Raw]
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+    message_id: str
+    message_timestamp: int
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_Frame)
+
+
+def pack(envelope: JobEnvelope, options: dict[str, Any]) -> Message[Any]:
+    """Return the message of a job, for middleware to see and to add options to."""
+    return Message(
+        queue_name=envelope.queue,
+        actor_name=envelope.name,
+        args=(Delivery(envelope.id, write_envelope(envelope)),),
+        kwargs={},
+        options=options,
+        message_id=envelope.id,
+        message_timestamp=int(envelope.created_at.timestamp() * 1000),
+    )
+
+
+def encode(message: Message[Any]) -> bytes:
+    """Return a message of ours as it travels. Raises TypeError for an option of a middleware's that is no JSON."""
+    frame = _Frame(
+        message.queue_name,
+        message.actor_name,
+        (Raw(message.args[0].raw),),
+        message.kwargs,
+        message.options,
+        message.message_id,
+        message.message_timestamp,
+    )
+    return _encoder.encode(frame)
+
+
+def decode(
+    data: bytes, *, queue: str, forbidden: Set[str], native_id: str, place: Any, redelivered: bool
+) -> Message[Any]:
+    """Return what came from `queue`, whatever it is: the envelope to the byte, or all of `data` with its fault.
+
+    `forbidden` are the options that would have a message do something else than to run its job.
+    """
+    try:
+        frame = _decoder.decode(data)
+    except UNREADABLE as error:
+        fault = f"It is no message of Dramatiq's with one envelope: {error}"
+        return faulty(data, fault, queue=queue, native_id=native_id, place=place)
+    wrong = _find_fault(frame, forbidden)
+    if wrong is not None:
+        return faulty(data, wrong, queue=queue, native_id=native_id, place=place)
+    raw = bytes(frame.args[0])
+    return Message(
+        queue_name=queue,
+        actor_name=frame.actor_name,
+        args=(Delivery(frame.message_id, raw, place=place, redelivered=redelivered),),
+        kwargs={},
+        options=frame.options,
+        message_id=frame.message_id,
+        message_timestamp=frame.message_timestamp,
+    )
+
+
+def unwrap(data: bytes) -> bytes:
+    """Return the envelope's bytes in a message, or all of it if there is none."""
+    try:
+        return bytes(_decoder.decode(data).args[0])
+    except UNREADABLE:
+        return data
+
+
+def _find_fault(frame: _Frame, forbidden: Set[str]) -> str | None:
+    if frame.kwargs:
+        return "It has keyword arguments: a job has its envelope and nothing else."
+    for option in frame.options.keys() & forbidden:
+        return f"Its option {option!r} is none that a job of ours has."
+    return None
+
+
+def faulty(data: bytes, fault: str, *, queue: str, native_id: str, place: Any) -> Message[Any]:
+    """Return a message that only carries what can't be one to where it is parked."""
+    return Message(queue, UNREADABLE_NAME, (Delivery(native_id, data, fault=fault, place=place),), {}, {}, native_id, 0)

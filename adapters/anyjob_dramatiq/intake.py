@@ -1,0 +1,215 @@
+"""Between the server and Dramatiq's threads: as many messages as there are free threads, the highest levels first.
+
+Dramatiq has a consumer for each queue, each with a prefetch of its own, and so lower levels of one queue overtake
+higher ones of another. Here one of the consumers fetches for all; the others only take back what their queue's jobs led
+to. A message is taken when a thread is free to begin it: whatever is held when a process dies was running.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+from dramatiq import Consumer, Message, MessageProxy
+
+from anyjob.errors import EnqueueError
+from anyjob_dramatiq.frame import Delivery
+
+__all__ = ["JobConsumer", "JobIntake", "JobSource"]
+
+logger = logging.getLogger("anyjob.worker")
+
+T = TypeVar("T")
+
+
+class JobSource(ABC):
+    """A server's side of one worker process. Thread-safe, but for `take`; raises `EnqueueError` if it is away."""
+
+    @abstractmethod
+    def open(self, threads: int, find_queue: Callable[[str], None]) -> None:
+        """Begin: `threads` jobs may run at a time; `find_queue` is to be told of queues that appear."""
+
+    @abstractmethod
+    def take(self, queues: Sequence[str], count: int) -> Sequence[Message[Any]]:
+        """Return up to `count` messages of `queues`, in the order in which they are to begin; wait a moment at most."""
+
+    def rest(self, wait: Callable[[], None]) -> None:
+        """Pass the time while no thread is free: by `wait`, unless a connection wants looking after."""
+        wait()
+
+    @abstractmethod
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether the message is still ours to settle: it may have been given to somebody else."""
+
+    @abstractmethod
+    def acknowledge(self, delivery: Delivery) -> bool:
+        """Remove a message for good; return whether it was still held."""
+
+    @abstractmethod
+    def give_back(self, *deliveries: Delivery) -> None:
+        """Give messages back as they were, uncharged if the server can."""
+
+    def give_back_all(self) -> Sequence[str]:
+        """Give back, as it was, whatever is still held; return the ids of the jobs."""
+        return ()
+
+    @abstractmethod
+    def close(self) -> None:
+        """End. What is held is given back before."""
+
+
+class JobIntake:
+    """What the consumers of a worker share. Thread-safe."""
+
+    def __init__(self, source: JobSource) -> None:
+        self.source = source
+        self.stop = threading.Event()
+        """Set when no more jobs are to begin; running ones see it."""
+        self.over = threading.Event()
+        """Set when the time to stop is up: whoever still waits for the server gives up."""
+        self._changed = threading.Condition()
+        self._threads = 1
+        self._busy = 0
+        self._ready: deque[Message[Any]] = deque()
+        self._joined: set[str] = set()
+        self._serves: Callable[[], Sequence[str]] = tuple
+        self._lead: JobConsumer | None = None
+
+    def open(self, threads: int, serves: Callable[[], Sequence[str]], find_queue: Callable[[str], None]) -> None:
+        """Begin to serve so many threads, and the queues that `serves` returns."""
+        self._threads = threads
+        self._serves = serves
+        self.source.open(threads, find_queue)
+
+    def begin_stop(self) -> None:
+        """Hand out no more."""
+        with self._changed:
+            self.stop.set()
+            self._changed.notify_all()
+
+    def join(self, consumer: JobConsumer) -> None:
+        """Serve one queue more."""
+        with self._changed:
+            self._joined.add(consumer.queue_name)
+
+    def leave(self, consumer: JobConsumer) -> None:
+        """Have another consumer fetch, if it was this one."""
+        with self._changed:
+            if self._lead is consumer:
+                self._lead = None
+
+    def next(self, consumer: JobConsumer) -> Message[Any] | None:
+        """Return the next message that is to begin, of any queue, or None after a while: the caller comes again."""
+        with self._changed:
+            self._lead = self._lead or consumer
+        if self._lead is not consumer:
+            self.stop.wait(_LONGEST_WAIT)
+            return None
+        if self.stop.is_set() or self._busy == self._threads:
+            self.source.rest(self._wait)
+        elif not self._ready:
+            self._fill()
+        return self._ready.popleft() if self._ready and not self.stop.is_set() else None
+
+    def free(self) -> None:
+        """Note that a thread is free again."""
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify_all()
+
+    def insist(self, action: Callable[[], T]) -> T:
+        """Do it, again and again while the server is away: what ran must not count as a crash.
+
+        Raises `EnqueueError` once the time to stop is up; what is held then goes back in the server's own time.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return action()
+            except EnqueueError as error:
+                if self.over.is_set():
+                    raise
+                logger.warning("goes on in %gs: %s", pause, error)
+                self.over.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _wait(self) -> None:
+        with self._changed:
+            if self.stop.is_set() or self._busy == self._threads:
+                self._changed.wait(_LONGEST_WAIT)
+
+    def _fill(self) -> None:
+        queues = self._serves()
+        if not self._joined.issuperset(queues):  # else a lower level could begin before a higher one is looked at
+            self.stop.wait(_MOMENT)
+            return
+        try:
+            taken = self.source.take(queues, self._threads - self._busy)
+        except EnqueueError as error:
+            logger.warning("looks for jobs again in %gs: %s", _PAUSE, error)
+            self.stop.wait(_PAUSE)
+            return
+        with self._changed:
+            self._busy += len(taken)
+        self._ready.extend(taken)  # the leading consumer's alone
+
+
+class JobConsumer(Consumer):
+    """One queue's consumer, to Dramatiq."""
+
+    def __init__(self, intake: JobIntake, queue_name: str, refuse: Callable[[Delivery, str], None]) -> None:
+        self.queue_name = queue_name
+        self._intake = intake
+        self._refuse = refuse
+        intake.join(self)
+
+    def __next__(self) -> MessageProxy | None:
+        message = self._intake.next(self)
+        return None if message is None else MessageProxy(message)
+
+    def ack(self, message: MessageProxy) -> None:
+        self._end(message, lambda _: None)
+
+    def nack(self, message: MessageProxy) -> None:
+        """Park what failed without having come to its job: nothing lands in a dead-letter queue unseen."""
+        self._end(message, lambda delivery: self._refuse(delivery, _why(message)))
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        self._intake.source.give_back(*(message.args[0] for message in messages))
+
+    def close(self) -> None:
+        self._intake.leave(self)
+
+    def _end(self, message: MessageProxy, unsettled: Callable[[Delivery], None]) -> None:
+        delivery: Delivery = message.args[0]
+        self._intake.free()
+        if delivery.released:
+            return
+
+        def end() -> bool:
+            if not delivery.settled:
+                unsettled(delivery)
+                delivery.settled = True
+            return self._intake.source.acknowledge(delivery)
+
+        try:
+            if not self._intake.insist(end):
+                logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", delivery.id)
+        except EnqueueError as error:
+            logger.warning("left id=%s as it is, to come again: %s", delivery.id, error)
+
+
+def _why(message: MessageProxy) -> str:
+    error = message._exception  # noqa: SLF001  # nothing public tells
+    return f"Its job was not called: {type(error).__name__}: {error}" if error else "A middleware rejected it."
+
+
+_MOMENT: Final = 0.005
+_LONGEST_WAIT: Final = 0.2
+_PAUSE: Final = 1.0
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0

@@ -1,0 +1,118 @@
+"""A worker process of Dramatiq's with our jobs in it: begun at its boot, stopped in time by its signals."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import Any, Final
+
+from dramatiq import Broker, Middleware, Worker
+
+from anyjob.errors import EnqueueError
+from anyjob.executor import JobExecutor
+from anyjob_dramatiq.intake import JobIntake
+
+__all__ = ["JobLifecycle"]
+
+logger = logging.getLogger("anyjob.worker")
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class JobLifecycle(Middleware):
+    """Opens the intake when a worker boots, and closes it when it has shut down.
+
+    Dramatiq looks for signals once a second, and waits for its threads as long as its command line says. Here the first
+    signal ends the taking of jobs at once and tells those that run; when `stop_timeout` is over, or at the second
+    signal, what still runs is given back and the process ends.
+    """
+
+    def __init__(
+        self, executor: JobExecutor, intake: JobIntake, stop_timeout: float, find_queue: Callable[[str], None]
+    ) -> None:
+        self._executor = executor
+        self._intake = intake
+        self._stop_timeout = stop_timeout
+        self._find_queue = find_queue
+        self._received: SimpleQueue[int | None] = SimpleQueue()
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        """Begin; nothing is taken before."""
+        worker.worker_timeout = min(worker.worker_timeout, _LONGEST_WAIT)
+        chosen = worker.consumer_whitelist
+        for queue in chosen or ():
+            self._find_queue(queue)
+
+        def serves() -> Sequence[str]:
+            return [queue for queue in sorted(broker.get_declared_queues()) if not chosen or queue in chosen]
+
+        self._intake.open(worker.worker_threads, serves, self._find_queue)
+        if threading.current_thread() is threading.main_thread():
+            self._watch_signals()
+
+    def before_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
+        """Take no more; also where no signal said so."""
+        self._intake.begin_stop()
+
+    def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
+        """End, with what is left given back."""
+        self._received.put(None)
+        self._leave()
+
+    def _watch_signals(self) -> None:
+        found: dict[int, Handler] = {}
+        for number in _SIGNALS:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                found[number] = handler
+                signal.signal(number, self._on_signal(handler))
+        threading.Thread(target=self._stop_in_time, name="anyjob-stop", daemon=True).start()
+
+    def _on_signal(self, dramatiqs: Handler) -> Handler:
+        first = True
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            # Nothing but this: a handler interrupts whatever holds a lock. A SimpleQueue is made for it.
+            nonlocal first
+            self._received.put(number)
+            if first:
+                first = False
+                dramatiqs(number, frame)
+
+        return on_signal
+
+    def _stop_in_time(self) -> None:
+        self._received.get()
+        self._intake.begin_stop()
+        logger.info("stopping timeout=%gs", self._stop_timeout)
+        with suppress(Empty):
+            if self._received.get(timeout=self._stop_timeout) is None:
+                return
+        self._executor.cancel_async_jobs(self._intake.stop)
+        with suppress(Empty):
+            if self._received.get(timeout=_GRACE) is None:
+                return
+        self._leave()
+        os._exit(1)  # threads that go on regardless keep nothing alive
+
+    def _leave(self) -> None:
+        self._intake.over.set()
+        try:
+            for job_id in self._intake.source.give_back_all():
+                logger.warning("released id=%s: it had not ended", job_id)
+            self._intake.source.close()
+        except EnqueueError as error:  # the lease will end by itself
+            logger.warning("left without a word: %s", error)
+
+
+_SIGNALS: Final = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK", "SIGINT") if hasattr(signal, name)
+]
+_LONGEST_WAIT: Final = 200
+_GRACE: Final = 1.0

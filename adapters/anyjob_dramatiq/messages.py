@@ -1,0 +1,150 @@
+"""Our messages in Redis: sent, taken, acknowledged, given back. `scripts` does what is said here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import Struct
+from redis import Redis
+from redis.commands.core import Script
+
+from anyjob.clock import Clock
+from anyjob.errors import DuplicateJobIdError
+from anyjob_dramatiq import scripts
+from anyjob_dramatiq.names import Names
+from anyjob_redis.connection import run_once
+from anyjob_redis.scheduled import ScheduledMessages
+
+__all__ = ["HeldMessage", "LapsedError", "Messages", "NativeMessage"]
+
+
+BATCH: Final = 500
+
+
+class LapsedError(Exception):
+    """Who wants to take a message is not known to be alive."""
+
+
+class NativeMessage(Struct, frozen=True):
+    """A message to be sent."""
+
+    id: str
+    queue: str
+    level: str
+    due: datetime | None
+    """When it is due, if that is later."""
+    data: bytes
+
+
+class HeldMessage(Struct, frozen=True):
+    """A message that a worker took: it goes back unless it is acknowledged."""
+
+    entry: str
+    queue: str
+    native_id: bytes
+    data: bytes | None
+    """None: there is an id in the queue, and no message of that id."""
+    redelivered: bool
+    """Whoever had it before died with it."""
+
+
+class Messages:
+    """The messages of a namespace. Thread-safe. `send` raises `EnqueueError`; the rest raises what redis raises."""
+
+    def __init__(self, client: Redis, names: Names, clock: Clock) -> None:
+        self.client: Any = client  # redis-py's types can't tell that nothing is decoded
+        self.names = names
+        self.clock = clock
+        self._prelude = scripts.functions(names.root)
+        self.scheduled = ScheduledMessages(client, names.root, self._prelude + scripts.PUSH_DUE, clock)
+        self._scripts: dict[str, Script] = {}
+
+    # Senders
+
+    def send(self, messages: Sequence[NativeMessage], *, again: bool = False) -> None:
+        """Put messages where they wait, in batches that are atomic; `again`: in place of what is there by their ids."""
+        ids = [each.id for each in messages]
+        script = self._script(scripts.SEND)
+        for start in range(0, len(ids), BATCH):
+            flat: list[Any] = ["again" if again else "new"]
+            for each in messages[start : start + BATCH]:
+                flat += (each.id, each.queue, each.level, "" if each.due is None else score_of(each.due), each.data)
+            told = {"accepted": ids[:start], "ids": ids[start : start + BATCH], "rest": ids[start + BATCH :]}
+            taken = run_once(self.client, script, flat, **told)
+            if taken:
+                which = ", ".join(_texts(taken[:10]))
+                raise DuplicateJobIdError(
+                    f"Already enqueued, or parked: {which}.", accepted=ids[:start], rejected=ids[start:]
+                )
+
+    # Workers
+
+    def take(
+        self, holder: str, queues: Sequence[str], count: int, turn: int, known: Iterable[str]
+    ) -> Sequence[HeldMessage]:
+        """Take up to `count` messages of `queues`, the highest levels first, starting with the `turn`-th queue.
+
+        `known` are the entries that the holder knows it holds: what else it holds, for an answer was lost, comes first.
+        Raises `LapsedError` if the holder's presence has lapsed, for then all would be given back at once.
+        """
+        taken = self._run(scripts.TAKE, holder, count, turn % len(queues), len(queues), *queues, *known)
+        if taken == b"lapsed":
+            raise LapsedError(holder)
+        return [_held(*each) for each in taken]
+
+    def holds(self, holder: str, entry: str) -> bool:
+        """Whether the message was not given back meanwhile."""
+        return bool(self.client.hexists(f"{self.names.held(holder)}.msgs", entry))
+
+    def acknowledge(self, holder: str, entry: str) -> bool:
+        """Remove a message for good, unless the job was sent again; return whether it was still held."""
+        return bool(self._run(scripts.ACKNOWLEDGE, holder, entry))
+
+    def give_back(self, holder: str, *entries: str) -> Sequence[str]:
+        """Put back what `holder` holds, all of it or these entries, as if it had never been taken. Return the ids."""
+        return _texts(self._run(scripts.GIVE_BACK, holder, *entries))
+
+    def sweep(self) -> Sequence[str]:
+        """Put back what the dead hold, marked as redelivered if it ran; return the ids."""
+        return _texts(self._run(scripts.SWEEP))
+
+    # The shelf
+
+    def take_off(self, holder: str, seconds: float, places: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Hold what is still there: at a level, or `scheduled`, by its id. Return the entries by id."""
+        flat = [part for place in places for part in place]
+        pairs = self._run(scripts.TAKE_OFF, holder, int(seconds * 1000), *flat)
+        return {job_id.decode(): entry.decode() for job_id, entry in pairs}
+
+    def count(self) -> tuple[int, int, int]:
+        """Return how many are waiting, scheduled and running, at one moment."""
+        waiting, scheduled, running = self._run(scripts.COUNT, score_of(self.clock.now()))
+        return waiting, scheduled, running
+
+    def known_queues(self) -> Sequence[str]:
+        """Return the queues that jobs were ever sent to, sorted."""
+        return sorted(_texts(self.client.smembers(self.names.queues)))
+
+    def _run(self, script: str, *args: Any) -> Any:
+        return self._script(script)(args=args)
+
+    def _script(self, text: str) -> Script:
+        if text not in self._scripts:
+            self._scripts[text] = self.client.register_script(self._prelude + text)
+        return self._scripts[text]
+
+
+def score_of(when: datetime) -> str:
+    """Return the score of a time, exact to the microsecond."""
+    return repr(when.timestamp())
+
+
+def _held(kind: bytes, level: bytes, entry: bytes, native_id: bytes, data: bytes | None = None) -> HeldMessage:
+    queue = level.decode().rpartition(".")[0]
+    return HeldMessage(entry.decode(), queue, native_id, data or None, redelivered=kind == b"again")
+
+
+def _texts(values: Any) -> list[str]:
+    return [value.decode("utf-8", "replace") for value in values]

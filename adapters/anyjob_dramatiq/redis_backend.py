@@ -1,0 +1,69 @@
+"""Dramatiq on Redis: strict levels, exact crash counts, and everything to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from dramatiq import Message
+
+from anyjob.backend import BackendConfig
+from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
+from anyjob.envelope import JobEnvelope
+from anyjob.store import JobState
+from anyjob_dramatiq.backend import DramatiqBackend, Job
+from anyjob_dramatiq.frame import encode
+from anyjob_dramatiq.messages import Messages, NativeMessage
+from anyjob_dramatiq.names import Names, root_of
+from anyjob_dramatiq.redis_source import RedisSource
+from anyjob_dramatiq.shelf import RedisShelf
+from anyjob_redis.connection import connect
+from anyjob_redis.parked import ParkedJobs
+
+__all__ = ["DramatiqRedisBackend"]
+
+
+class DramatiqRedisBackend(DramatiqBackend):
+    """The scheme is `dramatiq+redis:`, `dramatiq+rediss:` or `dramatiq+unix:`; the rest of the URL is redis-py's."""
+
+    shelf: RedisShelf
+
+    def __init__(self, config: BackendConfig) -> None:
+        super().__init__(config)
+        root = root_of(config.namespace)
+        self.client = connect(self.native_config, config.url.partition("+")[2])
+        self.messages = Messages(self.client, Names(root), config.clock)
+        self.capabilities = _capabilities(config.lease)
+        parked = ParkedJobs(self.client, root, config.clock)
+        self.shelf = RedisShelf(self.messages, parked, self.capabilities, self.resend)
+
+    def publish(self, jobs: Sequence[Job], *, again: bool) -> None:
+        now = self.config.clock.now()
+        self.messages.send([self._native(envelope, message, now) for envelope, message in jobs], again=again)
+
+    def source(self) -> RedisSource:
+        return RedisSource(self.messages, self.config.lease, lambda: self.broker.forbidden)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def _native(self, envelope: JobEnvelope, message: Message[Any], now: Any) -> NativeMessage:
+        due = envelope.due_at if envelope.due_at is not None and envelope.due_at > now else None
+        return NativeMessage(envelope.id, envelope.queue, self.messages.names.level(envelope), due, encode(message))
+
+
+def _capabilities(lease: float) -> Capabilities:
+    return Capabilities(
+        priority=Quality.EXACT,
+        delay=Quality.EXACT,
+        bulk=BulkAtomicity.BATCH,
+        unique_ids=True,
+        listing=ALL_STATES,
+        removal=ALL_STATES - {JobState.RUNNING},
+        counts=dict.fromkeys(JobState, Quality.EXACT),
+        durable=True,
+        # A lease, looked at once a second, and as much for the way back into a queue and out of it.
+        redelivery_bound=timedelta(seconds=lease + 2),
+        exact_loss_count=True,
+    )

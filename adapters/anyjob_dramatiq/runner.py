@@ -1,0 +1,73 @@
+"""What every actor of ours calls: executes the envelope, settles the outcome, and tells Dramatiq how it went."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from anyjob.errors import EnqueueError
+from anyjob.executor import JobExecutor
+from anyjob.outcome import Abandoned, Completed, Outcome, Retry
+from anyjob_dramatiq.frame import Delivery
+from anyjob_dramatiq.intake import JobIntake
+
+__all__ = ["JobRunner", "TryFailedError"]
+
+logger = logging.getLogger("anyjob.worker")
+
+
+class TryFailedError(Exception):
+    """A try failed, and all that follows from that was done: for Dramatiq's middleware and monitors to count."""
+
+
+class JobRunner:
+    """Runs deliveries for the actors of one process. Thread-safe."""
+
+    def __init__(self, executor: JobExecutor, intake: JobIntake, settle: Callable[[Outcome], None]) -> None:
+        self._executor = executor
+        self._intake = intake
+        self._settle = settle
+
+    def run(self, delivery: Delivery) -> None:
+        """Run a message's job and settle it; Dramatiq acknowledges it afterwards. Raises `TryFailedError` if it failed.
+
+        Re-raises what was meant for the process; the message was given back then.
+        """
+        if self._intake.stop.is_set():
+            self._give_back(delivery)
+            return
+        outcome = self._execute(delivery)
+        try:
+            self._intake.insist(lambda: self._settle_if_held(delivery, outcome))
+        except EnqueueError as error:
+            delivery.released = True
+            logger.warning("left id=%s as it is, to come again: %s", delivery.id, error)
+            return
+        if isinstance(outcome, Abandoned):
+            raise TryFailedError(outcome.failure.message)
+        if isinstance(outcome, Retry) and not delivery.redelivered:
+            raise TryFailedError(outcome.envelope.last_error)
+
+    def refuse(self, delivery: Delivery, why: str) -> None:
+        """Park a message that is none of ours, or that did not come to its job."""
+        self._settle(self._executor.refuse(delivery.raw, why))
+
+    def _execute(self, delivery: Delivery) -> Outcome:
+        if delivery.fault is not None:
+            return self._executor.refuse(delivery.raw, delivery.fault)
+        if delivery.redelivered:  # counted, and sent anew: that one runs
+            return self._executor.execute(delivery.raw, redelivered=True)
+        try:
+            return self._executor.execute(delivery.raw, stop=self._intake.stop)
+        except BaseException:  # meant for the process, which stops: of a job's own the executor makes a failure
+            self._give_back(delivery)
+            raise
+
+    def _settle_if_held(self, delivery: Delivery, outcome: Outcome) -> None:
+        if not isinstance(outcome, Completed) and self._intake.source.holds(delivery):
+            self._settle(outcome)
+        delivery.settled = True
+
+    def _give_back(self, delivery: Delivery) -> None:
+        delivery.released = True
+        self._intake.insist(lambda: self._intake.source.give_back(delivery))

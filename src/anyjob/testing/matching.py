@@ -1,0 +1,248 @@
+"""Whether a job is the one that a test means, and if not, in what it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple, TypedDict
+
+from msgspec import UNSET
+
+from anyjob.envelope import JobPriority
+from anyjob.errors import InvalidArgsError, InvalidOptionError, UnknownJobError, did_you_mean
+from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob
+from anyjob.registry import JobConfiguration
+from anyjob.serializer import refuse_unknown_fields
+from anyjob.signature import JobFunction
+from anyjob.testing.record import AbandonedJob, EnqueuedJob, RanJob
+
+__all__ = ["Difference", "ExpectedJob", "ExpectedRun", "JobExpectation", "Matcher", "describe"]
+
+Matcher = Callable[[Any], object]
+
+
+class ExpectedJob(TypedDict, total=False):
+    """What a job must have been enqueued with. Every value may be a function of the actual one, or equal anything."""
+
+    queue: str | Matcher
+    priority: JobPriority | Matcher
+    delay: timedelta | float | Matcher
+    """Seconds, or a timedelta; 0 is at once."""
+    run_at: datetime | Matcher | None
+    """To the second; None is at once."""
+    headers: Mapping[str, object] | Matcher
+    """At least these."""
+    backend: str | Matcher
+    """Alias of the backend."""
+
+
+class ExpectedRun(ExpectedJob, total=False):
+    """What a run, or an abandoned job, must have had."""
+
+    error: type[BaseException] | BaseException | Matcher | None
+    """Its class, or None for a success."""
+    try_count: int | Matcher
+
+
+class Difference(NamedTuple):
+    """One way in which a job is not the one that is meant."""
+
+    path: str
+    actual: object
+    expected: object
+
+    def __str__(self) -> str:
+        return f"{self.path}: {_show(self.actual)}, expected {_show(self.expected)}"
+
+
+class JobExpectation:
+    """A job that a test means: by its class or function, its args type, its name, or an object of its args type."""
+
+    def __init__(self, job: object, args: object, fields: Mapping[str, Any], known: Sequence[JobConfiguration]) -> None:
+        if args is UNSET and not isinstance(job, type | str | FunctionJob):
+            job, args = type(job), job
+        self.job, self.args = job, args
+        self._fields = {name: _prepared(name, value) for name, value in fields.items()}
+        meant = [configuration for configuration in known if self.means(configuration)]
+        for configuration in meant:
+            _refuse_impossible(configuration, args)
+        if not meant:
+            self._refuse_unknown(known)
+
+    def differences(self, seen: EnqueuedJob) -> list[Difference]:
+        """Return in what `seen` differs; nothing if it is what is meant."""
+        found = []
+        if seen.configuration is None or not self.means(seen.configuration):
+            if self.job != seen.name:
+                found.append(Difference("job", Plain(seen.name), Plain(self.name)))
+        elif self.args is not UNSET:
+            found += _differences("args", seen.args, self.args)
+        for name, expected in self._fields.items():
+            found += _FIELDS.get(name, _differences)(name, getattr(seen, name), expected)
+        return found
+
+    @property
+    def name(self) -> str:
+        """How the test called the job."""
+        if isinstance(self.job, str):
+            return self.job
+        return str(getattr(self.job, "__qualname__", self.job))
+
+    def __str__(self) -> str:
+        said = {} if self.args is UNSET else {"args": self.args}
+        return ", ".join([self.name, *(f"{name}={_show(value)}" for name, value in {**said, **self._fields}.items())])
+
+    def means(self, configuration: JobConfiguration) -> bool:
+        """Whether it is this job that the test named."""
+        if isinstance(self.job, str):
+            return self.job in (configuration.name, *configuration.aliases)
+        if isinstance(self.job, FunctionJob):
+            job = configuration.job
+            return isinstance(job, JobFunction) and job.function is getattr(self.job, "__wrapped__", None)
+        return self.job is configuration.job or self.job is configuration.declared_args_type
+
+    def _refuse_unknown(self, known: Sequence[JobConfiguration]) -> None:
+        """Raise unless the job may be one of a registry that no manager used yet."""
+        if isinstance(self.job, str):
+            names = [configuration.name for configuration in known]
+            raise UnknownJobError(f"No job here is named {self.job!r}.{did_you_mean(self.job, names)}")
+        if isinstance(self.job, type) and not issubclass(self.job, BackgroundJob | AsyncBackgroundJob):
+            raise UnknownJobError(
+                f"{self.name} is neither a job nor the args type of one in the default registry, or in that of a "
+                "manager which this test used. Name the job itself."
+            )
+
+
+class Plain(str):
+    """Shown without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+_NO_FIELD: Final = Plain("no such field")
+
+
+def _refuse_impossible(configuration: JobConfiguration, args: object) -> None:
+    """Raise if no arguments of the job could ever be the ones that are meant: a slip in the test."""
+    wanted = configuration.args_type
+    if isinstance(args, Mapping):
+        try:
+            refuse_unknown_fields(dict(args), wanted)
+        except ValueError as error:
+            raise InvalidArgsError(f"{configuration.name}: {error}") from None
+    elif isinstance(wanted, type) and _parts(args) is not None and type(args) is not wanted:
+        raise InvalidArgsError(f"{configuration.name} takes {wanted.__qualname__}, not {type(args).__qualname__}.")
+
+
+def _prepared(name: str, value: Any) -> Any:
+    if name == "delay" and isinstance(value, int | float):
+        return timedelta(seconds=value)
+    if name == "run_at" and isinstance(value, datetime) and value.utcoffset() is None:
+        raise InvalidOptionError(f"run_at = {value!r}: it has no time zone, so nobody can tell when that is.")
+    return value
+
+
+def _differences(path: str, actual: Any, expected: Any) -> Iterator[Difference]:
+    if _equal(actual, expected):
+        return
+    if callable(expected) and not isinstance(expected, type):
+        if not expected(actual):
+            yield Difference(path, actual, expected)
+        return
+    own, wanted = _parts(actual), _parts(expected)
+    partial = isinstance(expected, Mapping)
+    if (
+        own is None
+        or wanted is None
+        or (not partial and (type(actual) is not type(expected) or len(own) != len(wanted)))
+    ):
+        yield Difference(path, actual, expected)
+        return
+    for name, value in wanted.items():
+        deeper = f"{path}[{name}]" if isinstance(name, int) else f"{path}.{name}"
+        yield from _differences(deeper, own.get(name, _NO_FIELD), value)
+
+
+def _equal(actual: Any, expected: Any) -> bool:
+    try:
+        return bool(expected == actual)
+    except Exception:  # noqa: BLE001  # an array's == says neither yes nor no
+        return False
+
+
+def _parts(value: Any) -> Mapping[Any, Any] | None:
+    """Return what a value is made of: of a mapping, a sequence, or an object of any kind that arguments may be."""
+    if isinstance(value, Mapping):
+        return value
+    names = _field_names(value)
+    if names is not None:
+        return {name: getattr(value, name) for name in names}
+    return dict(enumerate(value)) if isinstance(value, list | tuple) else None
+
+
+def _field_names(value: Any) -> Sequence[str] | None:
+    cls = type(value)
+    if (structs := getattr(cls, "__struct_fields__", None)) is not None:
+        return tuple(structs)
+    if (attributes := getattr(cls, "__attrs_attrs__", None)) is not None:
+        return [attribute.name for attribute in attributes]
+    for holder in ("__dataclass_fields__", "model_fields", "__pydantic_fields__"):
+        if isinstance(fields := getattr(cls, holder, None), Mapping):
+            return list(fields)
+    return getattr(cls, "_fields", None) if isinstance(value, tuple) else None
+
+
+def _headers(path: str, actual: Any, expected: Any) -> Iterator[Difference]:
+    return _differences(path, dict(actual), expected)
+
+
+def _moment(path: str, actual: datetime | None, expected: Any) -> Iterator[Difference]:
+    if (
+        isinstance(actual, datetime)
+        and isinstance(expected, datetime)
+        and abs(actual - expected) < timedelta(seconds=1)
+    ):
+        return
+    yield from _differences(path, actual, expected)
+
+
+def _error(path: str, actual: BaseException | None, expected: Any) -> Iterator[Difference]:
+    if isinstance(expected, type):
+        if not isinstance(actual, expected):
+            yield Difference(path, actual, expected)
+        return
+    yield from _differences(path, actual, expected)
+
+
+_FIELDS: Final[Mapping[str, Callable[[str, Any, Any], Iterator[Difference]]]] = {
+    "headers": _headers,
+    "run_at": _moment,
+    "error": _error,
+}
+
+
+def _show(value: object) -> str:
+    if isinstance(value, timedelta):
+        return f"{value}" if value else "none"
+    if isinstance(value, datetime):
+        return value.isoformat(" ")
+    if isinstance(value, JobPriority):
+        return value.name
+    if isinstance(value, type):
+        return value.__qualname__
+    return repr(value)
+
+
+def describe(seen: EnqueuedJob) -> str:
+    """Return a job in one line, its arguments included."""
+    try:
+        args = repr(seen.args)
+    except Exception:  # noqa: BLE001  # undecodable, or its repr is broken: still to be shown
+        args = bytes(seen.envelope.args).decode(errors="replace")
+    due = f" due in {seen.delay}" if seen.delay else ""
+    error = seen.error if isinstance(seen, RanJob | AbandonedJob) else None
+    raised = "" if error is None else f" raised {type(error).__qualname__}: {error}"
+    return f"{seen.name} {args} queue={seen.queue} priority={seen.priority.name}{due}{raised}"

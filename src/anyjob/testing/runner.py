@@ -1,0 +1,165 @@
+"""Runs the jobs of a sandbox in the calling thread or task: which, in what order, and what a failure does."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from typing import NamedTuple
+
+from anyjob.outcome import Completed, Outcome
+from anyjob.retry import RetryLater
+from anyjob.store import JobState
+from anyjob.testing.delivery import JobDelivery
+from anyjob.testing.faults import SandboxFaults
+from anyjob.testing.record import JobRecord, JobWatcher
+from anyjob.testing.sandbox_backend import SandboxBackend
+from anyjob.testing.sandbox_clock import SandboxClock
+
+__all__ = ["JobLine", "SandboxRunner"]
+
+Plan = Generator[JobDelivery, None, None]
+
+
+class JobLine(NamedTuple):
+    """The jobs of one manager's alias, and who watches them."""
+
+    alias: str
+    backend: SandboxBackend
+    watcher: JobWatcher
+
+    def claim(self) -> JobDelivery | None:
+        """Return the delivery of the job that is first, if one is due."""
+        store = self.backend.store
+        store.recover()
+        claims = store.claim(queues=None, limit=1, lease=self.backend.lease, worker="sandbox")
+        return JobDelivery(self.backend, self.watcher.executor, claims[0]) if claims else None
+
+
+class SandboxRunner:
+    """Drives plans: generators of deliveries. Each backend's order is its own; between backends there is none."""
+
+    def __init__(self, lines: Sequence[JobLine], clock: SandboxClock, record: JobRecord, faults: SandboxFaults) -> None:
+        self._lines = lines
+        self._clock = clock
+        self._record = record
+        self._faults = faults
+
+    def drive(self, plan: Plan, *, raises: bool, limit: int | None = None) -> int:
+        """Run the plan; return how many jobs ran. Raises a failed try's error at once, if `raises`."""
+        count = 0
+        with closing(plan):
+            for delivery in plan:
+                self._refuse_more(delivery, count, limit)
+                seen = self.seen()
+                try:
+                    outcome = delivery.execute()
+                    again = delivery.execute() if self._settled(delivery, outcome) else outcome
+                except BaseException:
+                    delivery.release()
+                    raise
+                count += 1
+                if raises and not (isinstance(outcome, Completed) and isinstance(again, Completed)):
+                    self.raise_first(seen)
+        return count
+
+    async def adrive(self, plan: Plan, *, raises: bool, limit: int | None = None) -> int:
+        """Like `drive`, with async jobs in the caller's task."""
+        count = 0
+        with closing(plan):
+            for delivery in plan:
+                self._refuse_more(delivery, count, limit)
+                seen = self.seen()
+                try:
+                    outcome = await delivery.aexecute()
+                    again = await delivery.aexecute() if self._settled(delivery, outcome) else outcome
+                except BaseException:
+                    delivery.release()
+                    raise
+                count += 1
+                if raises and not (isinstance(outcome, Completed) and isinstance(again, Completed)):
+                    self.raise_first(seen)
+        return count
+
+    def due_now(self) -> Plan:
+        """Plan what is due at this moment, and nothing that comes of it."""
+        wanted = [(line, _recovered(line)) for line in list(self._lines)]
+        for line, ids in wanted:
+            aside = []
+            try:
+                while ids and (delivery := line.claim()) is not None:
+                    if delivery.id in ids:
+                        ids.remove(delivery.id)
+                        yield delivery
+                    else:  # enqueued by a job of this run, and first by its priority
+                        aside.append(delivery)
+            finally:
+                for delivery in aside:
+                    delivery.release()
+
+    def all_due(self, at_most: int | None = None) -> Plan:
+        """Plan what is due, with what comes of it, while the clock stands still."""
+        count = 0
+        while count != at_most and (delivery := self._first()) is not None:
+            yield delivery
+            count += 1
+
+    def everything(self) -> Plan:
+        """Plan what is due now and later, moving the clock to each."""
+        while True:
+            yield from self.all_due()
+            events = [line.backend.store.next_event_at() for line in self._lines]
+            moments = [each for each in events if each is not None]
+            if not moments:
+                return
+            self._clock.travel(to=max(min(moments), self._clock.now()))
+
+    def idle(self) -> bool:
+        """Whether nothing is due and nothing runs."""
+        counts = [line.backend.store.count() for line in list(self._lines)]
+        return not any(each[JobState.WAITING] or each[JobState.RUNNING] for each in counts)
+
+    def seen(self) -> tuple[int, int]:
+        """Return how many tries ended and how many jobs were given up so far."""
+        return len(self._record.ran), len(self._record.abandoned)
+
+    def raise_first(self, since: tuple[int, int]) -> None:
+        """Raise the first failure since then, if there is one."""
+        tries, given_up = since
+        for ran in self._record.ran[tries:]:
+            if ran.error is not None and not (isinstance(ran.error, RetryLater) and ran.next_try_at):
+                then = f"next at {ran.next_try_at:%Y-%m-%d %H:%M:%S}" if ran.next_try_at else "the last"
+                _raise(ran.error, f"in job {ran.name!r} ({ran.id}), try {ran.try_count}, {then}")
+        for lost in self._record.abandoned[given_up:]:
+            if lost.error is not None:
+                _raise(lost.error, f"job {lost.name!r} ({lost.id}) was given up before it ran")
+
+    def _first(self) -> JobDelivery | None:
+        return next((delivery for line in list(self._lines) if (delivery := line.claim()) is not None), None)
+
+    def _settled(self, delivery: JobDelivery, outcome: Outcome) -> bool:
+        """Settle, unless the worker is killed now; return whether the message comes a second time."""
+        envelope = delivery.envelope
+        if self._faults.kills(envelope):
+            return False
+        delivery.settle(outcome)
+        return self._faults.doubles(envelope)
+
+    def _refuse_more(self, delivery: JobDelivery, count: int, limit: int | None) -> None:
+        if count == limit:
+            delivery.release()
+            raise AssertionError(
+                f"{limit} jobs ran, and there are more: do they enqueue each other for ever? Else raise max_jobs. "
+                f"The next is {delivery.envelope.name!r}."
+            )
+
+
+def _recovered(line: JobLine) -> set[str]:
+    line.backend.store.recover()
+    return line.backend.store.due_ids()
+
+
+def _raise(error: BaseException, note: str) -> None:
+    error.add_note(f"anyjob: {note}")
+    if isinstance(error, Exception):
+        raise error
+    raise AssertionError(f"{type(error).__qualname__} {note}: {error}") from error  # a cancellation isn't the test's

@@ -1,0 +1,155 @@
+"""The backend of one alias inside a sandbox: memory, with the limits of another backend if the test asks for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import Final
+
+from msgspec.structs import replace
+
+from anyjob.backend import BackendConfig, JobShelf, TakenJob
+from anyjob.capabilities import Capabilities
+from anyjob.envelope import JobEnvelope
+from anyjob.executor import JobExecutor
+from anyjob.lanes import JobRow
+from anyjob.loader import load_backend
+from anyjob.memory import InMemoryJobStore
+from anyjob.outcome import JobFailure, Outcome
+from anyjob.store import JobClaim, JobFilter, JobPage, JobState
+from anyjob.store_backend import StoreBackend, memory_capabilities
+from anyjob.testing.faults import SandboxFaults
+from anyjob.testing.sandbox_clock import SandboxClock
+from anyjob.worker import JobWorker, WorkerOptions
+
+__all__ = ["MEMORY", "SandboxBackend", "SandboxStore", "capabilities_of"]
+
+MEMORY: Final = memory_capabilities(30.0)
+_UNBOUNDED: Final = timedelta(minutes=5)  # for a profile that names no bound: jobs come again, some time
+
+
+def capabilities_of(profile: Capabilities | str | None) -> Capabilities:
+    """Return what to behave like: the capabilities given, or those of the backend of a URL, which is not connected to.
+
+    Raises as `load_backend` does: the adapter and its library must be installed.
+    """
+    if profile is None:
+        return MEMORY
+    if isinstance(profile, Capabilities):
+        return profile
+    backend = load_backend(BackendConfig(alias="profile", url=profile))
+    try:
+        return backend.capabilities
+    finally:
+        backend.close()
+
+
+class SandboxStore(InMemoryJobStore):
+    """A store that says when a job was settled, and when one of a killed worker comes again.
+
+    Without `unique_ids` it takes a second job of an id, as most brokers do.
+    """
+
+    def __init__(self, clock: SandboxClock, changed: threading.Condition, *, unique_ids: bool) -> None:
+        super().__init__(clock)
+        self._settled = changed
+        self._unique_ids = unique_ids
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        held = super().settle(claim, outcome)
+        with self._settled:
+            self._settled.notify_all()
+        return held
+
+    def _refuse_taken(self, job_id: str, envelopes: Sequence[JobEnvelope]) -> None:
+        if self._unique_ids:
+            super()._refuse_taken(job_id, envelopes)
+
+    def _row(self, envelope: JobEnvelope) -> JobRow:
+        row = super()._row(envelope)
+        return replace(row, id=f"{row.id}~{row.seq}") if row.id in self._rows and not self._unique_ids else row
+
+    def next_event_at(self) -> datetime | None:
+        """Return when the next job is due, or runs again because its worker was killed."""
+        with self._lock:
+            ends = [held.until for held in self._leases.values()]
+        due = self.next_due_at(None)
+        return min([*ends, *([due] if due is not None else [])], default=None)
+
+    def due_ids(self) -> set[str]:
+        """Return the ids of the jobs that are due now."""
+        with self._lock:
+            now = self.clock.now()
+            return {row.id for row in self._rows.values() if self._state(row, now) is JobState.WAITING}
+
+
+class SandboxBackend(StoreBackend):
+    """Keeps the jobs of one alias, after the faults had their say."""
+
+    store: SandboxStore
+
+    def __init__(
+        self,
+        store: SandboxStore,
+        capabilities: Capabilities,
+        faults: SandboxFaults,
+        accepted: Callable[[Sequence[JobEnvelope]], None],
+    ) -> None:
+        super().__init__(store, capabilities)
+        self._faults = faults
+        self._accepted = accepted
+        self.workers: list[JobWorker] = []
+        """Every worker that was made here."""
+        if capabilities is not MEMORY:
+            whole, self.capabilities = self.shelf, capabilities
+            self.shelf = _LimitedShelf(whole, capabilities) if whole is not None and capabilities.listing else None
+
+    @property
+    def lease(self) -> timedelta:
+        """After how long the job of a killed worker runs again."""
+        return self.capabilities.redelivery_bound or _UNBOUNDED
+
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+        self._faults.accept(envelopes, self.capabilities.bulk, self._take)
+
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
+        worker = super().worker(executor, options)
+        self.workers.append(worker)
+        return worker
+
+    def put(self, envelopes: Sequence[JobEnvelope]) -> None:
+        """Keep jobs that nobody here enqueued, whatever the faults say."""
+        super().send(envelopes)
+
+    def _take(self, envelopes: Sequence[JobEnvelope]) -> None:
+        if envelopes:
+            self._accepted(envelopes)  # first: a worker that is woken may be quicker than we
+            self.put(envelopes)
+
+
+class _LimitedShelf(JobShelf):
+    """Shows and hands out no more than the profile's backend would."""
+
+    def __init__(self, shelf: JobShelf, capabilities: Capabilities) -> None:
+        self._shelf = shelf
+        self.clock = shelf.clock
+        self.capabilities = capabilities
+
+    def count(self) -> Mapping[JobState, int]:
+        return {state: count for state, count in self._shelf.count().items() if state in self.capabilities.counts}
+
+    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        return self._shelf.scan(_within(chosen, self.capabilities.listing), cursor=cursor, limit=limit)
+
+    def take(self, chosen: JobFilter, *, limit: int) -> AbstractContextManager[Sequence[TakenJob]]:
+        return self._shelf.take(_within(chosen, self.capabilities.removal), limit=limit)
+
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        return self._shelf.park(raw, failure)
+
+
+def _within(chosen: JobFilter, states: frozenset[JobState]) -> JobFilter:
+    return dataclasses.replace(chosen, states=states if chosen.states is None else states & chosen.states)

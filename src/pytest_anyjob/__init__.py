@@ -1,0 +1,33 @@
+"""The pytest plugin of anyjob. A package of its own, so that pytest finds the fixture and imports nothing of anyjob."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from anyjob.testing import JobSandbox
+
+__all__ = ["anyjob_sandbox"]
+
+_MARKER = (
+    "anyjob_sandbox(profile=None, start=None): what the fixture anyjob_sandbox behaves like, and where its clock "
+    "stands; see anyjob.testing.in_memory"
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line("markers", _MARKER)
+
+
+@pytest.fixture
+def anyjob_sandbox(request: pytest.FixtureRequest) -> Iterator[JobSandbox]:
+    """Every backend of the application is memory for the length of the test, on a clock that stands still."""
+    from anyjob.testing import in_memory  # with all of anyjob, by who asks for it
+
+    marker = request.node.get_closest_marker("anyjob_sandbox")
+    with in_memory(**(marker.kwargs if marker is not None else {})) as sandbox:
+        yield sandbox

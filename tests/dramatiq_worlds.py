@@ -1,0 +1,191 @@
+"""The conformance kit's worlds on Dramatiq."""
+
+from __future__ import annotations
+
+import pickle
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import amqp
+import msgspec
+from msgspec import Raw
+from rabbit import PrivateRabbit, amqp_url, connect
+from redis import Redis
+from servers import PrivateRedis
+
+from anyjob.testing.conformance import ServerHarness, ServerWorld
+from anyjob.testing.conformance.processes import QUEUES
+from anyjob_dramatiq.amqp_backend import names_of
+from anyjob_dramatiq.names import Names, root_of
+
+__all__ = ["dramatiq_amqp_harness", "dramatiq_redis_harness"]
+
+
+def dramatiq_redis_harness(folder: Path) -> DramatiqRedisHarness:
+    """Return the harness of Dramatiq on Redis, on a server of its own."""
+    return DramatiqRedisHarness(PrivateRedis(folder))
+
+
+def dramatiq_amqp_harness(folder: Path) -> DramatiqAmqpHarness:
+    """Return the harness of Dramatiq on RabbitMQ: on a node of its own, else on the shared one."""
+    if not PrivateRabbit.is_installed():
+        return DramatiqAmqpHarness(amqp_url())
+    node = PrivateRabbit(folder)
+    node.start()
+    return DramatiqAmqpHarness(node.url, node)
+
+
+class _RunsCode:
+    """Pickled, it makes the file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def message(queue: str, *args: object, actor: str = "x", **options: object) -> bytes:
+    """Return a message as Dramatiq writes it."""
+    fields = {"queue_name": queue, "actor_name": actor, "args": args, "kwargs": {}, "options": options}
+    return msgspec.json.encode({**fields, "message_id": "x", "message_timestamp": 0})
+
+
+def hostile_messages(path: Path) -> Iterator[bytes]:
+    """Yield messages that a careless Dramatiq worker is stranded by, or obeys."""
+    command = f"touch {path}"
+    yield b""
+    yield b"no JSON"
+    yield b"\xff\xfe\x00"
+    yield b"[" * 100_000
+    yield b"{}"
+    yield pickle.dumps(_RunsCode(path))
+    yield message("default")
+    yield message("default", {}, {})
+    yield message("no-such-queue", command, actor="os.system")
+    target = {"queue_name": "default", "actor_name": "os.system", "args": [command], "kwargs": {}, "options": {}}
+    options: list[dict[str, Any]] = [{"pipe_target": target}, {"on_success": "os.system"}, {"on_failure": "os.system"}]
+    options += [{"eta": 2**60}, {"eta": "x"}, {"time_limit": "x"}, {"max_age": 1}, {"max_retries": 9}]
+    options += [{"throws": "x", "on_retry_exhausted": "os.system", "retries": -1}]
+    options += [{"group_completion_uuid": "x", "group_completion_callbacks": [target]}]
+    for each in options:
+        yield message("default", {}, **each)
+
+
+class DramatiqRedisWorld(ServerWorld):
+    """A namespace on Redis."""
+
+    @property
+    def names(self) -> Names:
+        return Names(root_of(self.namespace))
+
+    def put(self, raw: bytes, *, queue: str = "default") -> None:
+        with self.client() as client:
+            self._push(client, queue, message(queue, Raw(raw)))
+
+    def put_hostile(self, path: Path) -> int:
+        hostile = [data for data in hostile_messages(path) if data]
+        with self.client() as client:
+            for data in hostile:
+                self._push(client, "default", data)
+            level = self.names.key("default.normal")
+            for native_id in (b"no-such-message", b"\xff \x00 %s\n"):
+                client.rpush(level, native_id)
+        return len(hostile) + 2
+
+    def clear(self) -> None:
+        with self.client() as client:
+            for key in client.scan_iter(f"{self.namespace}:*", 1000):
+                client.delete(key)
+
+    def client(self) -> Redis:
+        return Redis.from_url(self.url.partition("+")[2])
+
+    def _push(self, client: Redis, queue: str, data: bytes) -> None:
+        level, native_id = self.names.key(f"{queue}.normal"), secrets.token_hex(8)
+        client.hset(f"{level}.msgs", native_id, data)
+        client.rpush(level, native_id)
+
+
+class DramatiqRedisHarness(ServerHarness):
+    """Dramatiq's worlds on a Redis of their own."""
+
+    restartable = True
+
+    def __init__(self, server: PrivateRedis) -> None:
+        super().__init__(f"dramatiq+{server.url}")
+        self._server = server
+        server.start()
+
+    def open(self, folder: Path, **settings: Any) -> DramatiqRedisWorld:
+        return DramatiqRedisWorld(self.url, folder, settings)
+
+    def url_at(self, host: str, port: int) -> str:
+        return f"dramatiq+redis://{host}:{port}/0"
+
+    def stop_server(self) -> None:
+        self._server.kill()
+
+    def start_server(self) -> None:
+        self._server.start()
+
+    def close(self) -> None:
+        self._server.kill()
+
+
+class DramatiqAmqpWorld(ServerWorld):
+    """A namespace on RabbitMQ."""
+
+    def put(self, raw: bytes, *, queue: str = "default") -> None:
+        self._publish(message(queue, Raw(raw)), queue)
+
+    def put_hostile(self, path: Path) -> int:
+        hostile = list(hostile_messages(path))
+        for data in hostile:
+            self._publish(data, "default")
+        return len(hostile)
+
+    def clear(self) -> None:
+        names = names_of(self.namespace)
+        with connect(self.url.partition("+")[2]) as connection, connection.channel() as channel:
+            for queue in (*map(names.queue, QUEUES), names.parked, *names.levels):
+                channel.queue_delete(queue)
+            for exchange in (names.due, *names.levels):
+                channel.exchange_delete(exchange)
+
+    def _publish(self, body: bytes, queue: str) -> None:
+        native = names_of(self.namespace).queue(queue)
+        with connect(self.url.partition("+")[2]) as connection, connection.channel() as channel:
+            channel.confirm_select()
+            channel.queue_declare(native, durable=True, auto_delete=False, arguments={"x-max-priority": 4})
+            sent = amqp.Message(body, delivery_mode=2, priority=2)
+            channel.basic_publish_confirm(sent, "", native, mandatory=True)
+
+
+class DramatiqAmqpHarness(ServerHarness):
+    """Dramatiq's worlds on a RabbitMQ: a node of their own where there is one to be started."""
+
+    def __init__(self, url: str, node: PrivateRabbit | None = None) -> None:
+        super().__init__(f"dramatiq+{url}")
+        self._node = node
+        self.restartable = node is not None
+
+    def open(self, folder: Path, **settings: Any) -> DramatiqAmqpWorld:
+        return DramatiqAmqpWorld(self.url, folder, settings)
+
+    def url_at(self, host: str, port: int) -> str:
+        return f"dramatiq+amqp://guest:guest@{host}:{port}//"
+
+    def stop_server(self) -> None:
+        assert self._node is not None
+        self._node.kill()
+
+    def start_server(self) -> None:
+        assert self._node is not None
+        self._node.start()
+
+    def close(self) -> None:
+        if self._node is not None:
+            self._node.close()
