@@ -44,7 +44,7 @@ class DramatiqAmqpBackend(DramatiqBackend):
             self._links,
             self._publisher,
             self._names,
-            queues=self._known_queues,
+            counted={JobState.WAITING: self._known_queues, JobState.SCHEDULED: lambda: self._names.levels},
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,

@@ -236,4 +236,4 @@ def test_app_needs_a_backend_on_celery(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import anyjob_celery.app"], capture_output=True, text=True, cwd=tmp_path, check=False
     )
-    assert "does not run on Celery" in done.stderr
+    assert "is no CeleryBackend" in done.stderr
