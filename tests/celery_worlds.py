@@ -167,15 +167,15 @@ class CeleryRedisWorld(ServerWorld):
         return len(items)
 
     def clear(self) -> None:
-        with self._client() as client:
+        with self.client() as client:
             for key in client.scan_iter(f"{self.namespace}:*", 1000):
                 client.delete(key)
 
     def _push(self, item: bytes, queue: str) -> None:
-        with self._client() as client:
+        with self.client() as client:
             client.lpush(f"{self.namespace}:celery:{queue}\x06\x162", item)
 
-    def _client(self) -> redis.Redis:
+    def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url.partition("+")[2])
 
 

@@ -149,9 +149,8 @@ class World:
     ) -> None:
         for worker in self.workers:
             worker.kill()
-        if error is not None:
-            for worker in self.workers:
-                sys.stderr.write(worker.output())
+        for worker in self.workers:
+            sys.stderr.write(worker.output())  # pytest shows it if the test failed
         self.manager.close()
         with contextlib.suppress(redis.RedisError):
             self._clear()
@@ -159,13 +158,15 @@ class World:
 
     def _clear(self) -> None:
         keys = [key for pattern in (f"{self.namespace}:*", f"rq:*{self.namespace}*") for key in self._keys(pattern)]
-        keys += [key for key in self._keys("rq:worker:*") if self._is_of_our_worker(key)]
-        if keys:
+        workers = [key for key in self._keys("rq:worker:*") if self._is_of_our_worker(key)]
+        foreign = [key for key in self._keys("rq:job:*") if self._is_in_our_queues(key)]
+        if keys := [*keys, *workers, *foreign]:
             self.client.delete(*keys)
-        for name in self._keys("rq:queues"):
-            members = [each for each in self.client.sscan_iter(name) if self.namespace.encode() in each]
-            if members:
-                self.client.srem(name, *members)
+        if workers:
+            self.client.srem("rq:workers", *workers)
+        members = [each for each in self.client.sscan_iter("rq:queues") if self.namespace.encode() in each]
+        if members:
+            self.client.srem("rq:queues", *members)
 
     def _keys(self, pattern: str) -> list[bytes]:
         return list(self.client.scan_iter(pattern))
@@ -175,3 +176,6 @@ class World:
         if key.endswith(b":executions"):
             return any(ours in member for member in self.client.smembers(key))
         return ours in (self.client.hget(key, "queues") or b"")
+
+    def _is_in_our_queues(self, key: bytes) -> bool:
+        return self.client.type(key) == b"hash" and self.namespace.encode() in (self.client.hget(key, "origin") or b"")

@@ -51,13 +51,6 @@ def test_the_settings_shown_are_right(tmp_path: Path) -> None:
     assert set(settings.backends) == {"main", "ledger"}
 
 
-def test_the_capability_matrix_is_fresh() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "matrix.py", "--check"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
 # The adapter's tests are the whole kit: tests/conformance/test_folder.py runs them.
 EXAMPLES = [path for path in sorted(ROOT.glob("examples/*/*.py")) if path.parent.name != "05_write_an_adapter"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,13 +38,15 @@ class Publisher:
         self._timeout = timeout
 
     def publish(self, parcels: Sequence[Parcel]) -> None:
-        """Return when the broker has taken on every message; raise `EnqueueError` within the timeout otherwise."""
-        deadline = time.monotonic() + self._timeout
+        """Return when the broker has taken on every message; raise `EnqueueError` otherwise.
+
+        The timeout is for one confirmation after the other: many messages may take longer, a silent broker may not.
+        """
         accepted: list[str] = []
         for start in range(0, len(parcels), _BATCH):
             batch = _Batch(parcels[start : start + _BATCH])
             with _told(batch, accepted, parcels[start + _BATCH :]), self._links.link() as link:
-                _publish(batch, link, deadline)
+                _publish(batch, link, self._timeout)
             accepted.extend(batch.accepted)
 
 
@@ -58,7 +59,7 @@ class _Batch:
         self.accepted: list[str] = []
         self.refused: list[str] = []
 
-    def send(self, link: Link, deadline: float) -> None:
+    def send(self, link: Link, timeout: float) -> None:
         """Publish what is unsent and wait for every confirmation; what came back is unsent then."""
         link.returned.clear()
         while self.unsent:
@@ -78,18 +79,18 @@ class _Batch:
                     self.accepted.append(parcel.id)
 
         while self.under_way:
-            link.channel.wait([Basic.Ack, Basic.Nack], callback=confirmed, timeout=_left(deadline))
+            link.channel.wait([Basic.Ack, Basic.Nack], callback=confirmed, timeout=timeout)
 
 
 class _NotTakenError(Exception):
     pass
 
 
-def _publish(batch: _Batch, link: Link, deadline: float) -> None:
+def _publish(batch: _Batch, link: Link, timeout: float) -> None:
     for again in (False, True):
         for place in {parcel.route.place for parcel in batch.unsent}:
             link.prepare(place, again=again)
-        batch.send(link, deadline)
+        batch.send(link, timeout)
         if not batch.unsent:
             break
     if batch.unsent or batch.refused:
@@ -107,13 +108,6 @@ def _told(batch: _Batch, accepted: Sequence[str], rest: Sequence[Parcel]) -> Ite
             rejected=[*batch.refused, *(parcel.id for parcel in (*batch.unsent, *rest))],
             in_doubt=[parcel.id for parcel in batch.under_way.values()],
         ) from error
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("it did not confirm in time")
-    return left
 
 
 _BATCH: Final = 500

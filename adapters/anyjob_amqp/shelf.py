@@ -40,7 +40,8 @@ class _Parked(Struct, frozen=True):
 class AmqpShelf(JobShelf):
     """Counts every queue; lists and takes out parked jobs. Thread-safe.
 
-    `queues` returns the native names of the queues to be counted; `resend` sends a retried job.
+    `counted` returns, for each state that can be told beside the parked, the native names of the queues that hold it;
+    `resend` sends a retried job.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class AmqpShelf(JobShelf):
         publisher: Publisher,
         names: AmqpNames,
         *,
-        queues: Callable[[], Iterable[str]],
+        counted: Mapping[JobState, Callable[[], Iterable[str]]],
         resend: Callable[[JobEnvelope], None],
         clock: Clock,
         capabilities: Capabilities,
@@ -59,18 +60,17 @@ class AmqpShelf(JobShelf):
         self._links = links
         self._publisher = publisher
         self._names = names
-        self._queues = queues
+        self._counted = dict(counted)
         self._send_again = resend
         self._ids = JobIds()
 
     def count(self) -> Mapping[JobState, int]:
         with _translated(), self._links.link() as link:
-            counted = {
-                JobState.WAITING: self._queues(),
-                JobState.SCHEDULED: self._names.levels,
-                JobState.ABANDONED: [self._names.parked],
+            counts = {
+                state: sum(_ready(link.connection, queue) for queue in queues())
+                for state, queues in self._counted.items()
             }
-            return {state: sum(_ready(link.connection, queue) for queue in queues) for state, queues in counted.items()}
+            return {**counts, JobState.ABANDONED: _ready(link.connection, self._names.parked)}
 
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         self.capabilities.refuse_listing(chosen.states)
@@ -161,7 +161,7 @@ class _TakenParkedJob(TakenJob):
 
 def _stored(message: Message) -> StoredJob:
     job_id = message.properties.get("message_id") or f"unnamed-{message.delivery_tag}"
-    body = bytes(message.body)
+    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
     try:
         parked = _decoder.decode(body)
     except UNREADABLE:

@@ -1,7 +1,7 @@
 """Runs jobs on Celery: over RabbitMQ, over Redis, or in an application of yours."""
 
-from anyjob_celery.backend import CeleryBackend
+from anyjob_celery.backend import CeleryBackend, OwnCeleryBackend
 from anyjob_celery.on_amqp import AmqpCeleryBackend
 from anyjob_celery.on_redis import RedisCeleryBackend
 
-__all__ = ["AmqpCeleryBackend", "CeleryBackend", "RedisCeleryBackend"]
+__all__ = ["AmqpCeleryBackend", "CeleryBackend", "OwnCeleryBackend", "RedisCeleryBackend"]

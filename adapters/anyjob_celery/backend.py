@@ -1,45 +1,41 @@
-"""Jobs on Celery: what every transport has in common."""
+"""Jobs on Celery: what every transport, and every application, has in common."""
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from threading import Event
 from typing import Any, Final
 
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
+from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob.executor import JobExecutor
 from anyjob.worker import WorkerOptions
+from anyjob_celery.safety import OURS
 
-__all__ = ["POOLS", "CeleryBackend"]
+__all__ = ["CeleryBackend", "OwnCeleryBackend"]
 
-POOLS: Final = ("prefork", "threads", "solo")
+_POOLS: Final = ("prefork", "threads", "solo")
+_LONGEST_ETA: Final = timedelta(minutes=15)  # half of RabbitMQ's default consumer_timeout
 
 
 class CeleryBackend(JobBackend):
-    """Sends jobs as Celery messages, which Celery's own worker runs. Enqueuing needs, and imports, no Celery.
+    """Sends jobs as Celery messages, which Celery's own worker runs.
 
-    `options` are Celery's settings by their own names, but for `pool` (which the worker command uses: prefork, threads
-    or solo).
+    Of its `options` two are anyjob's: `pool`, for the worker command (prefork, threads or solo), and `delay`: "native"
+    is Celery's own countdown, held in a worker's memory, its priority lost.
     """
 
     def __init__(self, config: BackendConfig) -> None:
         self.config = config
         self.options = dict(config.options)
-        self.pool: str = self.options.pop("pool", POOLS[0])
-        if self.pool not in POOLS:
-            raise ConfigurationError(
-                f"backends.{config.alias}.options.pool: no pool {self.pool!r}.{did_you_mean(str(self.pool), POOLS)} "
-                f"Pools: {', '.join(POOLS)}."
-            )
-
-    @property
-    def url(self) -> str:
-        """The broker's URL, as Celery knows it."""
-        return self.config.url.partition("+")[2]
+        self.pool = self._option("pool", _POOLS)
+        self.native_delay = self._option("delay", ("exact", "native")) == "native"
+        self.longest_eta = _LONGEST_ETA
 
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
         """Return the command of Celery's worker; it finds the backend, and the URL, by anyjob's own settings."""
@@ -52,16 +48,8 @@ class CeleryBackend(JobBackend):
         return NativeCommand(tuple(argv))
 
     @abstractmethod
-    def native_queue(self, logical: str) -> Mapping[str, Any]:
-        """Return the arguments of the kombu queue for a logical one."""
-
-    @abstractmethod
-    def transport_settings(self, stop: threading.Event) -> Mapping[str, Any]:
-        """Return the Celery settings that this transport needs; `stop` is set while the worker stops."""
-
-    def worker_steps(self) -> Sequence[Any]:
-        """Return the bootsteps that this transport adds to a worker."""
-        return ()
+    def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:
+        """Return the Celery application whose workers run the jobs of this backend; connects to nothing."""
 
     def give_back_held(self) -> None:
         """Let go of what this worker holds, uncharged, before its process ends. A broker may do so by itself."""
@@ -70,3 +58,63 @@ class CeleryBackend(JobBackend):
     def keep_held(self, tags: Collection[str]) -> None:  # noqa: ARG002
         """After a lost connection: hold on to nothing but these, which still run. A broker may do so by itself."""
         return
+
+    def native_eta(self, envelope: JobEnvelope) -> str | None:
+        """Return when Celery is to run the job, if its delay is Celery's affair.
+
+        What is due much later comes early, and the executor sends it back: held for longer, brokers deliver it again.
+        """
+        if not self.native_delay or envelope.due_at is None:
+            return None
+        now = self.config.clock.now()
+        return min(envelope.due_at, now + self.longest_eta).isoformat() if envelope.due_at > now else None
+
+    def _option(self, name: str, choices: Sequence[str]) -> str:
+        value = str(self.options.pop(name, choices[0]))
+        if value not in choices:
+            raise ConfigurationError(
+                f"backends.{self.config.alias}.options.{name}: {value!r} is none of {', '.join(choices)}."
+                f"{did_you_mean(value, choices)}"
+            )
+        return value
+
+
+class OwnCeleryBackend(CeleryBackend):
+    """An application made by us, with the safe settings; enqueuing needs, and imports, no Celery.
+
+    Its other `options` are Celery's settings by their own names.
+    """
+
+    def __init__(self, config: BackendConfig) -> None:
+        super().__init__(config)
+        refused = sorted(OURS.intersection(self.options))
+        if refused:
+            raise ConfigurationError(
+                f"backends.{config.alias}.options: {', '.join(refused)}: anyjob sees to that itself. For an "
+                "application with settings of your own use celery://?app=module:attribute."
+            )
+        self.transport_options: Mapping[str, Any] = self.options.pop("broker_transport_options", {})
+
+    @property
+    def url(self) -> str:
+        """The broker's URL, as Celery knows it."""
+        return self.config.url.partition("+")[2]
+
+    def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:
+        from anyjob_celery.application import (
+            make_application,  # Celery takes 0.2 s to import, and a producer needs none
+        )
+
+        return make_application(self, executor, stop_timeout=stop_timeout)
+
+    @abstractmethod
+    def native_queue(self, logical: str) -> Mapping[str, Any]:
+        """Return the arguments of the kombu queue for a logical one."""
+
+    @abstractmethod
+    def transport_settings(self, stop: Event) -> Mapping[str, Any]:
+        """Return the Celery settings that this transport needs; `stop` is set while the worker stops."""
+
+    def worker_steps(self) -> Sequence[Any]:
+        """Return the bootsteps that this transport adds to a worker."""
+        return ()

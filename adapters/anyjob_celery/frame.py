@@ -1,4 +1,4 @@
-"""A job as a Celery message (protocol 2), and back. Only what is exactly ours is opened, and the job stays undecoded."""
+"""A job as a Celery message (protocol 2), and back. Only what is exactly ours is opened; the job stays undecoded."""
 
 from __future__ import annotations
 
@@ -59,17 +59,20 @@ _decoder: Final = msgspec.json.Decoder(tuple[tuple[Raw], _Nothing, _Embedded])
 
 
 def headers_of(envelope: JobEnvelope) -> dict[str, Any]:
-    """Return the headers of the job's message: those that Celery's own `as_task_v2` makes, without the arguments."""
+    """Return the headers of the job's message: as Celery's own, without the arguments, and without what is at its
+    default. That is most, and half of the time that it takes to publish one; `open_frame` puts it back.
+    """
+    job_id = envelope.id
     return {
         "lang": "py",
         "task": TASK,
-        "id": envelope.id,
+        "id": job_id,
+        "root_id": job_id,
+        "parent_id": None,
+        "group": None,
         "shadow": envelope.name,
-        "argsrepr": f"<{envelope.id}>",
+        "argsrepr": f"<{job_id}>",
         "origin": _origin(os.getpid()),
-        "eta": None,
-        **_FIXED,
-        "root_id": envelope.id,
     }
 
 

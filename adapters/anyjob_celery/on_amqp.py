@@ -15,20 +15,21 @@ from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, write_envelope
 from anyjob.store import JobState
 from anyjob_amqp import LEVELS, MAX_DELAY, AmqpNames, AmqpShelf, Links, Parcel, Publisher, read_url
-from anyjob_celery.backend import CeleryBackend
-from anyjob_celery.frame import body_of, headers_of
+from anyjob_celery.backend import OwnCeleryBackend
+from anyjob_celery.frame import body_of
+from anyjob_celery.publishing import announced_headers, tell_published
 
 __all__ = ["AmqpCeleryBackend"]
 
 
-class AmqpCeleryBackend(CeleryBackend):
+class AmqpCeleryBackend(OwnCeleryBackend):
     """Celery over RabbitMQ: `celery+amqp://` and `celery+amqps://`."""
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
         self._clock = config.clock
         self._names = AmqpNames(config.namespace)
-        options = self._transport_options = self.options.pop("broker_transport_options", {})
+        options = self.transport_options
         if "broker_use_ssl" in self.options:
             options = {**options, "ssl": self.options["broker_use_ssl"]}
         self._links = Links(read_url(self.url, config.alias), config.enqueue_timeout, options)
@@ -36,8 +37,8 @@ class AmqpCeleryBackend(CeleryBackend):
         self.capabilities = Capabilities(
             priority=Quality.EXACT,
             priority_across_queues=False,  # RabbitMQ serves a channel's queues in turn
-            delay=Quality.EXACT,
-            max_delay=MAX_DELAY,
+            delay=Quality.APPROXIMATE if self.native_delay else Quality.EXACT,
+            max_delay=None if self.native_delay else MAX_DELAY,
             bulk=BulkAtomicity.BATCH,
             listing=_PARKED,
             removal=_PARKED,
@@ -56,7 +57,7 @@ class AmqpCeleryBackend(CeleryBackend):
             self._links,
             self._publisher,
             self._names,
-            queues=self._known_queues,
+            counted={JobState.WAITING: self._known_queues, JobState.SCHEDULED: lambda: self._names.levels},
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,
@@ -64,7 +65,10 @@ class AmqpCeleryBackend(CeleryBackend):
         self._sent_to: set[str] = set()
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        self._publisher.publish([self._parcel(envelope) for envelope in envelopes])
+        headers = [announced_headers(envelope, self.native_eta(envelope)) for envelope in envelopes]
+        self._publisher.publish(list(map(self._parcel, envelopes, headers)))
+        for envelope, told in zip(envelopes, headers, strict=True):
+            tell_published(envelope, told)
 
     def close(self) -> None:
         self._links.close()
@@ -76,7 +80,9 @@ class AmqpCeleryBackend(CeleryBackend):
     def transport_settings(self, stop: threading.Event) -> Mapping[str, Any]:  # noqa: ARG002
         namespace = self.config.namespace
         return {
-            "broker_transport_options": self._transport_options,
+            "broker_transport_options": self.transport_options,
+            # A job in the main process leaves no time for heartbeats: RabbitMQ would take the worker for dead.
+            **({"broker_heartbeat": 0} if self.pool == "solo" else {}),
             "broker_channel_error_retry": True,  # else a job longer than consumer_timeout ends the worker
             "task_default_exchange": "",
             "control_exchange": namespace,
@@ -88,16 +94,16 @@ class AmqpCeleryBackend(CeleryBackend):
         logical = self.config.queues or sorted({"default", *self._sent_to})
         return [self._names.queue(each) for each in logical]
 
-    def _parcel(self, envelope: JobEnvelope) -> Parcel:
+    def _parcel(self, envelope: JobEnvelope, headers: Mapping[str, Any]) -> Parcel:
         seconds = 0
-        if envelope.due_at is not None:
+        if envelope.due_at is not None and not self.native_delay:
             seconds = math.ceil((envelope.due_at - self._clock.now()).total_seconds())
         self._sent_to.add(envelope.queue)
         message = Message(
             body_of(write_envelope(envelope)),
             content_type="application/json",
             content_encoding="utf-8",
-            application_headers=headers_of(envelope),
+            application_headers=headers,
             delivery_mode=2,
             priority=LEVELS[envelope.priority],
             correlation_id=envelope.id,

@@ -12,8 +12,8 @@ from anyjob.backend import BackendConfig
 from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope
 from anyjob.store import JobState
-from anyjob_celery.backend import CeleryBackend
-from anyjob_celery.frame import headers_of
+from anyjob_celery.backend import OwnCeleryBackend
+from anyjob_celery.publishing import announced_headers, tell_published
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
 from anyjob_celery.redis_shelf import RedisShelf
 from anyjob_celery.redis_wire import LEVELS
@@ -22,19 +22,18 @@ from anyjob_redis import ParkedJobs, connect
 __all__ = ["RedisCeleryBackend"]
 
 
-class RedisCeleryBackend(CeleryBackend):
+class RedisCeleryBackend(OwnCeleryBackend):
     """Celery over Redis: `celery+redis://` and `celery+rediss://`."""
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
-        self._transport_options: Mapping[str, Any] = self.options.pop("broker_transport_options", {})
-        options = {**self.options.get("broker_use_ssl", {}), **self._transport_options}
+        options = {**self.options.get("broker_use_ssl", {}), **self.transport_options}
         client = self.client = connect(replace(config, options=options), self.url)
         self.messages = RedisMessages(client, config.namespace, config.clock)
         self.held = HeldMessages(self.messages, config.lease)
         self.capabilities = Capabilities(
             priority=Quality.EXACT,
-            delay=Quality.EXACT,
+            delay=Quality.APPROXIMATE if self.native_delay else Quality.EXACT,
             bulk=BulkAtomicity.BATCH,
             listing=ALL_STATES,
             removal=ALL_STATES - {JobState.RUNNING},
@@ -54,7 +53,10 @@ class RedisCeleryBackend(CeleryBackend):
         )
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        self.messages.send(envelopes, headers_of)
+        headers = [announced_headers(envelope, self.native_eta(envelope)) for envelope in envelopes]
+        self.messages.send(envelopes, headers, at_once=self.native_delay)
+        for envelope, told in zip(envelopes, headers, strict=True):
+            tell_published(envelope, told)
 
     def close(self) -> None:
         self.client.close()
@@ -71,7 +73,7 @@ class RedisCeleryBackend(CeleryBackend):
                 "socket_connect_timeout": self.config.enqueue_timeout,
                 "socket_timeout": self.config.enqueue_timeout,
                 "socket_keepalive": True,
-                **self._transport_options,
+                **self.transport_options,
                 "global_keyprefix": f"{self.config.namespace}:celery:",
                 "priority_steps": list(LEVELS.values()),
                 "anyjob": TransportPart(self.held, stop),

@@ -6,7 +6,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from redis import Redis
@@ -35,14 +35,17 @@ class RedisMessages:
         self._ids = JobIds()
         self._scripts: dict[str, Script] = {text: client.register_script(text) for text in _ALL}
 
-    def send(self, envelopes: Sequence[JobEnvelope], headers_of: Callable[[JobEnvelope], Mapping[str, Any]]) -> None:
-        """Send jobs, each batch of them all or none."""
+    def send(
+        self, envelopes: Sequence[JobEnvelope], headers: Sequence[Mapping[str, Any]], *, at_once: bool = False
+    ) -> None:
+        """Send jobs, each batch of them all or none; `at_once` leaves delays to whoever takes them."""
         accepted: list[str] = []
         for start in range(0, len(envelopes), _BATCH):
             batch = envelopes[start : start + _BATCH]
             ids = [envelope.id for envelope in batch]
             rest = [envelope.id for envelope in envelopes[start + _BATCH :]]
-            args = [part for envelope in batch for part in self._sent(envelope, headers_of(envelope))]
+            told = zip(batch, headers[start:], strict=False)
+            args = [part for each in told for part in self._sent(*each, at_once=at_once)]
             script = self._scripts[SEND]
             run_once(self.client, script, [self.namespace, *args], accepted=accepted, ids=ids, rest=rest)
             accepted.extend(ids)
@@ -109,9 +112,9 @@ class RedisMessages:
     def _run(self, text: str, *args: Any) -> Any:
         return self._scripts[text](args=[self.namespace, *args])
 
-    def _sent(self, envelope: JobEnvelope, headers: Mapping[str, Any]) -> Sequence[Any]:
+    def _sent(self, envelope: JobEnvelope, headers: Mapping[str, Any], *, at_once: bool) -> Sequence[Any]:
         tag = self._ids.new(self._clock.now())
-        due = "" if envelope.due_at is None else envelope.due_at.timestamp()
+        due = "" if at_once or envelope.due_at is None else envelope.due_at.timestamp()
         return envelope.queue, LEVELS[envelope.priority], due, tag, item_of(envelope, headers, tag)
 
 

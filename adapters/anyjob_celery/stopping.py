@@ -17,7 +17,7 @@ from celery import bootsteps, signals
 
 from anyjob_celery.backend import CeleryBackend
 
-__all__ = ["StopBound", "StopFlag"]
+__all__ = ["StopBound", "StopFlag", "TellJobs"]
 
 logger = logging.getLogger("anyjob.worker")
 
@@ -37,12 +37,8 @@ class StopFlag(threading.Event):
         super().set()
 
 
-class StopBound(bootsteps.StartStopStep):
-    """Bounds Celery's warm shutdown, which waits for running jobs however long they take.
-
-    When the time is up the pool's children are killed, what is held goes back uncharged, and the process ends: nothing
-    else ends a thread, or a job in the main process, that doesn't want to.
-    """
+class TellJobs(bootsteps.StartStopStep):
+    """Lets running jobs see that their worker stops."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -52,26 +48,48 @@ class StopBound(bootsteps.StartStopStep):
 
         backend: CeleryBackend
         stop: StopFlag
-        timeout: float
 
     def start(self, worker: Any) -> None:
-        options = worker.app.anyjob
-        told: SimpleQueue[None] = SimpleQueue()
-        self._awake, wake = os.pipe()
+        stop = worker.app.anyjob.stop
 
         def on_shutdown(**_: Any) -> None:
             # We are in a signal handler, which interrupts whoever holds the locks of logging: only what is made for it.
-            options.stop.set()
-            told.put(None)
-            os.write(wake, b"!")
+            stop.set()
+            self.on_signal()
 
         self._on_shutdown = on_shutdown  # Celery refers to it weakly; this lives as long as the worker
         signals.worker_shutting_down.connect(on_shutdown)
-        threading.Thread(target=_bound, args=(told, options), name="anyjob-stop", daemon=True).start()
 
     def close(self, worker: Any) -> None:
         """Stop for another reason than a signal: a control command, an error."""
         worker.app.anyjob.stop.set()
+
+    def on_signal(self) -> None:
+        """Do more when the worker is told to stop."""
+
+
+class StopBound(TellJobs):
+    """Bounds Celery's warm shutdown, which waits for running jobs however long they take.
+
+    When the time is up the pool's children are killed, what is held goes back uncharged, and the process ends: nothing
+    else ends a thread, or a job in the main process, that doesn't want to.
+    """
+
+    @dataclass(frozen=True)
+    class Options(TellJobs.Options):
+        """And how long running jobs may take, in seconds."""
+
+        timeout: float
+
+    def start(self, worker: Any) -> None:
+        self._told: SimpleQueue[None] = SimpleQueue()
+        self._awake, self._wake = os.pipe()
+        threading.Thread(target=_bound, args=(self._told, worker.app.anyjob), name="anyjob-stop", daemon=True).start()
+        super().start(worker)
+
+    def on_signal(self) -> None:
+        self._told.put(None)
+        os.write(self._wake, b"!")
 
     def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
         """Let a signal end the loop's wait, which otherwise goes on until something else happens: 2 s."""

@@ -87,7 +87,7 @@ def job_strategy(task: JobTask, app: Any, consumer: Any, **options: Any) -> Call
 
     def on_message(message: Any, _body: Any, ack: Any, reject: Any, callbacks: Any, **more: Any) -> Any:
         try:
-            opened = _Opened(message)
+            opened = _Opened(message, native_delay=task.jobs.native_delay)
             return handle(opened, None, ack, reject, callbacks, **more)
         except (ForeignMessageError, InvalidTaskError) as why:
             task.refuse(message, why, consumer.connection_errors)
@@ -104,10 +104,12 @@ class _Opened:
     content_type = content_encoding = None  # so that nobody decodes
     body = payload = _EMPTY
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, *, native_delay: bool) -> None:
         frame = open_frame(message.headers, message.body)
         self._message = message
         self.headers = {**frame.headers, ENVELOPE: frame.raw}
+        if not native_delay:
+            self.headers["eta"] = None  # else anybody could fill a worker's memory until then
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._message, name)

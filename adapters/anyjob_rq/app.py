@@ -10,7 +10,7 @@ from redis import Redis
 from rq import Queue
 from rq.worker import SimpleWorker
 
-from anyjob.current import load_application
+from anyjob.current import load_served
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.settings.urls import hide_password
@@ -35,17 +35,8 @@ class _Hosted(JobWorkerMixin):
         **options: Any,
     ) -> None:
         if backend is None or executor is None:
-            manager = load_application()
-            if manager.enqueue_only:
-                raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
-            found = manager.backend(manager.worker_backend)
-            if not isinstance(found, RQBackend):
-                raise ConfigurationError(
-                    f"Backend {manager.worker_backend!r}, which this worker is to serve, is not RQ's. Set "
-                    "ANYJOB_WORKER_BACKEND to the alias of one that is, or run `anyjob worker`."
-                )
-            manager.registry.check(manager.executor.serializer)
-            backend, executor = found, manager.executor
+            manager, backend = load_served(RQBackend)
+            executor = manager.executor
             options.setdefault("stop_timeout", manager.worker_options.stop_timeout)
         if connection is not None:
             _refuse_other_server(connection, backend)

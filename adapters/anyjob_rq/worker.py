@@ -111,12 +111,13 @@ class JobWorkerMixin(BaseWorker):
         self._rotates = self._rotates or dequeue_strategy != DequeueStrategy.DEFAULT
         if logging.getLogger("anyjob").level == logging.NOTSET:
             setup_loghandlers(logging_level or "INFO", date_format, log_format, name="anyjob")
-        self.bootstrap(logging_level, date_format, log_format)
-        try:
-            with closing(Wake()) as self._wake, self._wake.on_signals(self.request_stop), self._threads():
-                return self._serve(burst, max_jobs, max_idle_time) > 0
-        finally:
-            self._leave()
+        with closing(Wake()) as self._wake, self._wake.on_signals(self.request_stop):
+            self.bootstrap(logging_level, date_format, log_format)
+            try:
+                with self._threads():
+                    return self._serve(burst, max_jobs, max_idle_time) > 0
+            finally:
+                self._leave()
 
     def _serve(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         done, pause, idle_since = 0, _SHORTEST_POLL, time.monotonic()

@@ -6,14 +6,25 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+from anyjob.backend import JobBackend
 from anyjob.errors import ConfigurationError, NotConfiguredError
 from anyjob.manager import JobManager, import_application
 from anyjob.registry import JobRegistry
 from anyjob.routing import JobWiring
 
-__all__ = ["configure", "default_registry", "get_manager", "load_application", "override", "redirect"]
+__all__ = [
+    "configure",
+    "default_registry",
+    "get_manager",
+    "load_application",
+    "load_served",
+    "override",
+    "redirect",
+]
+
+TBackend = TypeVar("TBackend", bound=JobBackend)
 
 default_registry = JobRegistry()
 """Where job classes and functions register themselves unless they name another registry."""
@@ -113,6 +124,25 @@ def load_application(app: str | None = None) -> JobManager:
     manager = manager or get_manager()
     manager.import_jobs()
     return manager
+
+
+def load_served(kind: type[TBackend]) -> tuple[JobManager, TBackend]:
+    """Return the application's manager and the backend that a worker of this process is to serve, which is a `kind`.
+
+    For the entry points of native workers. Raises `ConfigurationError` if that backend is none, or if no worker is to
+    start here; `JobDefinitionError` if some registered job can't travel.
+    """
+    manager = load_application()
+    if manager.enqueue_only:
+        raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
+    backend = manager.backend(manager.worker_backend)
+    if not isinstance(backend, kind):
+        raise ConfigurationError(
+            f"Backend {manager.worker_backend!r}, which this worker is to serve, is no {kind.__name__}. Set "
+            "ANYJOB_WORKER_BACKEND to the alias of one that is, or run `anyjob worker --backend ALIAS`."
+        )
+    manager.registry.check(manager.executor.serializer)
+    return manager, backend
 
 
 def _given_or_made(manager: JobManager | None, settings: Mapping[str, Any]) -> JobManager:

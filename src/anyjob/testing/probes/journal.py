@@ -95,7 +95,7 @@ class Journal:
         """Return the entries, in the order they were written, of an event and of labels if any are given."""
         if not self.path.exists():
             return []
-        lines = self.path.read_bytes().splitlines()
+        *lines, _half = self.path.read_bytes().split(b"\n")  # a reader may see a line that is still being written
         found = map(self._decoder.decode, lines)
         return [each for each in found if event in (None, each.event) and (not labels or each.label in labels)]
 

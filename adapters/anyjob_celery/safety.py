@@ -1,0 +1,143 @@
+"""Celery's settings as anyjob needs them, and what is at risk in an application that has others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+__all__ = ["OURS", "SAFE", "Settings", "risks_of", "transport_option"]
+
+# Each of these, as Celery has it by default, loses, repeats or leaks something.
+SAFE: Final[Mapping[str, Any]] = {
+    "accept_content": ["json"],
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "result_accept_content": ["json"],
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "enable_utc": True,
+    "worker_consumer": "anyjob_celery.consumer:JobConsumer",
+}
+
+OURS: Final = frozenset(SAFE) | {
+    "broker_channel_error_retry",
+    "broker_read_url",
+    "broker_transport",
+    "broker_url",
+    "broker_write_url",
+    "control_exchange",
+    "event_exchange",
+    "event_queue_prefix",
+    "task_create_missing_queues",
+    "task_default_exchange",
+    "task_queues",
+    "task_routes",
+}
+"""What a backend's options can't say, for we do."""
+
+Settings = Mapping[str, Any]
+
+
+def transport_option(conf: Settings, name: str, default: Any = None) -> Any:
+    """Return one of `broker_transport_options`."""
+    return (conf["broker_transport_options"] or {}).get(name, default)
+
+
+def risks_of(conf: Settings, transport: str) -> Sequence[str]:
+    """Return what our jobs risk in an application with these settings, each with the name of the setting.
+
+    What our task says for itself (late acknowledgement, no retries of Celery's own) is safe in any.
+    """
+    return [
+        f"{each.setting}: {each.risk}" for each in (*_ANYWHERE, *_BY_TRANSPORT[transport]) if not each.is_safe(conf)
+    ]
+
+
+class _Risk(NamedTuple):
+    setting: str
+    is_safe: Callable[[Settings], bool]
+    risk: str
+
+
+def _never(_conf: Settings) -> bool:
+    return False
+
+
+_ANYWHERE: Final = (
+    _Risk(
+        "accept_content",
+        lambda conf: {*conf["accept_content"]} <= {"json", "application/json"},
+        "who can write to the broker may run code in the worker, by pickle or yaml; use ['json']",
+    ),
+    _Risk(
+        "worker_prefetch_multiplier",
+        lambda conf: conf["worker_prefetch_multiplier"] == 1,
+        "a worker holds jobs that it does not run: they wait for it while others are idle, and higher priorities wait "
+        "behind them; use 1",
+    ),
+    _Risk("task_time_limit", lambda conf: not conf["task_time_limit"], "a longer job is killed, and runs again"),
+    _Risk("task_soft_time_limit", lambda conf: not conf["task_soft_time_limit"], "a longer job gets an exception"),
+    _Risk(
+        "task_always_eager", lambda conf: not conf["task_always_eager"], "jobs run inside of enqueue, delayed or not"
+    ),
+)
+
+_REDIS: Final = (
+    _Risk(
+        "broker_transport",
+        _never,
+        "kombu takes a message first and notes it then: a worker that is killed in between loses it. celery+redis:// "
+        "does both in one step",
+    ),
+    _Risk(
+        "broker_transport_options.visibility_timeout",
+        _never,
+        "the jobs of a killed worker come back only after this (an hour, if unset), and a job that runs longer than "
+        "this runs twice. celery+redis:// keeps a short one fresh",
+    ),
+    _Risk(
+        "broker_transport_options.unacked_restore_throttle",
+        lambda conf: _restore_period(conf) <= 30,
+        "they are looked for every unacked_restore_interval x unacked_restore_throttle seconds (100, if unset); use 1",
+    ),
+    _Risk(
+        "broker_transport_options.socket_timeout",
+        lambda conf: all(transport_option(conf, name) for name in ("socket_timeout", "socket_connect_timeout")),
+        "an enqueue to a Redis that never answers hangs for ever; set this and socket_connect_timeout",
+    ),
+    _Risk(
+        "broker_transport_options.priority_steps",
+        lambda conf: len(transport_option(conf, "priority_steps", ())) >= 5,
+        "five priorities share four levels; use [0, 1, 2, 3, 4], in all producers and workers at once",
+    ),
+)
+
+_AMQP: Final = (
+    _Risk(
+        "broker_transport_options.confirm_publish",
+        lambda conf: bool(transport_option(conf, "confirm_publish")),
+        "an enqueue counts as done that RabbitMQ never got; use True",
+    ),
+    _Risk(
+        "broker_transport",
+        _never,
+        "what is sent to a queue that somebody deleted is gone in silence: Celery can't say mandatory. celery+amqp:// "
+        "does",
+    ),
+    _Risk(
+        "broker_channel_error_retry",
+        lambda conf: bool(conf["broker_channel_error_retry"]),
+        "a job longer than RabbitMQ's consumer_timeout ends the worker; use True",
+    ),
+)
+
+
+def _restore_period(conf: Settings) -> float:
+    interval: float = transport_option(conf, "unacked_restore_interval", 10)
+    return interval * float(transport_option(conf, "unacked_restore_throttle", 10))
+
+
+_BY_TRANSPORT: Final[Mapping[str, Sequence[_Risk]]] = {"redis": _REDIS, "amqp": _AMQP}

@@ -1,0 +1,288 @@
+"""What adapters on RabbitMQ share: publishing that tells the truth, delays that arrive, the parked."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Self
+from urllib.parse import quote
+
+import amqp
+import pytest
+from rabbit import amqp_url, connect
+
+from anyjob.capabilities import Capabilities
+from anyjob.clock import SystemClock
+from anyjob.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError
+from anyjob.executor import JobExecutor
+from anyjob.outcome import JobFailure
+from anyjob.registry import JobRegistry
+from anyjob.store import JobFilter, JobState
+from anyjob.testing.probes.journal import wait_until
+from anyjob_amqp import MAX_DELAY, AmqpNames, AmqpShelf, Links, Parcel, Publisher, Route, read_url
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def names() -> AmqpNames:
+    return AmqpNames(f"shared{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def links() -> Iterator[Links]:
+    links = Links(read_url(amqp_url(), "tests"), 5.0, {})
+    yield links
+    links.close()
+
+
+@pytest.fixture
+def publisher(links: Links) -> Publisher:
+    return Publisher(links, 5.0)
+
+
+@pytest.fixture
+def channel(names: AmqpNames) -> Iterator[amqp.Channel]:
+    """Give a channel to look with; what the test made is removed over it."""
+    with closing(connect(amqp_url())) as connection:
+        channel = connection.channel()
+        yield channel
+        with connection.channel() as last:
+            for queue in (*map(names.queue, ("mail", "x.mail", "full")), names.parked, *names.levels):
+                last.queue_delete(queue)
+            for exchange in (names.due, *names.levels):
+                last.exchange_delete(exchange)
+
+
+def parcel(name: str, route: Route) -> Parcel:
+    return Parcel(name, route, amqp.Message(name.encode(), message_id=name, delivery_mode=2))
+
+
+def bodies(channel: amqp.Channel, queue: str, count: int) -> list[str]:
+    """Take messages until there are so many."""
+    found: list[str] = []
+
+    def enough() -> bool:
+        while (message := channel.basic_get(queue, no_ack=True)) is not None:
+            found.append(bytes(message.body).decode())
+        return len(found) >= count
+
+    wait_until(enough, what=lambda: f"{count} messages in {queue}, not {found}")
+    return found
+
+
+def test_what_is_published_is_there(publisher: Publisher, names: AmqpNames, channel: amqp.Channel) -> None:
+    route = names.route("mail")
+    publisher.publish([parcel(f"{number}", route) for number in range(1_200)])
+    assert bodies(channel, names.queue("mail"), 1_200) == [f"{number}" for number in range(1_200)]
+
+
+def test_a_queue_deleted_under_a_producer_is_made_anew(
+    publisher: Publisher, names: AmqpNames, channel: amqp.Channel
+) -> None:
+    route = names.route("mail")
+    publisher.publish([parcel("before", route)])
+    channel.queue_delete(names.queue("mail"))
+    publisher.publish([parcel(f"after-{number}", route) for number in range(3)])
+    assert sorted(bodies(channel, names.queue("mail"), 3)) == [f"after-{number}" for number in range(3)]
+
+
+def test_a_full_queues_refusal_is_told(publisher: Publisher, names: AmqpNames, channel: amqp.Channel) -> None:
+    native = names.queue("full")
+    arguments = {"x-max-length": 2, "x-overflow": "reject-publish"}
+    channel.queue_declare(native, durable=True, auto_delete=False, arguments=arguments)
+    place = names.route_to_parked().place  # is declared as it is, and is not where this goes
+    with pytest.raises(EnqueueError) as failed:
+        publisher.publish([parcel(f"{number}", Route("", native, place)) for number in range(4)])
+    assert sorted(failed.value.accepted) == ["0", "1"]
+    assert sorted(failed.value.rejected) == ["2", "3"]
+    assert failed.value.in_doubt == ()
+
+
+def test_a_queue_with_other_arguments_is_told(publisher: Publisher, names: AmqpNames, channel: amqp.Channel) -> None:
+    channel.queue_declare(names.queue("mail"), durable=True, auto_delete=False)  # without priorities
+    with pytest.raises(EnqueueError, match="x-max-priority") as failed:
+        publisher.publish([parcel("a", names.route("mail"))])
+    assert failed.value.rejected == ("a",)
+
+
+def test_a_broker_that_falls_silent_leaves_doubt(names: AmqpNames, channel: amqp.Channel) -> None:
+    """Sent, and never confirmed: nobody can tell."""
+    with _Relay(amqp_url()) as relay:
+        links = Links(read_url(relay.url, "tests"), 1.0, {})
+        publisher, route = Publisher(links, 1.0), names.route("mail")
+        publisher.publish([parcel("a", route)])
+        relay.swallow()
+        begun = time.monotonic()
+        with pytest.raises(EnqueueError) as failed:
+            publisher.publish([parcel("b", route)])
+        assert time.monotonic() - begun < 3
+        assert failed.value.in_doubt == ("b",)
+        links.close()
+
+
+def test_a_connection_that_was_closed_meanwhile_is_opened_anew(names: AmqpNames, channel: amqp.Channel) -> None:
+    with _Relay(amqp_url()) as relay:
+        links = Links(read_url(relay.url, "tests"), 5.0, {})
+        publisher, route = Publisher(links, 5.0), names.route("mail")
+        publisher.publish([parcel("a", route)])
+        relay.cut()
+        publisher.publish([parcel("b", route)])
+        assert sorted(bodies(channel, names.queue("mail"), 2)) == ["a", "b"]
+        links.close()
+
+
+def test_delays_arrive_in_their_queue_and_in_no_other(
+    publisher: Publisher, names: AmqpNames, channel: amqp.Channel
+) -> None:
+    publisher.publish([parcel("other", names.route("x.mail", 1)), parcel("now", names.route("mail"))])
+    begun = time.monotonic()
+    publisher.publish([parcel("2", names.route("mail", 2)), parcel("1", names.route("mail", 1))])
+    assert bodies(channel, names.queue("mail"), 1) == ["now"]
+    assert bodies(channel, names.queue("mail"), 2) == ["1", "2"]
+    assert 2 <= time.monotonic() - begun < 4
+    assert bodies(channel, names.queue("x.mail"), 1) == ["other"]
+
+
+def test_the_longest_delay_has_28_bits(names: AmqpNames) -> None:
+    key = names.route("mail", int(MAX_DELAY.total_seconds())).key
+    assert key == "1." * 28 + names.queue("mail")
+    longest = AmqpNames("n" * 63).route("q" * 63, 1).key
+    assert len(longest) <= 255
+
+
+def test_a_due_message_whose_queue_is_gone_waits_for_one(
+    publisher: Publisher, names: AmqpNames, channel: amqp.Channel
+) -> None:
+    """Classic dead-lettering would drop it, in silence."""
+    publisher.publish([parcel("a", names.route("mail", 1))])
+    channel.queue_delete(names.queue("mail"))
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() - begun > 1.5, what="it to be due")
+    counts = [channel.queue_declare(level, passive=True).message_count for level in names.levels]
+    assert sum(counts) == 1
+
+
+def failure(executor: JobExecutor) -> JobFailure:
+    return executor.refuse(b"", "x" * 200_000).failure
+
+
+def test_parked_jobs_are_kept_whatever_their_size(
+    publisher: Publisher, links: Links, names: AmqpNames, channel: amqp.Channel
+) -> None:
+    del channel
+    shelf = AmqpShelf(
+        links,
+        publisher,
+        names,
+        counted={},
+        resend=lambda _: None,
+        clock=SystemClock(),
+        capabilities=Capabilities(listing=frozenset({JobState.ABANDONED}), removal=frozenset({JobState.ABANDONED})),
+    )
+    assert shelf.scan(JobFilter()).jobs == []  # before there is a queue
+    why = failure(JobExecutor(JobRegistry()))
+    ids = [shelf.park(bytes(range(256)) * 1_000, why) for _ in range(5)]
+    wait_until(lambda: shelf.count() == {JobState.ABANDONED: 5}, what="five to be parked")
+    pages, cursor, seen = 0, None, []
+    while pages == 0 or cursor is not None:
+        page = shelf.scan(JobFilter(), cursor=cursor, limit=2)
+        seen += [job.id for job in page.jobs]
+        cursor, pages = page.cursor, pages + 1
+    assert seen == ids
+    assert shelf.find(ids[3]) is not None
+    with pytest.raises(UnsupportedCapabilityError, match="list waiting"):
+        shelf.scan(JobFilter(states=frozenset({JobState.WAITING})))
+    with shelf.take(JobFilter(ids=frozenset(ids[1:3])), limit=5) as taken:
+        assert [each.acknowledge() for each in taken] == [True, True]
+    assert [job.id for job in shelf.scan(JobFilter()).jobs] == [ids[0], *ids[3:]]
+
+
+def test_somebody_elses_message_among_the_parked_is_shown(
+    publisher: Publisher, links: Links, names: AmqpNames, channel: amqp.Channel
+) -> None:
+    can = Capabilities(listing=frozenset({JobState.ABANDONED}))
+    shelf = AmqpShelf(links, publisher, names, counted={}, resend=lambda _: None, clock=SystemClock(), capabilities=can)
+    shelf.park(b"ours", failure(JobExecutor(JobRegistry())))
+    channel.basic_publish(amqp.Message("theirs"), "", names.parked)
+    wait_until(lambda: len(shelf.scan(JobFilter()).jobs) == 2, what="both")
+    assert [job.raw for job in shelf.scan(JobFilter()).jobs] == [b"ours", b"theirs"]
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("amqp://user:p%40ss@host:1/v%2Fhost", ("host", 1, "user", "p@ss", "v/host", False)),
+        ("amqps://host//", ("host", 5671, "guest", "guest", "/", True)),
+        ("amqp://", ("localhost", 5672, "guest", "guest", "/", False)),
+    ],
+)
+def test_urls(url: str, told: tuple[object, ...]) -> None:
+    read = read_url(url, "main")
+    assert (read.host, read.port, read.user, read.password, read.vhost, read.tls) == told
+    assert "p@ss" not in repr(read)
+
+
+def test_several_hosts_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="one address"):
+        read_url("amqp://a//;amqp://b//", "main")
+
+
+class _Relay:
+    """A door to the broker that can be cut, or made a black hole."""
+
+    def __init__(self, url: str) -> None:
+        self._target = read_url(url, "tests")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._pairs: list[socket.socket] = []
+        self._swallows = False
+        port = self._listener.getsockname()[1]
+        there = self._target
+        self.url = f"amqp://{quote(there.user)}:{quote(there.password)}@127.0.0.1:{port}/{quote(there.vhost, safe='')}"
+
+    def swallow(self) -> None:
+        """Pass nothing on from now on."""
+        self._swallows = True
+
+    def cut(self) -> None:
+        """End every connection there is."""
+        for each in self._pairs:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for each in self._pairs:
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                here, _ = self._listener.accept()
+            except OSError:
+                return
+            there = socket.create_connection((self._target.host, self._target.port))
+            self._pairs += [here, there]
+            self._start(lambda here=here, there=there: self._pass_on(here, there))  # type: ignore[misc]
+            self._start(lambda here=here, there=there: self._pass_on(there, here))  # type: ignore[misc]
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                if not self._swallows:
+                    target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+    def _start(self, run: Callable[[], None]) -> None:
+        threading.Thread(target=run, daemon=True).start()

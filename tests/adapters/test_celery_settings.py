@@ -1,0 +1,239 @@
+"""Celery's settings: ours, which are safe; those of an application of the user's own, whose risks are told."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from celery import Celery
+from envelopes import make_envelope
+from kombu import Queue
+
+from anyjob import ConfigurationError, InvalidOptionError, JobRegistry, background_job
+from anyjob.backend import BackendConfig, NativeCommand
+from anyjob.capabilities import Quality
+from anyjob.executor import JobExecutor
+from anyjob.loader import load_backend
+from anyjob.store import JobState
+from anyjob.worker import WorkerOptions
+from anyjob_celery import OwnCeleryBackend
+from anyjob_celery.existing import ExistingCeleryBackend
+
+REDIS, AMQP = "celery+redis://:secret@host/0", "celery+amqp://me:secret@host//"
+
+
+def own(url: str, **config: Any) -> OwnCeleryBackend:
+    backend = load_backend(BackendConfig(alias="main", url=url, **config))
+    assert isinstance(backend, OwnCeleryBackend)
+    return backend
+
+
+def application(backend: OwnCeleryBackend, registry: JobRegistry | None = None) -> Celery:
+    return backend.application(JobExecutor(registry or JobRegistry()), stop_timeout=1.0)
+
+
+@pytest.mark.parametrize("url", [REDIS, AMQP])
+def test_our_application_is_safe(url: str) -> None:
+    conf = application(own(url)).conf
+    assert conf.task_acks_late is True
+    assert conf.task_reject_on_worker_lost is True
+    assert conf.worker_prefetch_multiplier == 1
+    assert conf.accept_content == ["json"]
+    assert conf.worker_enable_remote_control is True
+
+
+def test_an_environment_of_celerys_does_not_lead_astray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://elsewhere/0")
+    app = application(own(REDIS))
+    assert "host" in app.connection_for_read().as_uri()
+    assert "host" in app.connection_for_write().as_uri()
+
+
+@pytest.mark.parametrize(("url", "name"), [(REDIS, "{}"), (AMQP, "shop.{}")])
+def test_queues(url: str, name: str) -> None:
+    registry = JobRegistry()
+
+    @background_job("shop.mail", queue="mail", registry=registry)
+    def mail() -> None: ...
+
+    queues = application(own(url, namespace="shop"), registry).amqp.queues
+    assert {*queues} == {name.format("default"), name.format("mail")}
+    queues.select(["mail", "tenant-7"])  # as -Q does
+    assert {queue.name for queue in queues.consume_from.values()} == {name.format("mail"), name.format("tenant-7")}
+    closed = application(own(url, namespace="shop", queues=("a",)), registry).amqp.queues
+    assert {*closed} == {name.format("a")}
+    with pytest.raises(KeyError):
+        closed.select(["mail"])
+
+
+@pytest.mark.parametrize("url", [REDIS, AMQP])
+def test_the_worker_command_has_no_secret(url: str) -> None:
+    executor = JobExecutor(JobRegistry())
+    command = own(url, options={"pool": "threads"}).worker(executor, WorkerOptions(queues=("a", "b"), concurrency=3))
+    assert isinstance(command, NativeCommand)
+    told = " ".join(command.argv)
+    assert "secret" not in told
+    for option in ("-A anyjob_celery.app worker", "--concurrency 3", "--pool threads", "--queues a,b"):
+        assert option in told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"pool": "fork"}, "pool: 'fork' is none of prefork, threads, solo"),
+        ({"delay": "nativ"}, "Did you mean 'native'"),
+        ({"task_acks_late": False}, "task_acks_late: anyjob sees to that itself"),
+        ({"accept_content": ["pickle"]}, "accept_content"),
+    ],
+)
+def test_bad_options_are_refused(options: Mapping[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        own(AMQP, options=options)
+
+
+@pytest.mark.parametrize(
+    "url", ["celery+amqp://host//?heartbeat=3", "celery+amqp://a//;amqp://b//", "celery+amqp://h:x/"]
+)
+def test_urls_that_cant_be_used_are_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"backends\.main\.url"):
+        own(url)
+
+
+def test_options_are_celerys_settings() -> None:
+    options = {"worker_max_tasks_per_child": 100, "broker_transport_options": {"client_properties": {"x": "y"}}}
+    conf = application(own(AMQP, options=options)).conf
+    assert conf.worker_max_tasks_per_child == 100
+    assert conf.broker_transport_options["client_properties"] == {"x": "y"}
+
+
+def test_native_delay_is_declared_for_what_it_is() -> None:
+    for url in (REDIS, AMQP):
+        assert own(url).capabilities.delay is Quality.EXACT
+        assert own(url, options={"delay": "native"}).capabilities.delay is Quality.APPROXIMATE
+
+
+def test_enqueuing_imports_no_celery() -> None:
+    program = (
+        "import sys; from anyjob.loader import load_backend; from anyjob.backend import BackendConfig\n"
+        f"for url in ({REDIS!r}, {AMQP!r}): load_backend(BackendConfig(alias='x', url=url)).capabilities\n"
+        "sys.exit('celery' in sys.modules or 'kombu' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# An application of the user's own
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> Celery:
+    """Return the application that `celery://?app=shop:app` names."""
+    module = ModuleType("shop")
+    app = module.app = Celery("shop", broker="redis://:secret@host/0", set_as_current=False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "shop", module)
+    return app
+
+
+def existing(url: str = "celery://?app=shop:app", **config: Any) -> ExistingCeleryBackend:
+    backend = load_backend(BackendConfig(alias="main", url=url, **config))
+    assert isinstance(backend, ExistingCeleryBackend)
+    return backend
+
+
+def test_risks_are_told_setting_by_setting(shop: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    shop.conf.update(accept_content=["json", "pickle"], task_time_limit=60)
+    with caplog.at_level(logging.WARNING):
+        backend = existing()
+    told = {risk.partition(":")[0] for risk in backend.risks}
+    assert {"accept_content", "task_time_limit", "worker_prefetch_multiplier"} <= told
+    assert {f"broker_transport_options.{each}" for each in ("visibility_timeout", "socket_timeout")} <= told
+    assert len(caplog.records) == len(backend.risks)
+    assert "secret" not in caplog.text + repr(backend.config)
+
+
+def test_mended_settings_are_not_told(shop: Celery) -> None:
+    shop.conf.update(
+        broker_url="amqp://host//",
+        worker_prefetch_multiplier=1,
+        broker_channel_error_retry=True,
+        broker_transport_options={"confirm_publish": True},
+        task_queues=[Queue("celery", max_priority=4)],
+    )
+    backend = existing()
+    assert {risk.partition(":")[0] for risk in backend.risks} == {"broker_transport"}
+    assert backend.capabilities.priority is Quality.EXACT
+
+
+def test_nothing_of_theirs_is_changed(shop: Celery) -> None:
+    before, tasks = dict(shop.conf.items()), {*shop.tasks}
+    app = existing().application(JobExecutor(JobRegistry()), stop_timeout=1.0)
+    assert app is shop
+    assert dict(shop.conf.items()) == before
+    assert {*shop.tasks} - tasks == {"anyjob.run"}
+    task = shop.tasks["anyjob.run"]
+    assert (task.acks_late, task.reject_on_worker_lost, task.max_retries) == (True, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "priority"),
+    [
+        ({"broker_url": "amqp://host//"}, Quality.NONE),  # no x-max-priority
+        ({"broker_url": "amqp://host//", "task_queue_max_priority": 10}, Quality.APPROXIMATE),
+        ({}, Quality.APPROXIMATE),  # four steps, prefetch 4
+        ({"broker_transport_options": {"priority_steps": [0, 1, 2, 3, 4]}}, Quality.APPROXIMATE),
+        (
+            {"broker_transport_options": {"priority_steps": [0, 1, 2, 3, 4]}, "worker_prefetch_multiplier": 1},
+            Quality.EXACT,
+        ),
+    ],
+)
+def test_what_is_promised_depends_on_their_settings(shop: Celery, settings: Any, priority: Quality) -> None:
+    shop.conf.update(settings)
+    can = existing().capabilities
+    assert can.priority is priority
+    assert can.delay is Quality.APPROXIMATE
+    assert can.listing == {JobState.ABANDONED}
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("celery://", "name the application"),
+        ("celery://?app=no_such_module:app", "no module 'no_such_module'"),
+        ("celery://?app=shop:nothing", "'nothing' is no Celery application"),
+    ],
+)
+def test_an_application_that_isnt_there_is_told(shop: Celery, url: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        existing(url)
+
+
+def test_other_brokers_are_refused(shop: Celery) -> None:
+    shop.conf.broker_url = "memory://"
+    with pytest.raises(ConfigurationError, match="it uses memory"):
+        existing()
+
+
+def test_a_queue_that_isnt_there_is_refused(shop: Celery) -> None:
+    shop.conf.update(task_create_missing_queues=False, task_queues=[Queue("celery")])
+    with pytest.raises(InvalidOptionError, match="no queue 'mail'"):
+        existing().send([make_envelope(datetime(2026, 1, 1, tzinfo=UTC), "x", queue="mail")])
+
+
+def test_settings_belong_to_the_application(shop: Celery) -> None:
+    with pytest.raises(ConfigurationError, match="settings of its own"):
+        existing(options={"worker_concurrency": 4})
+
+
+def test_app_needs_a_backend_on_celery(tmp_path: Path) -> None:
+    (tmp_path / "anyjob.toml").write_text('backends = {main = "rq+redis://localhost/0"}')
+    done = subprocess.run(
+        [sys.executable, "-c", "import anyjob_celery.app"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert "does not run on Celery" in done.stderr

@@ -1,0 +1,266 @@
+"""Celery's worker running our jobs, on both transports: what the kit doesn't ask of every backend."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+from urllib.request import urlopen
+
+import pytest
+from celery.result import AsyncResult
+from celery_worlds import CeleryAmqpHarness, CeleryRedisHarness
+from rabbit import amqp_url, connect
+from redis import Redis
+from servers import PrivateRedis, free_port, redis_url
+
+from anyjob.executor import JobExecutor
+from anyjob.testing.conformance import ServerHarness, ServerWorld
+from anyjob.testing.probes.jobs import AsyncProbe, FailingOnce
+from anyjob.testing.probes.journal import wait_until
+from anyjob_celery import OwnCeleryBackend
+
+LONG = os.environ.get("ANYJOB_TEST_LONG") == "1"
+pytestmark = pytest.mark.timeout(90)
+
+Open = Callable[..., ServerWorld]
+
+
+@pytest.fixture(scope="module", params=["redis", "amqp"])
+def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
+    made: ServerHarness
+    if request.param == "redis":
+        made = CeleryRedisHarness(PrivateRedis(tmp_path_factory.mktemp("redis")))
+    else:
+        made = CeleryAmqpHarness(amqp_url())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def open_world(harness: ServerHarness, tmp_path: Path) -> Iterator[Open]:
+    with ExitStack() as stack:
+
+        def open_(options: dict[str, Any] | None = None, **settings: Any) -> ServerWorld:
+            backend = {"url": harness.url, "queues": ["default", "a", "b"], "options": options or {}}
+            return stack.enter_context(harness.open(tmp_path, backends={"main": backend}, **settings))
+
+        yield open_
+
+
+def environment_of(world: ServerWorld) -> dict[str, str]:
+    return {**os.environ, "ANYJOB_CONFIG": str(next(world.folder.glob("anyjob-*.toml")))}
+
+
+def celery(world: ServerWorld, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run one of Celery's own commands on a world's application."""
+    argv = [sys.executable, "-m", "celery", "-A", "anyjob_celery.app", *command]
+    environment = environment_of(world)
+    return subprocess.run(
+        argv, env=environment, capture_output=True, text=True, check=False, timeout=30, cwd=world.folder
+    )
+
+
+def test_an_envelope_reaches_the_core_to_the_byte(open_world: Open) -> None:
+    world = open_world()
+    raws = [
+        b'{"v":2,  "x":1.0e5,"__type__":"uuid","__value__":"no uuid"}',
+        b'{"v":2,"y":[123456789012345678901234567890, 1e400, "\\u00e9"] }',
+    ]
+    for raw in raws:
+        world.put(raw)
+    world.start_worker()
+    assert {job.raw for job in world.wait_parked(2)} == {*raws}
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_the_other_pools(open_world: Open, pool: str) -> None:
+    world = open_world({"pool": pool})
+    worker = world.start_worker(concurrency=1 if pool == "solo" else 2)
+    world.enqueue("sync")
+    world.manager.enqueue(AsyncProbe(str(world.journal.path), "async"))
+    world.enqueue("later", delay=0.5)
+    world.journal.wait(3)
+    world.manager.enqueue(world.probe("heeds", gate=str(world.new_gate()), heeds_stop=True))
+    world.journal.wait(1, "begin", "heeds")
+    worker.stop()
+    assert [each.label for each in world.journal.entries("end")][-1] == "heeds"
+    assert {each.lost_count for each in world.journal.entries()} == {0}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_job_that_outlasts_the_stop_goes_back(open_world: Open, pool: str) -> None:
+    world = open_world({"pool": pool}, stop_timeout=0.3)
+    worker = world.start_worker()
+    gate = world.new_gate()
+    world.manager.enqueue(world.probe("a", gate=str(gate)))
+    world.journal.wait(1, "begin")
+    worker.stop()
+    gate.touch()
+    world.start_worker()
+    world.journal.wait(2, "begin")
+    again = world.journal.entries("begin")[-1]
+    # RabbitMQ marks whatever comes back; on Redis we do, and only what was lost.
+    assert again.lost_count == (0 if isinstance(world.manager.backend(), OwnCeleryBackend) and on_redis(world) else 1)
+
+
+def on_redis(world: ServerWorld) -> bool:
+    return "redis" in world.url
+
+
+def test_many_for_tomorrow_hold_up_nobody(open_world: Open) -> None:
+    world = open_world()
+    world.start_worker()
+    world.enqueue("warm")
+    world.journal.wait(1)
+    world.manager.enqueue_many([world.probe("tomorrow") for _ in range(10_000 if LONG else 1_000)], delay=86_400)
+    sent = time.time()
+    world.enqueue(*["now"] * 5)
+    world.journal.wait(5, "begin", "now")
+    assert all(each.at - sent <= 2 for each in world.journal.entries("begin", "now"))
+
+
+def test_a_failure_is_shown_in_celerys_own_state(open_world: Open) -> None:
+    results = redis_url()
+    world = open_world({"result_backend": results})
+    world.start_worker()
+    job_id = world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
+    done = world.enqueue("fine")[0]
+    world.wait_parked()
+    world.journal.wait(1, "end", "fine")
+    backend = world.manager.backend()
+    assert isinstance(backend, OwnCeleryBackend)
+    app = backend.application(JobExecutor(world.manager.registry), stop_timeout=1.0)
+    shown = AsyncResult(job_id, app=app)
+    try:
+        wait_until(lambda: shown.state == "FAILURE", what="Celery to show the failure")
+        assert "ConformanceError" in str(shown.result)
+        assert AsyncResult(done, app=app).state == "PENDING"  # what succeeded leaves nothing behind
+    finally:
+        shown.forget()
+
+
+def test_inspect_shows_names_and_no_arguments(open_world: Open) -> None:
+    world = open_world()
+    gate = world.new_gate()
+    world.start_worker()
+    world.manager.enqueue(world.probe("secret-argument", gate=str(gate)))
+    world.journal.wait(1, "begin")
+    active = celery(world, "inspect", "active", "--json")
+    gate.touch()
+    ((running,),) = json.loads(active.stdout).values()
+    assert (running["name"], running["type"]) == ("anyjob.conformance.probe", "anyjob.run")
+    assert "secret-argument" not in active.stdout
+
+
+def test_flower_shows_our_jobs_by_name(open_world: Open) -> None:
+    world, port = open_world(), free_port()
+    world.start_worker()
+    command = [sys.executable, "-m", "celery", "-A", "anyjob_celery.app", "flower", "--address=127.0.0.1"]
+    flower = subprocess.Popen(
+        [*command, f"--port={port}"],
+        env={**environment_of(world), "FLOWER_UNAUTHENTICATED_API": "true"},
+        cwd=world.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def shown() -> set[tuple[str, str]]:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/api/tasks", timeout=5) as answer:
+                return {(each["name"], each["state"]) for each in json.load(answer).values()}
+        except OSError:
+            return set()  # not up yet
+
+    def seen() -> bool:
+        """Enqueue until it listens: what happened before it did, it never saw."""
+        world.enqueue("a")
+        world.manager.enqueue(FailingOnce(str(world.journal.path), "b"))
+        name = "anyjob.conformance"
+        return shown() >= {(f"{name}.probe", "SUCCESS"), (f"{name}.failing-once", "FAILURE")}
+
+    try:
+        wait_until(seen, timeout=60, what=lambda: f"Flower to show both jobs, not {shown()}")
+    finally:
+        flower.kill()
+        flower.wait()
+
+
+def test_celerys_countdown_as_an_option(open_world: Open) -> None:
+    world = open_world({"delay": "native"})
+    world.start_worker()
+    world.enqueue("warm")
+    world.journal.wait(1)
+    due = time.time() + 1.5
+    world.enqueue("later", delay=1.5)
+    world.enqueue("now")
+    world.journal.wait(3)
+    assert world.journal.begun() == ["warm", "now", "later"]
+    assert 0 <= world.journal.entries("begin", "later")[0].at - due <= 2
+
+
+APPLICATION: Final = """
+from celery import Celery
+from kombu import Queue
+
+app = Celery("shop", broker={broker!r})
+app.conf.update(
+    task_queues=[Queue({queue!r}, queue_arguments={arguments!r})],
+    task_default_queue={queue!r},
+    broker_connection_retry_on_startup=True,
+    worker_prefetch_multiplier=1,
+    broker_transport_options={options!r},
+    control_exchange={queue!r},
+)
+
+@app.task
+def own(path):
+    open(path, "w").close()
+"""
+
+
+def test_an_application_of_the_users_own(
+    harness: ServerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace = f"own{os.getpid()}"
+    broker, module = harness.url.partition("+")[2], f"shop_{harness.url.partition('+')[2].partition(':')[0]}"
+    redis = broker.startswith("redis")
+    options = {"priority_steps": [0, 1, 2, 3, 4], "global_keyprefix": namespace} if redis else {"confirm_publish": True}
+    arguments = None if redis else {"x-max-priority": 4}
+    program = APPLICATION.format(broker=broker, queue=namespace, arguments=arguments, options=options)
+    (tmp_path / f"{module}.py").write_text(program)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with harness.open(tmp_path, backends={"main": f"celery://?app={module}:app"}) as world:
+            world.start_worker()
+            world.enqueue("a")
+            world.enqueue("later", delay=1)
+            world.manager.enqueue_many([world.probe("many") for _ in range(3)])
+            world.journal.wait(5)
+            backend: Any = world.manager.backend()
+            backend.app.send_task(f"{module}.own", args=[str(tmp_path / "theirs")])
+            wait_until((tmp_path / "theirs").exists, what="the application's own task to run")
+            world.manager.enqueue(FailingOnce(str(world.journal.path), "fails"))
+            (parked,) = world.wait_parked()
+            assert world.manager.shelf().retry(parked.id)
+            world.journal.wait(2, "begin", "fails")
+            (again,) = world.wait_parked()
+            assert world.manager.shelf().discard(again.id)
+            assert world.manager.shelf().count() == {"abandoned": 0}
+            backend.app.pool.force_close_all()
+    finally:
+        if redis:
+            with Redis.from_url(broker) as client:
+                for key in client.scan_iter(f"{namespace}*"):
+                    client.delete(key)
+        else:
+            with connect(broker) as connection, connection.channel() as channel:
+                channel.queue_delete(namespace)
+                for exchange in (namespace, f"{namespace}.pidbox", f"reply.{namespace}.pidbox"):
+                    channel.exchange_delete(exchange)
