@@ -16,7 +16,7 @@ from anyjob.envelope import JobEnvelope
 from anyjob.store import JobState
 from anyjob_amqp import LEVELS, MAX_DELAY, AmqpNames, AmqpShelf, Links, Parcel, Publisher, read_url
 from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
-from anyjob_dramatiq.backend import DramatiqBackend, Job
+from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
 from anyjob_dramatiq.frame import Delivery, encode
 
 __all__ = ["DramatiqAmqpBackend", "names_of"]
@@ -27,7 +27,7 @@ def names_of(namespace: str) -> AmqpNames:
     return AmqpNames(f"{namespace}.dramatiq")
 
 
-class DramatiqAmqpBackend(DramatiqBackend):
+class DramatiqAmqpBackend(OwnDramatiqBackend):
     """The scheme is `dramatiq+amqp:` or `dramatiq+amqps:`; `options` are those of py-amqp's connection, which sends."""
 
     shelf: AmqpShelf

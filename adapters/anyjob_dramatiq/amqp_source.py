@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -62,6 +63,7 @@ class AmqpSource(JobSource):
         self._publish_again = publish_again
         self._forbidden = forbidden
         self._arrived: deque[Message[Any]] = deque()
+        self._held: dict[int, Delivery] = {}
         self._consumed: dict[str, str] = {}
         self._channel: Any = None  # pika is untyped: a BlockingChannel, or None
 
@@ -92,6 +94,12 @@ class AmqpSource(JobSource):
             logger.warning("lost the connection to RabbitMQ: %r", error)
             self._drop()
 
+    def stop_taking(self) -> None:
+        channel = self._channel
+        if channel is not None:
+            with suppress(AMQPError):
+                channel.connection.add_callback_threadsafe(partial(self._cancel, channel))
+
     def holds(self, delivery: Delivery) -> bool:
         channel: BlockingChannel = delivery.place.channel
         return channel is self._channel and bool(channel.is_open)
@@ -99,25 +107,41 @@ class AmqpSource(JobSource):
     def acknowledge(self, delivery: Delivery) -> bool:
         if not self.holds(delivery):
             return False
-        channel, tag = delivery.place.channel, delivery.place.tag
+        self._held.pop(delivery.place.tag, None)
+        return self._call(_acknowledge, delivery.place)
+
+    def give_back(self, *deliveries: Delivery) -> None:
+        """Reject what was not begun: it keeps its place, though it counts as delivered. Publish anew what was begun."""
+        for delivery in deliveries:
+            if self.holds(delivery) and delivery.begun:
+                self._publish_again(delivery.place, delivery)
+                self.acknowledge(delivery)
+            elif self.holds(delivery):
+                self._held.pop(delivery.place.tag, None)
+                self._call(_reject, delivery.place)
+
+    def give_back_all(self) -> Sequence[str]:
+        left = list(self._held.values())
+        self.give_back(*left)
+        return [each.id for each in left]
+
+    def close(self) -> None:
+        if self._channel is None:
+            return
+        done = threading.Event()
+        with suppress(AMQPError, OSError):
+            self._channel.connection.add_callback_threadsafe(done.set)
+            if not done.wait(_LONGEST_WAIT * 3):  # nobody looks after the connection any more
+                self._channel.connection.process_data_events(0)
+                self._drop()
+
+    def _call(self, action: Callable[[BlockingChannel, int], None], place: AmqpPlace) -> bool:
+        """Have the thread that looks after the connection do it, soon."""
         try:
-            channel.connection.add_callback_threadsafe(partial(_acknowledge, channel, tag))
+            place.channel.connection.add_callback_threadsafe(partial(action, place.channel, place.tag))
         except AMQPError:
             return False
         return True
-
-    def give_back(self, *deliveries: Delivery) -> None:
-        """Publish the messages anew, for what comes back by itself counts as lost; only then let go of them."""
-        for delivery in deliveries:
-            if self.holds(delivery):
-                self._publish_again(delivery.place, delivery)
-                self.acknowledge(delivery)
-
-    def close(self) -> None:
-        if self._channel is not None:
-            with suppress(AMQPError, OSError):
-                self._channel.connection.process_data_events(0)  # what is still to be acknowledged
-        self._drop()
 
     def _connected(self) -> BlockingChannel:
         if self._channel is None or not self._channel.is_open:
@@ -145,16 +169,21 @@ class AmqpSource(JobSource):
     def _on_message(self, queue: str, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         place = AmqpPlace(channel, method.delivery_tag, queue, body, properties.priority or 0)
         native_id = str(properties.message_id or f"tag-{method.delivery_tag}")
-        self._arrived.append(
-            decode(
-                body,
-                queue=queue,
-                forbidden=self._forbidden(),
-                native_id=native_id,
-                place=place,
-                redelivered=method.redelivered,
-            )
+        message = decode(
+            body,
+            queue=queue,
+            forbidden=self._forbidden(),
+            native_id=native_id,
+            place=place,
+            redelivered=method.redelivered,
         )
+        self._held[method.delivery_tag] = message.args[0]
+        self._arrived.append(message)
+
+    def _cancel(self, channel: BlockingChannel) -> None:
+        while self._consumed:
+            _, tag = self._consumed.popitem()
+            channel.basic_cancel(tag)
 
     def _on_cancelled(self, frame: Any) -> None:
         """Note that somebody deleted a queue: it is declared and consumed again."""
@@ -165,8 +194,8 @@ class AmqpSource(JobSource):
 
     def _drop(self) -> None:
         channel, self._channel = self._channel, None
-        self._consumed.clear()
-        self._arrived.clear()
+        for each in (self._consumed, self._arrived, self._held):
+            each.clear()
         if channel is not None and channel.connection.is_open:
             with suppress(AMQPError, OSError):
                 channel.connection.close()
@@ -175,6 +204,11 @@ class AmqpSource(JobSource):
 def _acknowledge(channel: BlockingChannel, tag: int) -> None:
     if channel.is_open:
         channel.basic_ack(tag)
+
+
+def _reject(channel: BlockingChannel, tag: int) -> None:
+    if channel.is_open:
+        channel.basic_nack(tag, requeue=True)
 
 
 def _parameters(address: AmqpAddress, timeout: float) -> pika.ConnectionParameters:

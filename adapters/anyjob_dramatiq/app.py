@@ -7,26 +7,11 @@ from __future__ import annotations
 
 import dramatiq
 
-from anyjob.current import load_application
-from anyjob.errors import ConfigurationError
+from anyjob.current import load_served
 from anyjob_dramatiq.backend import DramatiqBackend
 
 __all__ = ["broker"]
 
-
-def _make_broker() -> dramatiq.Broker:
-    manager = load_application()
-    if manager.enqueue_only:
-        raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
-    backend = manager.backend(manager.worker_backend)
-    if not isinstance(backend, DramatiqBackend):
-        raise ConfigurationError(
-            f"Backend {manager.worker_backend!r}, which this worker is to serve, is not Dramatiq's. Set "
-            "ANYJOB_WORKER_BACKEND to the alias of one that is, or run `anyjob worker`."
-        )
-    manager.registry.check(manager.executor.serializer)
-    return backend.worker_broker(manager.executor, manager.worker_options)
-
-
-broker = _make_broker()
+_manager, _backend = load_served(DramatiqBackend)  # type: ignore[type-abstract]  # a kind, not to be made
+broker = _backend.worker_broker(_manager.executor, _manager.worker_options)
 dramatiq.set_broker(broker)  # `dramatiq anyjob_dramatiq.app` takes the global one

@@ -26,13 +26,24 @@ from anyjob_dramatiq.intake import JobIntake, JobSource
 from anyjob_dramatiq.lifecycle import JobLifecycle
 from anyjob_dramatiq.runner import JobRunner
 
-__all__ = ["DramatiqBackend", "load_object", "native_command"]
+__all__ = ["DramatiqBackend", "OwnDramatiqBackend", "load_object", "native_command"]
 
 Job = tuple[JobEnvelope, Message[Any]]
 
 
 class DramatiqBackend(JobBackend):
-    """Sends jobs to a broker of our own make, and has Dramatiq's worker run them.
+    """Has Dramatiq's worker run jobs."""
+
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
+        return native_command(options)
+
+    @abstractmethod
+    def worker_broker(self, executor: JobExecutor, options: WorkerOptions) -> Broker:
+        """Return a broker for `dramatiq.Worker`, which runs this backend's jobs by `executor`."""
+
+
+class OwnDramatiqBackend(DramatiqBackend):
+    """Sends jobs to a broker of our own make.
 
     The option `middleware` is a list of the application's middleware, as `["shop.tracing:Tracing"]`; the other options
     are the server's client's.
@@ -72,11 +83,7 @@ class DramatiqBackend(JobBackend):
     def resend(self, envelope: JobEnvelope) -> None:
         self._send([envelope], again=True)
 
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
-        return native_command(options)
-
     def worker_broker(self, executor: JobExecutor, options: WorkerOptions) -> Broker:
-        """Return a broker for `dramatiq.Worker`, which runs this backend's jobs by `executor`."""
         broker = self._make_broker()
         intake = JobIntake(self.source())
         runner = JobRunner(executor, intake, self.settle)

@@ -23,7 +23,7 @@ class Delivery:
     Its `repr` is short: Dramatiq logs arguments, and an envelope's are nobody's business.
     """
 
-    __slots__ = ("fault", "id", "place", "raw", "redelivered", "released", "settled")
+    __slots__ = ("begun", "fault", "id", "place", "raw", "redelivered", "released", "settled")
 
     def __init__(
         self, job_id: str, raw: bytes, *, fault: str | None = None, place: Any = None, redelivered: bool = False
@@ -36,6 +36,8 @@ class Delivery:
         """Where the transport has it from."""
         self.redelivered = redelivered
         """Whoever had it before did not settle it."""
+        self.begun = False
+        """Its job was called."""
         self.settled = False
         """What it led to was done: it is to be acknowledged, whatever Dramatiq makes of it."""
         self.released = False

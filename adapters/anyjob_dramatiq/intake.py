@@ -41,6 +41,10 @@ class JobSource(ABC):
         """Pass the time while no thread is free: by `wait`, unless a connection wants looking after."""
         wait()
 
+    def stop_taking(self) -> None:
+        """Have nothing more put into our hands, if the server does so unasked."""
+        return
+
     @abstractmethod
     def holds(self, delivery: Delivery) -> bool:
         """Whether the message is still ours to settle: it may have been given to somebody else."""
@@ -53,9 +57,9 @@ class JobSource(ABC):
     def give_back(self, *deliveries: Delivery) -> None:
         """Give messages back as they were, uncharged if the server can."""
 
+    @abstractmethod
     def give_back_all(self) -> Sequence[str]:
         """Give back, as it was, whatever is still held; return the ids of the jobs."""
-        return ()
 
     @abstractmethod
     def close(self) -> None:
@@ -87,6 +91,7 @@ class JobIntake:
 
     def begin_stop(self) -> None:
         """Hand out no more."""
+        self.source.stop_taking()
         with self._changed:
             self.stop.set()
             self._changed.notify_all()

@@ -12,7 +12,7 @@ from anyjob.backend import BackendConfig
 from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope
 from anyjob.store import JobState
-from anyjob_dramatiq.backend import DramatiqBackend, Job
+from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
 from anyjob_dramatiq.frame import encode
 from anyjob_dramatiq.messages import Messages, NativeMessage
 from anyjob_dramatiq.names import Names, root_of
@@ -24,7 +24,7 @@ from anyjob_redis.parked import ParkedJobs
 __all__ = ["DramatiqRedisBackend"]
 
 
-class DramatiqRedisBackend(DramatiqBackend):
+class DramatiqRedisBackend(OwnDramatiqBackend):
     """The scheme is `dramatiq+redis:`, `dramatiq+rediss:` or `dramatiq+unix:`; the rest of the URL is redis-py's."""
 
     shelf: RedisShelf

@@ -57,6 +57,7 @@ class JobRunner:
             return self._executor.refuse(delivery.raw, delivery.fault)
         if delivery.redelivered:  # counted, and sent anew: that one runs
             return self._executor.execute(delivery.raw, redelivered=True)
+        delivery.begun = True
         try:
             return self._executor.execute(delivery.raw, stop=self._intake.stop)
         except BaseException:  # meant for the process, which stops: of a job's own the executor makes a failure

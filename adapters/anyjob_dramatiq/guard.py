@@ -1,0 +1,87 @@
+"""Our part in a worker that is not of our make: sees to each of our messages around its actor."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from dramatiq import Broker, MessageProxy, Middleware, Worker
+
+from anyjob.errors import EnqueueError
+from anyjob.executor import JobExecutor
+from anyjob.outcome import Abandoned, Outcome, Retry
+from anyjob_dramatiq.broker import forbidden_options
+from anyjob_dramatiq.frame import Delivery
+from anyjob_dramatiq.runner import TryFailedError
+
+if TYPE_CHECKING:
+    from anyjob_dramatiq.existing import ExistingDramatiqBackend
+
+__all__ = ["JobGuard"]
+
+logger = logging.getLogger("anyjob.worker")
+
+
+class JobGuard(Middleware):
+    """Notes which message a thread runs, takes from it what would have Dramatiq do more, and runs its job.
+
+    On Redis Dramatiq does not say that a message was delivered before: a key per begun job does, until it is settled.
+    """
+
+    def __init__(self, backend: ExistingDramatiqBackend, executor: JobExecutor) -> None:
+        self._backend = backend
+        self._executor = executor
+        self._stop = threading.Event()
+        self._running = threading.local()
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        self._running.delivery = None
+        if getattr(broker.get_actor(message.actor_name), "fn", None) != self.run:
+            return
+        raw = message.args[0] if len(message.args) == 1 else None
+        fault = None if isinstance(raw, str) and not message.kwargs else "It is no message with one envelope."
+        for option in message.options.keys() & (forbidden_options(broker.middleware) - {"eta"}):
+            fault = f"Its option {option!r} is none that a job of ours has."
+            del message.options[option]
+        delivery = Delivery(message.message_id, raw.encode() if isinstance(raw, str) else repr(raw).encode())
+        delivery.fault = fault
+        delivery.place = message.options.get("redis_message_id", "")
+        delivery.redelivered = bool(getattr(message, "redelivered", False)) or self._backend.mark_begun(delivery.place)
+        self._running.delivery = delivery
+
+    def before_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
+        """Tell the jobs."""
+        self._stop.set()
+
+    def run(self, *_args: Any, **_kwargs: Any) -> None:
+        """Be the function of each of our actors."""
+        delivery: Delivery = self._running.delivery
+        outcome = self._execute(delivery)
+        self._settle(outcome)
+        self._backend.unmark(delivery.place)
+        if isinstance(outcome, Abandoned):
+            raise TryFailedError(outcome.failure.message)
+        if isinstance(outcome, Retry) and not delivery.redelivered:
+            raise TryFailedError(outcome.envelope.last_error)
+
+    def _execute(self, delivery: Delivery) -> Outcome:
+        if delivery.fault is not None:
+            return self._executor.refuse(delivery.raw, delivery.fault)
+        if delivery.redelivered:
+            return self._executor.execute(delivery.raw, redelivered=True)
+        return self._executor.execute(delivery.raw, stop=self._stop)
+
+    def _settle(self, outcome: Outcome) -> None:
+        while True:
+            try:
+                self._backend.settle(outcome)
+            except EnqueueError as error:
+                if self._stop.wait(_PAUSE):
+                    raise
+                logger.warning("goes on in %gs: %s", _PAUSE, error)
+            else:
+                return
+
+
+_PAUSE = 1.0

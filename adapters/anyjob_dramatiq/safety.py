@@ -1,0 +1,90 @@
+"""What is at risk on a broker of the user's own, setting by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from dramatiq import Broker, get_encoder
+from dramatiq.encoder import PickleEncoder
+from dramatiq.middleware import Retries
+
+__all__ = ["risks_of"]
+
+
+def risks_of(broker: Broker, kind: str) -> Sequence[str]:
+    """Return what our jobs risk on this broker, each with the name of the setting."""
+    return [f"{each.setting}: {each.risk}" for each in (*_ANYWHERE, *_BY_KIND[kind]) if not each.is_safe(broker)]
+
+
+class _Risk(NamedTuple):
+    setting: str
+    is_safe: Callable[[Any], bool]
+    risk: str
+
+
+def _never(_broker: Any) -> bool:
+    return False
+
+
+_ANYWHERE: Final = (
+    _Risk(
+        "set_encoder",
+        lambda _: not isinstance(get_encoder(), PickleEncoder),
+        "who can write to the broker runs code in the worker, by pickle; use JSONEncoder",
+    ),
+    _Risk(
+        "middleware",
+        lambda broker: any(isinstance(each, Retries) for each in broker.middleware),
+        "without Retries a job that can't be settled counts as done; add Retries(max_retries=0)",
+    ),
+    _Risk(
+        "actors",
+        _never,
+        "a job whose name a worker doesn't know lands in Dramatiq's dead-letter queue, for 7 days. dramatiq+redis:// "
+        "and dramatiq+amqp:// wait for its deploy",
+    ),
+)
+
+_REDIS: Final = (
+    _Risk(
+        "maintenance_chance",
+        lambda broker: broker.maintenance_chance >= 1_000_000,
+        "the jobs of a killed worker come back after 17 minutes in the mean, without a bound; use 1_000_000",
+    ),
+    _Risk(
+        "heartbeat_timeout",
+        lambda broker: broker.heartbeat_timeout <= 60_000,
+        "they come back only after it; use 30_000",
+    ),
+    _Risk(
+        "RedisBroker",
+        _never,
+        "a message that can't be decoded strands its neighbours until the worker ends, and a worker holds jobs that it "
+        "does not run. dramatiq+redis:// does neither",
+    ),
+)
+
+_AMQP: Final = (
+    _Risk(
+        "confirm_delivery",
+        lambda broker: bool(broker.confirm_delivery),
+        "an enqueue counts as done that RabbitMQ never got; use True",
+    ),
+    _Risk(
+        "max_priority",
+        lambda broker: (broker.max_priority or 0) >= 4,
+        "priorities are refused: the queues have none; use 4 (existing queues must be deleted first)",
+    ),
+    _Risk(
+        "blocked_connection_timeout",
+        lambda broker: all(each.socket_timeout and each.socket_timeout <= 5 for each in _parameters(broker)),
+        "an enqueue to a RabbitMQ that never answers takes 15 s to fail; set socket_timeout and stack_timeout to 2",
+    ),
+)
+
+_BY_KIND: Final[Mapping[str, Sequence[_Risk]]] = {"RedisBroker": _REDIS, "RabbitmqBroker": _AMQP}
+
+
+def _parameters(broker: Any) -> Sequence[Any]:
+    return broker.parameters if isinstance(broker.parameters, list) else [broker.parameters]
