@@ -51,6 +51,11 @@ class OwnDramatiqBackend(DramatiqBackend):
 
     def __init__(self, config: BackendConfig) -> None:
         self.config = config
+        if "delay" in config.options:
+            raise ConfigurationError(
+                f"backends.{config.alias}.options.delay: Dramatiq's own delays, which workers hold, are those of a "
+                "broker of your own: dramatiq://?broker=module:attribute."
+            )
         own = {key: config.options[key] for key in _OWN_OPTIONS if key in config.options}
         self.native_config = replace(config, options={k: v for k, v in config.options.items() if k not in own})
         self._middleware: Iterable[str] = own.get("middleware", ())

@@ -1,0 +1,287 @@
+"""Dramatiq's worker running our jobs: what the kit doesn't ask of every backend."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dramatiq import Message
+from dramatiq_worlds import DramatiqAmqpHarness, DramatiqRedisHarness, DramatiqRedisWorld
+from rabbit import amqp_url, connect
+from redis import Redis
+from servers import PrivateRedis, redis_url
+
+from anyjob.backend import BackendConfig
+from anyjob.envelope import JobPriority
+from anyjob.errors import ConfigurationError
+from anyjob.loader import load_backend
+from anyjob.store import JobState
+from anyjob.testing.conformance import ServerHarness, ServerWorld
+from anyjob.testing.probes.jobs import NAME, FailingOnce
+from anyjob.testing.probes.journal import wait_until
+from anyjob_dramatiq.existing import ExistingDramatiqBackend
+from anyjob_dramatiq.messages import LapsedError, Messages
+from anyjob_redis import Presence
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture(scope="module", params=["redis", "amqp"])
+def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
+    made: ServerHarness
+    if request.param == "redis":
+        made = DramatiqRedisHarness(PrivateRedis(tmp_path_factory.mktemp("redis")))
+    else:
+        made = DramatiqAmqpHarness(amqp_url())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(harness: ServerHarness, tmp_path: Path) -> Iterator[Any]:
+    with harness.open(tmp_path) as world:
+        yield world
+
+
+MIDDLEWARE = """
+from dramatiq import Middleware
+
+class Watching(Middleware):
+    def before_enqueue(self, broker, message, delay):
+        message.options["trace"] = "t-" + message.message_id
+
+    def after_process_message(self, broker, message, *, result=None, exception=None):
+        with open({path!r}, "a") as file:
+            file.write(f"{{message.actor_name}} {{message.options.get('trace')}} {{type(exception).__name__}}\\n")
+"""
+
+
+def test_the_applications_middleware_surrounds_each_job(
+    harness: ServerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, module = tmp_path / "seen", f"watching{secrets.token_hex(4)}"
+    (tmp_path / f"{module}.py").write_text(MIDDLEWARE.format(path=str(seen)))
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"middleware": [f"{module}:Watching"]}
+    backends = {"main": {"url": harness.url, "queues": ["default", "a", "b"], "options": options}}
+    with harness.open(tmp_path, backends=backends) as world:
+        (good,) = world.manager.enqueue_many([world.probe("a")])
+        bad = world.manager.enqueue(FailingOnce(str(world.journal.path), "b"))
+        world.start_worker()
+        wait_until(lambda: seen.exists() and len(seen.read_text().splitlines()) == 2, what="both to be seen")
+        assert seen.read_text().splitlines() == [
+            f"{NAME}.probe t-{good} NoneType",
+            f"{NAME}.failing-once t-{bad} TryFailedError",
+        ]
+        log = next(world.folder.glob("worker-*.log")).read_text()
+        assert "Traceback" not in log.partition("Retries exceeded")[0].partition("gave up")[0]
+
+
+def test_dramatiqs_own_command_does_the_same(world: ServerWorld) -> None:
+    environment = {**os.environ, "ANYJOB_CONFIG": str(next(world.folder.glob("anyjob-*.toml")))}
+    argv = [sys.executable, "-m", "dramatiq", "anyjob_dramatiq.app", "-p", "2", "-t", "2", "-Q", "default", "a"]
+    with (world.folder / "own.log").open("wb") as log:
+        worker = subprocess.Popen(argv, env=environment, stdout=log, stderr=log, cwd=world.folder)
+    try:
+        world.enqueue("left", queue="b")
+        gate = world.new_gate()
+        world.manager.enqueue_many([world.probe(f"{number}", gate=str(gate)) for number in range(4)])
+        world.journal.wait(4, "begin")
+        assert len({each.pid for each in world.journal.entries("begin")}) == 2
+        gate.touch()
+        world.enqueue("other", queue="a")
+        world.journal.wait(5)
+        assert "left" not in world.journal.begun()
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+
+
+def test_a_second_signal_gives_back_at_once(world: ServerWorld) -> None:
+    worker = world.start_worker(stop_timeout=600.0)
+    gate = world.new_gate()
+    world.manager.enqueue(world.probe("a", gate=str(gate)))
+    world.journal.wait(1, "begin")
+    worker.terminate()
+    log = next(world.folder.glob("worker-*.log"))
+    wait_until(lambda: "stopping timeout=" in log.read_text(), what="the first signal to be heeded")
+    worker.terminate()
+    worker.wait()
+    gate.touch()
+    world.start_worker()
+    world.journal.wait(2, "begin")
+    assert world.journal.entries("begin")[-1].lost_count == 0
+
+
+def test_a_job_whose_envelope_was_bounced_keeps_its_bytes(world: Any) -> None:
+    raw = b'{ "v" : 1, "id":"kept","name":"' + NAME.encode() + b'.never-heard-of","args":{"x":1e400,"y":0.10},'
+    raw += b'"queue":"default","priority":15,"created_at":"2026-01-01T00:00:00Z","first_due_at":"2026-01-01T00:00:00Z"}'
+    world.put(raw)
+    world.start_worker(defer_unknown=0.0)
+    (parked,) = world.wait_parked()
+    assert parked.raw == raw
+
+
+def test_the_supervisor_ends_with_a_wrong_command() -> None:
+    argv = [sys.executable, "-m", "anyjob_dramatiq", "--no-such-option"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert "starts again" not in done.stderr
+
+
+# Redis alone
+
+
+@pytest.fixture
+def messages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Messages]:
+    harness = DramatiqRedisHarness(PrivateRedis(tmp_path_factory.mktemp("redis")))
+    with harness.open(tmp_path_factory.mktemp("world")) as world:
+        assert isinstance(world, DramatiqRedisWorld)
+        backend: Any = world.manager.backend()
+        world.enqueue("a", "b", "c")
+        yield backend.messages
+    harness.close()
+
+
+def test_what_was_taken_without_an_answer_is_handed_out_again(messages: Messages) -> None:
+    presence = Presence(messages.client, messages.names.root, "me", 30.0)
+    presence.beat()
+    first, second = messages.take("me", ["default"], 2, 0, known=[])
+    (again, third) = messages.take("me", ["default"], 2, 0, known=[first.entry])
+    assert again == second
+    assert {first.data, second.data, third.data} == {each.data for each in (first, again, third)}
+    assert not messages.take("me", ["default"], 2, 0, known=[each.entry for each in (first, second, third)])
+
+
+def test_who_is_not_known_to_live_takes_nothing(messages: Messages) -> None:
+    with pytest.raises(LapsedError):
+        messages.take("me", ["default"], 1, 0, known=[])
+    assert messages.count() == (3, 0, 0)
+
+
+def test_the_dead_give_back_in_front_and_in_order(messages: Messages) -> None:
+    presence = Presence(messages.client, messages.names.root, "me", 30.0)
+    presence.beat()
+    taken = messages.take("me", ["default"], 2, 0, known=[])
+    presence.leave()
+    assert len(messages.sweep()) == 2
+    Presence(messages.client, messages.names.root, "you", 30.0).beat()
+    again = messages.take("you", ["default"], 3, 0, known=[])
+    assert [each.data for each in again[:2]] == [each.data for each in taken]
+    assert [each.redelivered for each in again] == [True, True, False]
+    assert not messages.acknowledge("me", taken[0].entry)
+
+
+# A broker of the application's own
+
+APPLICATION = """
+import dramatiq
+{setup}
+dramatiq.set_broker(broker)
+
+@dramatiq.actor
+def own(path):
+    open(path, "w").close()
+"""
+SETUP = {
+    "redis": """
+from dramatiq.brokers.redis import RedisBroker
+broker = RedisBroker(url={url!r}, namespace={namespace!r}, maintenance_chance=1_000_000, heartbeat_timeout=5_000)
+""",
+    "amqp": """
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+broker = RabbitmqBroker(url={url!r}, confirm_delivery=True, max_priority=4)
+""",
+}
+
+
+@pytest.fixture(params=["redis", "amqp"])
+def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
+    """A world on an application's own broker, with queues of a name of their own, and the module's name."""
+    kind, namespace = request.param, f"own{secrets.token_hex(4)}"
+    url = redis_url() if kind == "redis" else amqp_url()
+    (tmp_path / f"{namespace}.py").write_text(
+        APPLICATION.format(setup=SETUP[kind].format(url=url, namespace=namespace))
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    backends = {"main": {"url": f"dramatiq://?broker={namespace}:broker", "queues": [namespace]}}
+    with _ExistingWorld(f"{kind}+{url}", tmp_path, {"backends": backends}) as world:
+        yield world, namespace
+        broker: Any = world.manager.backend().broker  # type: ignore[attr-defined]
+        broker.close()
+
+
+class _ExistingWorld(ServerWorld):
+    def put(self, raw: bytes, *, queue: str = "default") -> None:
+        raise NotImplementedError
+
+    def put_hostile(self, path: Path) -> int:
+        raise NotImplementedError
+
+    @property
+    def queue(self) -> str:
+        backend: Any = self.manager.backend()
+        return str(backend.config.queues[0])
+
+    def clear(self) -> None:
+        url = self.url.partition("+")[2]
+        if url.startswith("redis"):
+            with Redis.from_url(url) as client:
+                for pattern in (f"{self.queue}:*", f"{self.namespace}:*"):
+                    for key in client.scan_iter(pattern, 1000):
+                        client.delete(key)
+            return
+        with connect(url) as connection, connection.channel() as channel:
+            for queue in (self.queue, f"{self.queue}.DQ", f"{self.queue}.XQ", f"{self.namespace}.dramatiq:parked"):
+                channel.queue_delete(queue)
+
+
+def test_a_broker_of_the_applications_own(shop: tuple[_ExistingWorld, str], tmp_path: Path) -> None:
+    world, queue = shop
+    backend = world.manager.backend()
+    assert isinstance(backend, ExistingDramatiqBackend)
+    world.start_worker()
+    world.enqueue("a", queue=queue)
+    world.enqueue("high", queue=queue, priority=JobPriority.HIGH)
+    world.enqueue("later", queue=queue, delay=1)
+    world.manager.enqueue_many([world.probe("many") for _ in range(3)], queue=queue)
+    world.journal.wait(6)
+    assert backend.risks
+    hostile = {"on_success": "own", "pipe_target": {"queue_name": queue, "actor_name": "own"}}
+    _send_raw(world, queue, tmp_path / "touched", hostile)
+    (faulty,) = world.wait_parked()
+    assert faulty.failure is not None
+    assert "is none that a job of ours has" in faulty.failure.message
+    assert world.manager.shelf().discard(faulty.id)
+    world.manager.enqueue(FailingOnce(str(world.journal.path), "fails"), queue=queue)
+    (parked,) = world.wait_parked()
+    assert world.manager.shelf().retry(parked.id)
+    world.journal.wait(2, "begin", "fails")
+    (again,) = world.wait_parked()
+    assert world.manager.shelf().discard(again.id)
+    assert world.manager.shelf().count() == {JobState.ABANDONED: 0}
+    assert not (tmp_path / "touched").exists()
+
+
+def _send_raw(world: _ExistingWorld, queue: str, path: Path, options: dict[str, Any]) -> None:
+    backend: Any = world.manager.backend()
+    backend.broker.enqueue(Message(queue, f"{NAME}.probe", (f'"{path}"',), {}, options))
+
+
+def test_bad_options_are_refused_for_it(shop: tuple[_ExistingWorld, str]) -> None:
+    _, module = shop
+    for url, options, told in (
+        (f"dramatiq://?broker={module}:broker", {"x": 1}, "settings of its own"),
+        (f"dramatiq://?broker={module}:own", {}, "no broker"),
+        (f"dramatiq://?broker={module}:nothing", {}, "can't be loaded"),
+        ("dramatiq://?broker=x", {}, "name the broker"),
+    ):
+        with pytest.raises(ConfigurationError, match=told):
+            load_backend(BackendConfig(alias="main", url=url, options=options))
