@@ -16,7 +16,7 @@ from anyjob_amqp import read_url
 
 __all__ = ["PrivateRabbit", "amqp_url", "connect"]
 
-AMQP_URL = os.environ.get("ANYJOB_TEST_AMQP_URL", "amqp://guest:guest@localhost:5672//")
+AMQP_URL = os.environ.get("ANYJOB_TEST_AMQP_URL", "amqp://guest:guest@localhost:5672/%2F")
 
 # The script itself: the one on the path changes to a user who can't write where tests may.
 SCRIPTS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "/opt/homebrew/sbin/rabbitmq-server")
