@@ -11,24 +11,19 @@ from typing import Any
 
 import amqp
 import redis
-from rabbit import PrivateRabbit, amqp_url, connect
+from rabbit import RabbitHarness, RabbitWorld
 from servers import PrivateRedis
 
 from anyjob.testing.conformance import ServerHarness, ServerWorld
-from anyjob.testing.conformance.processes import QUEUES
 from anyjob_amqp import AmqpNames
 from anyjob_celery.frame import TASK, body_of
 
 __all__ = ["celery_amqp_harness", "celery_redis_harness"]
 
 
-def celery_amqp_harness(folder: Path) -> CeleryAmqpHarness:
-    """Return the harness of Celery over RabbitMQ: on a node of its own, else on the shared one."""
-    if not PrivateRabbit.is_installed():
-        return CeleryAmqpHarness(amqp_url())
-    node = PrivateRabbit(folder)
-    node.start()
-    return CeleryAmqpHarness(node.url, node)
+def celery_amqp_harness(folder: Path | None = None) -> RabbitHarness:
+    """Return the harness of Celery over RabbitMQ: given a folder, on a node of its own, else on the shared one."""
+    return RabbitHarness("celery", CeleryAmqpWorld, folder)
 
 
 def celery_redis_harness(folder: Path) -> CeleryRedisHarness:
@@ -77,12 +72,16 @@ def hostile_frames(path: Path) -> Sequence[tuple[Mapping[str, Any], bytes]]:
     ]
 
 
-class CeleryAmqpWorld(ServerWorld):
+class CeleryAmqpWorld(RabbitWorld):
     """A namespace on RabbitMQ."""
 
     @property
     def names(self) -> AmqpNames:
         return AmqpNames(self.namespace)
+
+    @property
+    def exchanges(self) -> Sequence[str]:
+        return (f"{self.namespace}:events", f"{self.namespace}.pidbox", f"reply.{self.namespace}.pidbox")
 
     def put(self, raw: bytes, *, queue: str = "default") -> None:
         headers = {"task": TASK, "id": "put", "lang": "py"}
@@ -98,48 +97,8 @@ class CeleryAmqpWorld(ServerWorld):
             self._publish(properties, body, "default")
         return len(frames)
 
-    def clear(self) -> None:
-        names = self.names
-        with connect(self.url.partition("+")[2]) as connection, connection.channel() as channel:
-            for queue in (*map(names.queue, QUEUES), names.parked, *names.levels):
-                channel.queue_delete(queue)
-            ours = (names.due, *names.levels, f"{self.namespace}:events")
-            for exchange in (*ours, f"{self.namespace}.pidbox", f"reply.{self.namespace}.pidbox"):
-                channel.exchange_delete(exchange)
-
     def _publish(self, properties: Mapping[str, Any], body: bytes, queue: str) -> None:
-        with connect(self.url.partition("+")[2]) as connection, connection.channel() as channel:
-            native = self.names.queue(queue)
-            channel.confirm_select()
-            channel.queue_declare(native, durable=True, auto_delete=False, arguments={"x-max-priority": 4})
-            channel.basic_publish_confirm(amqp.Message(body, delivery_mode=2, **properties), "", native, mandatory=True)
-
-
-class CeleryAmqpHarness(ServerHarness):
-    """Celery's worlds on a RabbitMQ: a node of their own where there is one to be started."""
-
-    def __init__(self, url: str, node: PrivateRabbit | None = None) -> None:
-        super().__init__(f"celery+{url}")
-        self._node = node
-        self.restartable = node is not None
-
-    def open(self, folder: Path, **settings: Any) -> CeleryAmqpWorld:
-        return CeleryAmqpWorld(self.url, folder, settings)
-
-    def url_at(self, host: str, port: int) -> str:
-        return f"celery+amqp://guest:guest@{host}:{port}//"
-
-    def stop_server(self) -> None:
-        assert self._node is not None
-        self._node.kill()
-
-    def start_server(self) -> None:
-        assert self._node is not None
-        self._node.start()
-
-    def close(self) -> None:
-        if self._node is not None:
-            self._node.close()
+        self.publish(amqp.Message(body, delivery_mode=2, **properties), queue)
 
 
 class CeleryRedisWorld(ServerWorld):

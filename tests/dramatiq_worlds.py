@@ -11,12 +11,12 @@ from typing import Any
 import amqp
 import msgspec
 from msgspec import Raw
-from rabbit import PrivateRabbit, amqp_url, connect
+from rabbit import RabbitHarness, RabbitWorld
 from redis import Redis
 from servers import PrivateRedis
 
 from anyjob.testing.conformance import ServerHarness, ServerWorld
-from anyjob.testing.conformance.processes import QUEUES
+from anyjob_amqp import AmqpNames
 from anyjob_dramatiq.amqp_backend import names_of
 from anyjob_dramatiq.names import Names, root_of
 
@@ -28,13 +28,9 @@ def dramatiq_redis_harness(folder: Path) -> DramatiqRedisHarness:
     return DramatiqRedisHarness(PrivateRedis(folder))
 
 
-def dramatiq_amqp_harness(folder: Path) -> DramatiqAmqpHarness:
-    """Return the harness of Dramatiq on RabbitMQ: on a node of its own, else on the shared one."""
-    if not PrivateRabbit.is_installed():
-        return DramatiqAmqpHarness(amqp_url())
-    node = PrivateRabbit(folder)
-    node.start()
-    return DramatiqAmqpHarness(node.url, node)
+def dramatiq_amqp_harness(folder: Path | None = None) -> RabbitHarness:
+    """Return the harness of Dramatiq on RabbitMQ: given a folder, on a node of its own, else on the shared one."""
+    return RabbitHarness("dramatiq", DramatiqAmqpWorld, folder)
 
 
 class _RunsCode:
@@ -135,8 +131,12 @@ class DramatiqRedisHarness(ServerHarness):
         self._server.kill()
 
 
-class DramatiqAmqpWorld(ServerWorld):
+class DramatiqAmqpWorld(RabbitWorld):
     """A namespace on RabbitMQ."""
+
+    @property
+    def names(self) -> AmqpNames:
+        return names_of(self.namespace)
 
     def put(self, raw: bytes, *, queue: str = "default") -> None:
         self._publish(message(queue, Raw(raw)), queue)
@@ -147,45 +147,5 @@ class DramatiqAmqpWorld(ServerWorld):
             self._publish(data, "default")
         return len(hostile)
 
-    def clear(self) -> None:
-        names = names_of(self.namespace)
-        with connect(self.url.partition("+")[2]) as connection, connection.channel() as channel:
-            for queue in (*map(names.queue, QUEUES), names.parked, *names.levels):
-                channel.queue_delete(queue)
-            for exchange in (names.due, *names.levels):
-                channel.exchange_delete(exchange)
-
     def _publish(self, body: bytes, queue: str) -> None:
-        native = names_of(self.namespace).queue(queue)
-        with connect(self.url.partition("+")[2]) as connection, connection.channel() as channel:
-            channel.confirm_select()
-            channel.queue_declare(native, durable=True, auto_delete=False, arguments={"x-max-priority": 4})
-            sent = amqp.Message(body, delivery_mode=2, priority=2)
-            channel.basic_publish_confirm(sent, "", native, mandatory=True)
-
-
-class DramatiqAmqpHarness(ServerHarness):
-    """Dramatiq's worlds on a RabbitMQ: a node of their own where there is one to be started."""
-
-    def __init__(self, url: str, node: PrivateRabbit | None = None) -> None:
-        super().__init__(f"dramatiq+{url}")
-        self._node = node
-        self.restartable = node is not None
-
-    def open(self, folder: Path, **settings: Any) -> DramatiqAmqpWorld:
-        return DramatiqAmqpWorld(self.url, folder, settings)
-
-    def url_at(self, host: str, port: int) -> str:
-        return f"dramatiq+amqp://guest:guest@{host}:{port}//"
-
-    def stop_server(self) -> None:
-        assert self._node is not None
-        self._node.kill()
-
-    def start_server(self) -> None:
-        assert self._node is not None
-        self._node.start()
-
-    def close(self) -> None:
-        if self._node is not None:
-            self._node.close()
+        self.publish(amqp.Message(body, delivery_mode=2, priority=2), queue)

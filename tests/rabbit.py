@@ -6,15 +6,20 @@ import os
 import shutil
 import signal
 import subprocess
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import amqp
 from servers import free_port, unavailable
 
+from anyjob.testing.conformance import ServerHarness, ServerWorld
+from anyjob.testing.conformance.processes import QUEUES
 from anyjob.testing.probes.journal import wait_until
-from anyjob_amqp import read_url
+from anyjob_amqp import AmqpNames, read_url
 
-__all__ = ["PrivateRabbit", "amqp_url", "connect"]
+__all__ = ["PrivateRabbit", "RabbitHarness", "RabbitWorld", "amqp_url", "connect"]
 
 AMQP_URL = os.environ.get("ANYJOB_TEST_AMQP_URL", "amqp://guest:guest@localhost:5672/%2F")
 
@@ -70,6 +75,7 @@ class PrivateRabbit:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
         }
+        self.kills = 0
         self._node: subprocess.Popen[bytes] | None = None
         self._mapper: subprocess.Popen[bytes] | None = None
 
@@ -93,6 +99,7 @@ class PrivateRabbit:
             os.killpg(self._node.pid, signal.SIGKILL)
             self._node.wait()
             self._node = None
+            self.kills += 1
 
     def close(self) -> None:
         """Kill it, and what runs beside it."""
@@ -116,6 +123,80 @@ class PrivateRabbit:
         except (OSError, amqp.AMQPError):
             return False
         return True
+
+
+class RabbitWorld(ServerWorld):
+    """A namespace on RabbitMQ."""
+
+    def __init__(self, url: str, folder: Path, settings: dict[str, Any], node: PrivateRabbit | None) -> None:
+        super().__init__(url, folder, settings)
+        self._node = node
+        self._kills = node.kills if node is not None else 0
+
+    @property
+    @abstractmethod
+    def names(self) -> AmqpNames:
+        """The names of its queues."""
+
+    @property
+    def exchanges(self) -> Sequence[str]:
+        """The exchanges that the library itself makes."""
+        return ()
+
+    def clear(self) -> None:
+        if self._node is not None and self._node.kills != self._kills:
+            # Deleted while they come back, delay queues take down, on RabbitMQ 3.10, what moves the messages of all
+            # others on. Nobody else has this namespace, and the node goes with the tests.
+            return
+        names = self.names
+        with self.connect() as connection, connection.channel() as channel:
+            for queue in (*map(names.queue, QUEUES), names.parked, *names.levels):
+                channel.queue_delete(queue)
+            for exchange in (names.due, *names.levels, *self.exchanges):
+                channel.exchange_delete(exchange)
+
+    def connect(self) -> amqp.Connection:
+        """Return a connection to the broker."""
+        return connect(self.url.partition("+")[2])
+
+    def publish(self, message: amqp.Message, queue: str) -> None:
+        """Put a message into a logical queue, and return when it is there."""
+        native = self.names.queue(queue)
+        with self.connect() as connection, connection.channel() as channel:
+            channel.confirm_select()
+            channel.queue_declare(native, durable=True, auto_delete=False, arguments={"x-max-priority": 4})
+            channel.basic_publish_confirm(message, "", native, mandatory=True)
+
+
+class RabbitHarness(ServerHarness):
+    """Worlds on a RabbitMQ: given a folder, on a node of their own, if one can be started; else on the shared one."""
+
+    def __init__(self, library: str, world: type[RabbitWorld], folder: Path | None = None) -> None:
+        self._library = library
+        self._world = world
+        self._node = PrivateRabbit(folder) if folder is not None and PrivateRabbit.is_installed() else None
+        self.restartable = self._node is not None
+        if self._node is not None:
+            self._node.start()
+        super().__init__(f"{library}+{self._node.url if self._node else amqp_url()}")
+
+    def open(self, folder: Path, **settings: Any) -> RabbitWorld:
+        return self._world(self.url, folder, settings, self._node)
+
+    def url_at(self, host: str, port: int) -> str:
+        return f"{self._library}+amqp://guest:guest@{host}:{port}//"
+
+    def stop_server(self) -> None:
+        assert self._node is not None
+        self._node.kill()
+
+    def start_server(self) -> None:
+        assert self._node is not None
+        self._node.start()
+
+    def close(self) -> None:
+        if self._node is not None:
+            self._node.close()
 
 
 def _script() -> str | None:

@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 import pytest
 from celery.result import AsyncResult
-from celery_worlds import CeleryAmqpHarness, CeleryRedisHarness
-from rabbit import amqp_url, connect
+from celery_worlds import CeleryRedisHarness, celery_amqp_harness
+from rabbit import connect
 from redis import Redis
 from servers import PrivateRedis, free_port, redis_url
 
@@ -38,7 +38,7 @@ def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "redis":
         made = CeleryRedisHarness(PrivateRedis(tmp_path_factory.mktemp("redis")))
     else:
-        made = CeleryAmqpHarness(amqp_url())
+        made = celery_amqp_harness()
     yield made
     made.close()
 

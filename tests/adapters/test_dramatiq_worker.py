@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from dramatiq import Message
-from dramatiq_worlds import DramatiqAmqpHarness, DramatiqRedisHarness, DramatiqRedisWorld
+from dramatiq_worlds import DramatiqRedisHarness, DramatiqRedisWorld, dramatiq_amqp_harness
 from rabbit import amqp_url, connect
 from redis import Redis
 from servers import PrivateRedis, redis_url
@@ -39,7 +39,7 @@ def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if request.param == "redis":
         made = DramatiqRedisHarness(PrivateRedis(tmp_path_factory.mktemp("redis")))
     else:
-        made = DramatiqAmqpHarness(amqp_url())
+        made = dramatiq_amqp_harness()
     yield made
     made.close()
 

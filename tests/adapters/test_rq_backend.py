@@ -83,6 +83,7 @@ def test_capabilities_are_told() -> None:
     can = configured("rq+redis://h", lease=30.0).capabilities
     assert dict(can.describe()) == {
         "priority": "exact",
+        "priority across a worker's queues": "yes",
         "delay": "exact, at most 2 s late",
         "bulk enqueue": "batch",
         "a taken id is refused": "yes",
