@@ -550,6 +550,27 @@ def test_a_worker_serves_the_backend_that_it_is_given(start: Start) -> None:
     read_until(process, "said hello")
 
 
+def test_several_backends_have_a_worker_each(start: Start) -> None:
+    process = start("toy:finish", "--all", ANYJOB_BACKENDS__OTHER__URL="toy:finish")
+
+    read_until(process, "waiting to finish")
+    read_until(process, "waiting to finish")
+    process.terminate()
+    read_until(process, "finished")
+    read_until(process, "finished")
+
+    assert process.wait() == ExitCode.DONE
+
+
+def test_a_worker_that_ends_takes_the_others_along(start: Start) -> None:
+    other = {"ANYJOB_BACKENDS__OTHER__URL": "toy+native:", "KEPT": "kept"}
+    process = start("toy:finish", "--backend", "other", "--backend", "default", **other)
+
+    output, _ = process.communicate(timeout=15)
+    assert "ended backend=other code=0" in output
+    assert process.returncode == ExitCode.DONE
+
+
 @pytest.mark.parametrize("library", ["click", "rich"])
 def test_without_its_libraries_the_command_says_what_to_install(library: str) -> None:
     code = f"import sys; sys.modules[{library!r}] = None; from anyjob.cli import main; main()"

@@ -8,7 +8,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, cast
@@ -20,7 +20,7 @@ from rich.table import Column, Table
 
 from anyjob import current
 from anyjob.backend import NativeCommand
-from anyjob.cli.process import run_worker
+from anyjob.cli.process import run_children, run_worker
 from anyjob.envelope import QUEUE_NAME, JobPriority
 from anyjob.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
 from anyjob.loader import installed_schemes
@@ -30,7 +30,7 @@ from anyjob.registry import QUEUE_RULE
 from anyjob.settings import Settings, load_settings
 from anyjob.settings.doors import APP_VARIABLE, CONFIG_VARIABLE
 from anyjob.settings.urls import hide_password
-from anyjob.worker import WorkerOptions
+from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = ["ExitCode", "cli"]
 
@@ -101,14 +101,22 @@ def _split_queues(_context: click.Context, _parameter: click.Parameter, value: s
 
 
 @cli.command()
-@click.option("--backend", metavar="ALIAS", help="Serve this backend; default: ANYJOB_WORKER_BACKEND, else `default`.")
+@click.option(
+    "--backend",
+    "backends",
+    metavar="ALIAS",
+    multiple=True,
+    help="Serve this backend; several get a process each. Default: ANYJOB_WORKER_BACKEND, else `default`.",
+)
+@click.option("--all", "every", is_flag=True, help="Serve all backends of the settings.")
 @click.option("-Q", "--queues", metavar="A,B", callback=_split_queues, help="Serve these queues only.")
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs at a time.")
 @click.option("--stop-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Default: the settings'.")
 @click.option("--print-command", is_flag=True, help="Show the native worker's command line, and don't run it.")
 @_with_exit_codes
 def worker(
-    backend: str | None,
+    backends: Sequence[str],
+    every: bool,
     queues: tuple[str, ...] | None,
     concurrency: int,
     stop_timeout: float | None,
@@ -118,22 +126,22 @@ def worker(
     manager = current.load_application()
     if manager.enqueue_only:
         raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
-    alias = backend or manager.worker_backend
-    _refuse_in_process(manager, alias, "a worker of another process never sees its jobs")
-    manager.registry.check(manager.executor.serializer)
+    aliases = list(dict.fromkeys(manager.backends if every else backends or (manager.worker_backend,)))
     options = replace(manager.worker_options, queues=queues, concurrency=concurrency)
     if stop_timeout is not None:
         options = replace(options, stop_timeout=stop_timeout)
-    found = manager.backend(alias).worker(manager.executor, options)
-    if isinstance(found, NativeCommand):
-        if print_command:
-            click.echo(shlex.join(found.argv))
-        else:
-            _become(found, alias, options)
-    elif print_command:
-        click.echo(f"backend {alias!r} has no native worker: it runs in this process")
+    for alias in aliases:
+        _refuse_in_process(manager, alias, "a worker of another process never sees its jobs")
+    manager.registry.check(manager.executor.serializer)
+    found = {alias: manager.backend(alias).worker(manager.executor, options) for alias in aliases}
+    if print_command:
+        for alias, each in found.items():
+            ours = f"backend {alias!r} has no native worker: it runs in this process"
+            click.echo(shlex.join(each.argv) if isinstance(each, NativeCommand) else ours)
+    elif len(found) > 1:
+        sys.exit(run_children({alias: _command(alias, options) for alias in found}))
     else:
-        sys.exit(ExitCode.DONE if run_worker(found) else ExitCode.ABORTED)
+        _run(aliases[0], found[aliases[0]], options)
 
 
 @cli.command()
@@ -212,13 +220,22 @@ def _shown(path: str, value: Any) -> str:
     return ", ".join(value) if isinstance(value, tuple) and all(isinstance(each, str) for each in value) else str(value)
 
 
-def _become(command: NativeCommand, alias: str, options: WorkerOptions) -> NoReturn:
-    """Go on as the native worker. What it serves, and what its command line can't say, is in the environment."""
+def _command(alias: str, options: WorkerOptions) -> Sequence[str]:
+    """Return this command for one backend; the application, and the settings, are in the environment."""
+    argv = [sys.executable, "-m", "anyjob", "worker", "--backend", alias, "--concurrency", str(options.concurrency)]
+    argv += ["--stop-timeout", f"{options.stop_timeout:g}"]
+    return [*argv, *(("--queues", ",".join(options.queues)) if options.queues else ())]
+
+
+def _run(alias: str, worker: NativeCommand | JobWorker, options: WorkerOptions) -> NoReturn:
+    """Run ours, or go on as the native worker: what it serves, and its argv can't say, is in the environment."""
+    if not isinstance(worker, NativeCommand):
+        sys.exit(ExitCode.DONE if run_worker(worker) else ExitCode.ABORTED)
     said = {"ANYJOB_WORKER_BACKEND": alias, "ANYJOB_STOP_TIMEOUT": f"{options.stop_timeout:g}"}
     try:
-        os.execvpe(command.argv[0], command.argv, {**os.environ, **said, **command.environment})  # noqa: S606
+        os.execvpe(worker.argv[0], worker.argv, {**os.environ, **said, **worker.environment})  # noqa: S606
     except FileNotFoundError as error:
-        raise ConfigurationError(f"There is no program {command.argv[0]!r} on the path to run the worker.") from error
+        raise ConfigurationError(f"There is no program {worker.argv[0]!r} on the path to run the worker.") from error
 
 
 def _refuse_in_process(manager: JobManager, alias: str, why: str) -> None:

@@ -1,18 +1,22 @@
-"""A worker of ours as a process: signals in, a graceful stop out."""
+"""Workers as processes: signals in, a graceful stop out."""
 
 from __future__ import annotations
 
 import logging
 import signal
+import subprocess
 import threading
-from queue import SimpleQueue
-from types import FrameType
+from collections.abc import Mapping, Sequence
+from queue import Empty, SimpleQueue
+from typing import Final, Generic, TypeVar
 
 from anyjob.worker import JobWorker
 
-__all__ = ["run_worker"]
+__all__ = ["run_children", "run_worker"]
 
 logger = logging.getLogger("anyjob.worker")
+
+T = TypeVar("T")
 
 
 def run_worker(worker: JobWorker) -> bool:
@@ -20,35 +24,75 @@ def run_worker(worker: JobWorker) -> bool:
 
     The first signal stops claiming and lets running jobs finish; a second one gives them back at once.
     """
-    received: SimpleQueue[signal.Signals | None] = SimpleQueue()
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        # Nothing but this: a handler interrupts whatever holds the locks of logging or of an Event. A SimpleQueue is
-        # made for it.
-        received.put(signal.Signals(number))
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, on_signal)
+    events: _Events[None] = _Events()
     worker.start()
     logger.info("ready")
-    _log(received.get())
+    events.next()
     finished: list[bool] = []
 
     def stop() -> None:
         try:
             finished.append(worker.stop())
         finally:
-            received.put(None)
+            events.put(None)
 
     threading.Thread(target=stop, name="anyjob-stop", daemon=True).start()
-    hurry = received.get()
-    if hurry is None:
+    if events.next() is None:
         return finished == [True]
-    _log(hurry)
     worker.stop(timeout=0)
     return False
 
 
-def _log(received: signal.Signals | None) -> None:
-    if received is not None:
-        logger.info("received signal=%s", received.name)
+def run_children(commands: Mapping[str, Sequence[str]]) -> int:
+    """Run a worker process for each backend until TERM or INT, which they are passed; return the worst exit code.
+
+    When one ends by itself, the others are told to stop: whoever started us starts all anew.
+    """
+    events: _Events[tuple[str, int]] = _Events()
+    # In groups of their own: a terminal's Ctrl-C is to reach them by us, and once.
+    children = {alias: subprocess.Popen(argv, process_group=0) for alias, argv in commands.items()}
+    for each in children.items():
+        threading.Thread(target=lambda alias, child: events.put((alias, child.wait())), args=each, daemon=True).start()
+    codes: dict[str, int] = {}
+    told: signal.Signals | None = None
+    while len(codes) < len(children):
+        event = events.next()
+        if isinstance(event, signal.Signals):
+            told = event
+        else:
+            alias, code = event
+            codes[alias] = 0 if told is not None and code == -told else code  # told before it had begun
+            logger.log(logging.INFO if told else logging.ERROR, "ended backend=%s code=%s", alias, code)
+            if told is not None:
+                continue
+            told = signal.SIGTERM
+        for alias, child in children.items():
+            if alias not in codes:
+                child.send_signal(told)
+    return max(code if code >= 0 else 128 - code for code in codes.values())
+
+
+class _Events(Generic[T]):
+    """What happens, one after the other: TERM and INT, and what is put here."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[T | signal.Signals] = SimpleQueue()
+        # A handler interrupts whatever holds the locks of logging or of an Event; a SimpleQueue is made for it.
+        self.put = self._queue.put
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, lambda number, _frame: self.put(signal.Signals(number)))
+
+    def next(self) -> T | signal.Signals:
+        """Wait for the next one, and log it if it is a signal."""
+        while True:
+            try:
+                # A signal that comes just before a thread begins to wait does not wake it: look up now and then.
+                event = self._queue.get(timeout=_LONGEST_WAIT)
+            except Empty:
+                continue
+            if isinstance(event, signal.Signals):
+                logger.info("received signal=%s", event.name)
+            return event
+
+
+_LONGEST_WAIT: Final = 0.5
