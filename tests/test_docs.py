@@ -51,8 +51,9 @@ def test_the_settings_shown_are_right(tmp_path: Path) -> None:
     assert set(settings.backends) == {"main", "ledger"}
 
 
-# The adapter's tests are the whole kit: tests/conformance/test_folder.py runs them.
-EXAMPLES = [path for path in sorted(ROOT.glob("examples/*/*.py")) if path.parent.name != "05_write_an_adapter"]
+# tests/conformance/test_folder.py and tests/adapters/test_three_backends.py run the others.
+ELSEWHERE = ("05_write_an_adapter", "06_three_backends")
+EXAMPLES = [path for path in sorted(ROOT.glob("examples/*/*.py")) if path.parent.name not in ELSEWHERE]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.parent.name)

@@ -426,6 +426,13 @@ def test_a_url_without_user_is_filled_in_as_it_is(loaded: Loaded) -> None:
     assert settings.backends["default"].url == "rq+redis://localhost:1"
 
 
+@pytest.mark.parametrize("url", ["rq+${URL}", "${SCHEME}+${URL}", "${SCHEME}${REST}"])
+def test_a_scheme_may_be_filled_in_too(loaded: Loaded, url: str) -> None:
+    variables = {"URL": "redis://h", "SCHEME": "rq", "REST": "+redis://h"}
+
+    assert loaded(environ={"ANYJOB_BACKEND": url, **variables}).backends["default"].url == "rq+redis://h"
+
+
 def test_a_variable_that_is_not_set_is_a_fault(faults: Faults) -> None:
     assert faults(anyjob="backends.main = 'rq+redis://:${REDIS_PASSWORD}@localhost'") == [
         "anyjob.toml: backends.main.url: ${REDIS_PASSWORD} is not set in the environment."

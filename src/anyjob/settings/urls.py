@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 __all__ = ["expand_url", "hide_password", "is_url"]
 
-_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*:.*", re.DOTALL | re.IGNORECASE)
+_URL: Final = re.compile(r"(?:[a-z][a-z0-9+.-]*:|[a-z0-9+.-]*\$\{).*", re.DOTALL | re.IGNORECASE)
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _USERINFO: Final = re.compile(r"(?<=://)[^/?#]*(?=@)")
 _HIDDEN: Final = re.compile(r"(?<=//).*(?=@)", re.DOTALL)  # also what should have been percent-encoded
@@ -17,7 +17,7 @@ _SECRET: Final = re.compile(r"([?&][^=&#]*(?:pass|pw|secret|token|key|auth|cred)
 
 
 def is_url(text: str) -> bool:
-    """Tell a backend URL (`memory:`, `rq+redis://...`) from an alias."""
+    """Tell a backend URL (`memory:`, `rq+redis://...`, `rq+${REDIS_URL}`) from an alias."""
     return _URL.fullmatch(text) is not None
 
 
