@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any, Final
 
 import pika
@@ -41,8 +42,9 @@ class AmqpPlace:
 class AmqpSource(JobSource):
     """Takes from the queues of one broker, over one channel whose limit is the number of threads.
 
-    The limit is the channel's, for all its queues together, so that what is held runs. Where the broker has no such
-    limits any more, each queue has its own, and a worker of several queues may hold a few that it has not begun.
+    The limit of one queue is its consumer's, which costs the broker less; that of several is the channel's, for all of
+    them together, so that what is held runs. Where the broker has no such limits any more, a worker of several queues
+    may hold a few that it has not begun.
 
     A connection that is lost is made anew; what it held is the broker's again.
     """
@@ -64,8 +66,12 @@ class AmqpSource(JobSource):
         self._forbidden = forbidden
         self._arrived: deque[Message[Any]] = deque()
         self._held: dict[int, Delivery] = {}
+        """By tag, in their order; to be changed by the thread that looks after the connection, and by no other."""
+        self._done: deque[int] = deque()
+        """Tags that are to be acknowledged; any thread adds to them."""
         self._consumed: dict[str, str] = {}
         self._channel: Any = None  # pika is untyped: a BlockingChannel, or None
+        self._limits_channels = True
 
     def open(self, threads: int, find_queue: Callable[[str], None]) -> None:  # noqa: ARG002  # nothing tells of queues
         self._threads = threads
@@ -107,8 +113,9 @@ class AmqpSource(JobSource):
     def acknowledge(self, delivery: Delivery) -> bool:
         if not self.holds(delivery):
             return False
-        self._held.pop(delivery.place.tag, None)
-        return self._call(_acknowledge, delivery.place)
+        delivery.released = True
+        self._done.append(delivery.place.tag)
+        return self._call(self._acknowledge_done, delivery.place)
 
     def give_back(self, *deliveries: Delivery) -> None:
         """Reject what was not begun: it keeps its place, though it counts as delivered. Publish anew what was begun."""
@@ -117,11 +124,11 @@ class AmqpSource(JobSource):
                 self._publish_again(delivery.place, delivery)
                 self.acknowledge(delivery)
             elif self.holds(delivery):
-                self._held.pop(delivery.place.tag, None)
-                self._call(_reject, delivery.place)
+                delivery.released = True
+                self._call(self._reject, delivery.place)
 
     def give_back_all(self) -> Sequence[str]:
-        left = list(self._held.values())
+        left = [each for each in self._held.values() if not each.released]
         self.give_back(*left)
         return [each.id for each in left]
 
@@ -135,10 +142,30 @@ class AmqpSource(JobSource):
                 self._channel.connection.process_data_events(0)
                 self._drop()
 
-    def _call(self, action: Callable[[BlockingChannel, int], None], place: AmqpPlace) -> bool:
+    def _acknowledge_done(self, place: AmqpPlace) -> None:
+        """Acknowledge all that is done, in as few frames as will do: each is a write of its own."""
+        if place.channel is not self._channel or not place.channel.is_open:
+            return
+        done: set[int] = set()
+        while self._done:
+            done.add(self._done.popleft())
+        done &= self._held.keys()
+        oldest = list(takewhile(done.__contains__, self._held))
+        if oldest:
+            place.channel.basic_ack(oldest[-1], multiple=True)
+        for tag in done.difference(oldest):
+            place.channel.basic_ack(tag)
+        for tag in done:
+            del self._held[tag]
+
+    def _reject(self, place: AmqpPlace) -> None:
+        if place.channel.is_open and self._held.pop(place.tag, None) is not None:
+            place.channel.basic_nack(place.tag, requeue=True)
+
+    def _call(self, action: Callable[[AmqpPlace], None], place: AmqpPlace) -> bool:
         """Have the thread that looks after the connection do it, soon."""
         try:
-            place.channel.connection.add_callback_threadsafe(partial(action, place.channel, place.tag))
+            place.channel.connection.add_callback_threadsafe(partial(action, place))
         except AMQPError:
             return False
         return True
@@ -150,20 +177,19 @@ class AmqpSource(JobSource):
         return self._channel
 
     def _open_channel(self) -> BlockingChannel:
-        connection = pika.BlockingConnection(self._parameters)
-        try:
-            channel = connection.channel()
-            channel.basic_qos(prefetch_count=self._threads, global_qos=True)
-        except AMQPError:  # RabbitMQ 4.3 and later may refuse, and close what we asked over
-            with suppress(AMQPError):
-                connection.close()
-            channel = pika.BlockingConnection(self._parameters).channel()
-            channel.basic_qos(prefetch_count=self._threads)
+        channel = pika.BlockingConnection(self._parameters).channel()
+        channel.basic_qos(prefetch_count=self._threads)
         channel.add_on_cancel_callback(self._on_cancelled)
         return channel
 
     def _consume(self, channel: BlockingChannel, queue: str) -> None:
         self._declare(queue)
+        if len(self._consumed) == 1 and self._limits_channels:
+            try:
+                channel.basic_qos(prefetch_count=self._threads, global_qos=True)
+            except AMQPError:  # RabbitMQ 4.3 and later may refuse, and close what we asked over
+                self._limits_channels = False
+                raise
         self._consumed[queue] = channel.basic_consume(self._native(queue), partial(self._on_message, queue))
 
     def _on_message(self, queue: str, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
@@ -194,21 +220,11 @@ class AmqpSource(JobSource):
 
     def _drop(self) -> None:
         channel, self._channel = self._channel, None
-        for each in (self._consumed, self._arrived, self._held):
+        for each in (self._consumed, self._arrived, self._held, self._done):
             each.clear()
         if channel is not None and channel.connection.is_open:
             with suppress(AMQPError, OSError):
                 channel.connection.close()
-
-
-def _acknowledge(channel: BlockingChannel, tag: int) -> None:
-    if channel.is_open:
-        channel.basic_ack(tag)
-
-
-def _reject(channel: BlockingChannel, tag: int) -> None:
-    if channel.is_open:
-        channel.basic_nack(tag, requeue=True)
 
 
 def _parameters(address: AmqpAddress, timeout: float) -> pika.ConnectionParameters:
