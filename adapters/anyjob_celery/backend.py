@@ -15,7 +15,7 @@ from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob.executor import JobExecutor
 from anyjob.worker import WorkerOptions
-from anyjob_celery.safety import OURS
+from anyjob_celery.safety import OURS, REMOTE_CONTROL
 
 __all__ = ["CeleryBackend", "OwnCeleryBackend"]
 
@@ -93,6 +93,7 @@ class OwnCeleryBackend(CeleryBackend):
                 f"backends.{config.alias}.options: {', '.join(refused)}: anyjob sees to that itself. For an "
                 "application with settings of your own use celery://?app=module:attribute."
             )
+        self.risks = [REMOTE_CONTROL] if self.options.get("worker_enable_remote_control", True) else []
         self.transport_options: Mapping[str, Any] = self.options.pop("broker_transport_options", {})
 
     @property

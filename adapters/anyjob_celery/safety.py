@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["OURS", "SAFE", "Settings", "risks_of", "transport_option"]
+__all__ = ["OURS", "REMOTE_CONTROL", "SAFE", "Settings", "risks_of", "transport_option"]
 
 # Each of these, as Celery has it by default, loses, repeats or leaks something.
 SAFE: Final[Mapping[str, Any]] = {
@@ -37,6 +37,11 @@ OURS: Final = frozenset(SAFE) | {
     "task_routes",
 }
 """What a backend's options can't say, for we do."""
+
+REMOTE_CONTROL: Final = (
+    "worker_enable_remote_control: who can write to the broker can also stop workers; Flower and `inspect` need it, "
+    "else use False"
+)
 
 Settings = Mapping[str, Any]
 

@@ -69,6 +69,9 @@ class JobBackend(ABC):
     shelf: JobShelf | None = None
     """What waits, seen from outside; None where the system can't be looked into."""
 
+    risks: Sequence[str] = ()
+    """What the configuration puts at risk, a line each that begins with the setting; `anyjob doctor` shows them."""
+
     @abstractmethod
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         """Hand the jobs over, and return when they were accepted; what is due later (`due_at`) waits in there.

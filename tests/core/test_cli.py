@@ -393,6 +393,39 @@ def test_jobs_that_cannot_travel_are_found_before_the_worker_starts(anyjob: Run,
     assert "database model" in result.stderr
 
 
+def test_doctor_asks_each_backend(anyjob: Run, in_force: JobManager, server: StoreBackend) -> None:
+    in_force.enqueue(Email("a@b.c"))
+    server.risks = ["some_setting: something may be lost; use another"]
+
+    result = anyjob("doctor")
+
+    assert result.exit_code == ExitCode.DONE
+    assert "1 names, all can travel" in result.output
+    assert "1 waiting" in result.output
+    assert "risk  default  some_setting: something may be lost; use another" in result.output
+    assert anyjob("doctor", "--strict").exit_code == ExitCode.FAILED
+
+
+def test_doctor_tells_what_is_away(
+    anyjob: Run, in_force: JobManager, server: StoreBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise EnqueueError("the server is away")
+
+    monkeypatch.setattr(server.shelf, "count", away)
+
+    result = anyjob("doctor")
+
+    assert result.exit_code == ExitCode.UNREACHABLE
+    assert "away  default  the server is away" in result.output
+
+
+def test_doctor_on_memory(anyjob: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYJOB_BACKEND", "memory:")
+
+    assert "lives in the process that enqueues" in anyjob("doctor").output
+
+
 # In a process of its own
 
 

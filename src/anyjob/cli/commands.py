@@ -20,6 +20,7 @@ from rich.table import Column, Table
 
 from anyjob import current
 from anyjob.backend import NativeCommand
+from anyjob.cli.doctor import Verdict, examine
 from anyjob.cli.process import run_children, run_worker
 from anyjob.envelope import QUEUE_NAME, JobPriority
 from anyjob.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
@@ -203,6 +204,23 @@ def capabilities(backend: str | None) -> None:
     for promise, kept in can.describe():
         table.add_row(promise, kept)
     Console(markup=False, highlight=False).print(table)
+
+
+@cli.command()
+@click.option("--strict", is_flag=True, help="End with 1 if anything is at risk.")
+@_with_exit_codes
+def doctor(strict: bool) -> None:
+    """Check settings and jobs, ask each backend whether it answers, and tell what is at risk, setting by setting."""
+    found = list(examine(current.load_application()))
+    table = Table(Column(), Column(), Column(overflow="fold"), box=None, pad_edge=False, show_header=False)
+    for finding in found:
+        table.add_row(finding.verdict.value, finding.where, finding.told)
+    Console(markup=False, highlight=False).print(table)
+    verdicts = {finding.verdict for finding in found}
+    if Verdict.AWAY in verdicts:
+        sys.exit(ExitCode.UNREACHABLE)
+    if strict and Verdict.RISK in verdicts:
+        sys.exit(ExitCode.FAILED)
 
 
 def _value(settings: Settings, path: str) -> Any:

@@ -1,0 +1,53 @@
+"""What stands between the settings and jobs that run: whether each backend answers, and what it puts at risk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from anyjob.backend import JobBackend
+from anyjob.errors import EnqueueError
+from anyjob.manager import JobManager
+
+__all__ = ["Finding", "Verdict", "examine"]
+
+
+class Verdict(Enum):
+    """How bad a finding is."""
+
+    GOOD = "ok"
+    RISK = "risk"
+    AWAY = "away"
+
+
+class Finding(NamedTuple):
+    """One line of the examination."""
+
+    verdict: Verdict
+    where: str
+    told: str
+
+
+def examine(manager: JobManager) -> Iterator[Finding]:
+    """Look at the jobs, then at each backend, in the order of the settings. Connects, and changes nothing."""
+    manager.registry.check(manager.executor.serializer)
+    yield Finding(Verdict.GOOD, "jobs", f"{len(manager.registry.names)} names, all can travel")
+    for alias, backend in manager.backends.items():
+        yield _reach(alias, backend)
+        yield from (Finding(Verdict.RISK, alias, risk) for risk in backend.risks)
+
+
+def _reach(alias: str, backend: JobBackend) -> Finding:
+    if backend.capabilities.in_process:
+        return Finding(Verdict.GOOD, alias, "lives in the process that enqueues, and ends with it")
+    if backend.shelf is None:
+        return Finding(Verdict.GOOD, alias, "can't be looked into: not asked")
+    begun = time.perf_counter()
+    try:
+        counted = backend.shelf.count()
+    except EnqueueError as error:
+        return Finding(Verdict.AWAY, alias, str(error))
+    counts = ", ".join(f"{count} {state.name.lower()}" for state, count in counted.items())
+    return Finding(Verdict.GOOD, alias, f"answered in {(time.perf_counter() - begun) * 1000:.0f} ms: {counts}")
