@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from dramatiq import Message
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope
+from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob.store import JobState
 from anyjob_amqp import LEVELS, MAX_DELAY, AmqpNames, AmqpShelf, Links, Parcel, Publisher, read_url
 from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
@@ -34,6 +36,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
+        _refuse_unknown(self.native_config)
         self._address = read_url(config.url.partition("+")[2], config.alias)
         self._names = names_of(config.namespace)
         self._links = Links(self._address, config.enqueue_timeout, self.native_config.options)
@@ -87,6 +90,16 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
     def _known_queues(self) -> Iterable[str]:
         logical = self.config.queues or sorted({"default", *self._sent_to})
         return [self._names.queue(each) for each in logical]
+
+
+def _refuse_unknown(config: BackendConfig) -> None:
+    """Raise `ConfigurationError` for an option that py-amqp's connection has not: it would pass over it in silence."""
+    known = inspect.signature(amqp.Connection.__init__).parameters.keys() - {"self", "kwargs"}
+    for option in config.options:
+        if option not in known:
+            raise ConfigurationError(
+                f"backends.{config.alias}.options: py-amqp's connection has no {option!r}.{did_you_mean(option, known)}"
+            )
 
 
 def _native(job_id: str, body: bytes, priority: int) -> amqp.Message:

@@ -70,7 +70,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
                 self.broker.enqueue(self._message(envelope), delay=self._delay(envelope))
             except _errors() as error:
                 raise EnqueueError(
-                    f"Dramatiq could not send: {error!r}",
+                    f"Dramatiq could not send: {str(error) or repr(error)}",
                     accepted=ids[:number],
                     in_doubt=[ids[number]],
                     rejected=ids[number + 1 :],
