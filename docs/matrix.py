@@ -18,7 +18,14 @@ from anyjob.loader import load_backend
 ROOT: Final = Path(__file__).parents[1]
 
 # One column each: a URL as a user would write it.
-COLUMNS: Final = ("memory:", "rq+redis://localhost", "celery+redis://localhost", "celery+amqp://localhost")
+COLUMNS: Final = (
+    "memory:",
+    "rq+redis://localhost",
+    "celery+redis://localhost",
+    "celery+amqp://localhost",
+    "dramatiq+redis://localhost",
+    "dramatiq+amqp://localhost",
+)
 
 # What README shows of it; docs/capabilities.md has it whole.
 SHORT: Final = ("priority", "delay", "a taken id is refused", "lists jobs", "runs again after a crash, within")

@@ -1,6 +1,7 @@
-"""Our delays and Celery's countdown, side by side: how late, who waits, what survives kill -9, does priority count.
+"""Delays: how late, who waits, what survives kill -9, does priority count. Beside Celery's countdown, on Celery.
 
-    python benchmarks/delays_on_celery.py               # both transports, on servers of their own
+    python benchmarks/delays.py                         # on servers of their own
+    python benchmarks/delays.py dramatiq+redis
 
 The countdown is `delay = "native"`, on the same safe settings; with Celery's own (visibility timeout of an hour) its
 column "after kill -9" is 0 on Redis.
@@ -13,13 +14,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from celery_worlds import celery_amqp_harness, celery_redis_harness
+from dramatiq_worlds import dramatiq_amqp_harness, dramatiq_redis_harness
 
 from anyjob import JobPriority
 from anyjob.testing.conformance import ServerHarness, ServerWorld
@@ -98,28 +100,31 @@ def _pause(seconds: float) -> None:
 
 MEASURED = (lateness, head_of_line, after_a_kill, priority)
 HARNESSES: Mapping[str, Callable[[Path], ServerHarness]] = {
-    "redis": celery_redis_harness,
-    "amqp": celery_amqp_harness,
+    "celery+redis": celery_redis_harness,
+    "celery+amqp": celery_amqp_harness,
+    "dramatiq+redis": dramatiq_redis_harness,
+    "dramatiq+amqp": dramatiq_amqp_harness,
 }
+OPTIONS: Mapping[bool, Sequence[Mapping[str, str]]] = {True: ({}, {"delay": "native"}), False: ({},)}
 
 
 def main() -> None:
     """Measure and print."""
     print("| | | ours | Celery's countdown |\n|---|---|---|---|")
-    for transport, make in HARNESSES.items():
+    for name in sys.argv[1:] or HARNESSES:
         with tempfile.TemporaryDirectory() as server:
-            harness = make(Path(server))
+            harness = HARNESSES[name](Path(server))
             for measure in MEASURED:
                 told = []
-                for delay in ("exact", "native"):
-                    backend = {"url": harness.url, "queues": ["default"], "options": {"delay": delay}}
+                for options in OPTIONS[name.startswith("celery")]:
+                    backend = {"url": harness.url, "queues": ["default"], "options": options}
                     with (
                         tempfile.TemporaryDirectory() as folder,
                         harness.open(Path(folder), backends={"main": backend}) as world,
                     ):
                         told.append(measure(world))
                 what = (measure.__doc__ or "").partition(":")[0]
-                print(f"| {transport} | {what} | {told[0]} | {told[1]} |", flush=True)
+                print(f"| {name} | {what} | {' | '.join(told)} |", flush=True)
             harness.close()
 
 
