@@ -26,7 +26,7 @@ from anyjob_celery.frame import TASK, headers_of
 from anyjob_celery.safety import Settings, risks_of, transport_option
 from anyjob_celery.stopping import StopFlag, TellJobs
 from anyjob_celery.task import JobTask
-from anyjob_redis import ParkedJobs, ParkedShelf, connect
+from anyjob_redis import ParkedJobs, RedisShelf, connect
 
 __all__ = ["ExistingCeleryBackend"]
 
@@ -204,7 +204,7 @@ def _parked_on_redis(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
     config = backend.config
     client = connect(replace(config, options={}), connection.as_uri(include_password=True))
     parked = ParkedJobs(client, config.namespace, config.clock)
-    shelf = ParkedShelf(parked, resend=backend.resend, clock=config.clock, capabilities=backend.capabilities)
+    shelf = RedisShelf(parked, resend=backend.resend, clock=config.clock, capabilities=backend.capabilities)
     return shelf, client.close
 
 

@@ -15,9 +15,9 @@ from anyjob.store import JobState
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.publishing import announced_headers, tell_published
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
-from anyjob_celery.redis_shelf import RedisShelf
+from anyjob_celery.redis_places import CeleryPlaces
 from anyjob_celery.redis_wire import LEVELS
-from anyjob_redis import ParkedJobs, connect
+from anyjob_redis import ParkedJobs, RedisShelf, connect
 
 __all__ = ["RedisCeleryBackend"]
 
@@ -45,8 +45,8 @@ class RedisCeleryBackend(OwnCeleryBackend):
             exact_loss_count=False,  # a worker may be killed between taking a job and beginning it
         )
         self.shelf = RedisShelf(
-            self.messages,
             ParkedJobs(client, config.namespace, config.clock),
+            CeleryPlaces(self.messages),
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,

@@ -27,7 +27,7 @@ from anyjob_dramatiq.broker import ACTOR_OPTIONS
 from anyjob_dramatiq.guard import JobGuard
 from anyjob_dramatiq.names import root_of
 from anyjob_dramatiq.safety import risks_of
-from anyjob_redis import ParkedJobs, ParkedShelf
+from anyjob_redis import ParkedJobs, RedisShelf
 
 __all__ = ["ExistingDramatiqBackend"]
 
@@ -203,7 +203,7 @@ _Shelf = tuple[JobShelf, Callable[[], None]]
 def _parked_on_redis(backend: ExistingDramatiqBackend) -> _Shelf:
     config = backend.config
     client: Any = backend.broker.client  # type: ignore[attr-defined]
-    shelf = ParkedShelf(
+    shelf = RedisShelf(
         ParkedJobs(client, root_of(config.namespace), config.clock),
         resend=backend.resend,
         clock=config.clock,

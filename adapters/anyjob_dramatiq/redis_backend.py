@@ -16,10 +16,11 @@ from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
 from anyjob_dramatiq.frame import encode
 from anyjob_dramatiq.messages import Messages, NativeMessage
 from anyjob_dramatiq.names import Names, root_of
+from anyjob_dramatiq.places import DramatiqPlaces
 from anyjob_dramatiq.redis_source import RedisSource
-from anyjob_dramatiq.shelf import RedisShelf
 from anyjob_redis.connection import connect
 from anyjob_redis.parked import ParkedJobs
+from anyjob_redis.shelf import RedisShelf
 
 __all__ = ["DramatiqRedisBackend"]
 
@@ -36,7 +37,13 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         self.messages = Messages(self.client, Names(root), config.clock)
         self.capabilities = _capabilities(config.lease)
         parked = ParkedJobs(self.client, root, config.clock)
-        self.shelf = RedisShelf(self.messages, parked, self.capabilities, self.resend)
+        self.shelf = RedisShelf(
+            parked,
+            DramatiqPlaces(self.messages),
+            resend=self.resend,
+            clock=config.clock,
+            capabilities=self.capabilities,
+        )
 
     def publish(self, jobs: Sequence[Job], *, again: bool) -> None:
         now = self.config.clock.now()

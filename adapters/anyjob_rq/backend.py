@@ -18,9 +18,10 @@ from anyjob.store import JobState
 from anyjob.worker import WorkerOptions
 from anyjob_redis.connection import connect, refuse_decoding
 from anyjob_redis.parked import ParkedJobs
+from anyjob_redis.shelf import RedisShelf
 from anyjob_rq.messages import Messages
 from anyjob_rq.names import Names
-from anyjob_rq.shelf import RQShelf
+from anyjob_rq.places import RQPlaces
 
 __all__ = ["ALL_QUEUES", "RQBackend"]
 
@@ -35,7 +36,7 @@ class RQBackend(JobBackend):
     retries included (jobs are sent once all the same); the URL then only tells which.
     """
 
-    shelf: RQShelf
+    shelf: RedisShelf
 
     def __init__(self, config: BackendConfig, *, connection: Redis | None = None) -> None:
         self.config = config
@@ -48,7 +49,13 @@ class RQBackend(JobBackend):
         self.messages = Messages(connection, Names(config.namespace), config.clock)
         self.capabilities = _capabilities(config.lease)
         parked = ParkedJobs(connection, config.namespace, config.clock)
-        self.shelf = RQShelf(self.messages, parked, config.clock, self.capabilities)
+        self.shelf = RedisShelf(
+            parked,
+            RQPlaces(self.messages, config.clock),
+            resend=self.resend,
+            clock=config.clock,
+            capabilities=self.capabilities,
+        )
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self.messages.send(envelopes)

@@ -24,8 +24,9 @@ from anyjob import JobEnvelope, JobPriority
 from anyjob.envelope import read_envelope, write_envelope
 from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
 from anyjob.testing import FakeClock
+from anyjob_redis.levels import LEVELS
 from anyjob_rq import EnvelopeSerializer, RQBackend, frame
-from anyjob_rq.names import LEVELS, Names
+from anyjob_rq.names import Names
 
 NATIVE = "anyjob:mail:high"
 
