@@ -1,6 +1,6 @@
 """What the adapters share that keep their jobs in Redis. Knows no job library."""
 
-from anyjob_redis.connection import connect, run_once, translated
+from anyjob_redis.connection import connect, send_in_batches, translated
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
 from anyjob_redis.presence import Presence
@@ -20,8 +20,8 @@ __all__ = [
     "Section",
     "Seen",
     "connect",
-    "run_once",
     "section_by_id",
     "section_of_held",
+    "send_in_batches",
     "translated",
 ]

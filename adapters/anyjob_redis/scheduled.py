@@ -99,7 +99,7 @@ def position_of(member: str, due: float) -> str:
 
 
 def score_of(when: datetime) -> str:
-    """Return the score of a time, exact to the microsecond."""
+    """Return the score of a time, exact to the microsecond (cut to seconds, as RQ itself does, it would be early)."""
     return repr(when.timestamp())
 
 

@@ -20,6 +20,7 @@ from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until
 from anyjob_redis import ParkedJobs, Presence, RecurringThread, RedisShelf, ScheduledMessages
 from anyjob_redis.levels import ids_after
+from anyjob_redis.presence import LapsedError
 
 
 @pytest.fixture
@@ -163,6 +164,22 @@ def test_a_presence_is_steady_after_two_beats_that_found_it(fake: fakeredis.Fake
     assert [presence.beat() for _ in range(3)] == [False, False, True]
     presence.leave()
     assert not fake.exists("anyjob:alive:me")
+
+
+def test_who_lapsed_is_revived_once(fake: fakeredis.FakeRedis) -> None:
+    presence = Presence(fake, "anyjob", "me", 30.0)
+
+    def take() -> str:
+        if not fake.exists("anyjob:alive:me"):
+            raise LapsedError("me")
+        return "taken"
+
+    def never() -> str:
+        raise LapsedError("me")
+
+    assert presence.revived(take) == "taken"
+    with pytest.raises(LapsedError):
+        presence.revived(never)
 
 
 def test_a_recurring_thread_waits_on_the_clock(clock: FakeClock) -> None:
