@@ -215,7 +215,6 @@ def _parked_on_amqp(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
         links,
         Publisher(links, config.enqueue_timeout),
         AmqpNames(config.namespace),
-        counted={},
         resend=backend.resend,
         clock=config.clock,
         capabilities=backend.capabilities,

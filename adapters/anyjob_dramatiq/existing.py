@@ -221,7 +221,6 @@ def _parked_on_amqp(backend: ExistingDramatiqBackend) -> _Shelf:
         links,
         Publisher(links, config.enqueue_timeout),
         names_of(config.namespace),
-        counted={},
         resend=backend.resend,
         clock=config.clock,
         capabilities=backend.capabilities,

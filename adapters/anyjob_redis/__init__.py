@@ -6,11 +6,12 @@ from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, se
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
 from anyjob_redis.scheduled import ScheduledMessages
-from anyjob_redis.shelf import RedisShelf
+from anyjob_redis.shelf import ON_REDIS, RedisShelf
 
 __all__ = [
     "COUNTED",
     "LONGEST_HOLD",
+    "ON_REDIS",
     "ParkedJobs",
     "Places",
     "Presence",

@@ -6,13 +6,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 from anyjob.backend import JobShelf, TakenJob
-from anyjob.capabilities import Capabilities
+from anyjob.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.clock import Clock
 from anyjob.envelope import UNREADABLE, JobEnvelope
 from anyjob.errors import InvalidOptionError
@@ -22,7 +22,17 @@ from anyjob_redis.connection import translated
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import Places, Seen
 
-__all__ = ["RedisShelf"]
+__all__ = ["ON_REDIS", "RedisShelf"]
+
+ON_REDIS: Final = Capabilities(
+    priority=Quality.EXACT,
+    delay=Quality.EXACT,
+    listing=ALL_STATES,
+    removal=ALL_STATES - {JobState.RUNNING},
+    counts=dict.fromkeys(JobState, Quality.EXACT),
+    durable=True,
+)
+"""What queues and a schedule of our own give, with their `Places`; an adapter says the rest, by what its workers do."""
 
 
 class RedisShelf(JobShelf):

@@ -183,7 +183,6 @@ def test_parked_jobs_are_kept_whatever_their_size(
         links,
         publisher,
         names,
-        counted={},
         resend=lambda _: None,
         clock=SystemClock(),
         capabilities=Capabilities(listing=frozenset({JobState.ABANDONED}), removal=frozenset({JobState.ABANDONED})),
@@ -210,7 +209,7 @@ def test_somebody_elses_message_among_the_parked_is_shown(
     publisher: Publisher, links: Links, names: AmqpNames, channel: amqp.Channel
 ) -> None:
     can = Capabilities(listing=frozenset({JobState.ABANDONED}))
-    shelf = AmqpShelf(links, publisher, names, counted={}, resend=lambda _: None, clock=SystemClock(), capabilities=can)
+    shelf = AmqpShelf(links, publisher, names, resend=lambda _: None, clock=SystemClock(), capabilities=can)
     shelf.park(b"ours", failure(JobExecutor(JobRegistry())))
     channel.basic_publish(amqp.Message("theirs"), "", names.parked)
     wait_until(lambda: len(shelf.scan(JobFilter()).jobs) == 2, what="both")
