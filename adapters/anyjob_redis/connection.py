@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -13,9 +13,9 @@ from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, Respon
 from redis.retry import Retry
 
 from anyjob.backend import BackendConfig
-from anyjob.errors import ConfigurationError, EnqueueError
+from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
 
-__all__ = ["connect", "refuse_decoding", "run_once", "translated"]
+__all__ = ["connect", "refuse_decoding", "send_in_batches", "translated"]
 
 
 def connect(config: BackendConfig, url: str) -> Redis:
@@ -42,14 +42,34 @@ def refuse_decoding(client: Redis, alias: str) -> None:
         raise ConfigurationError(f"backends.{alias}: decode_responses must be off: messages are bytes.")
 
 
-def run_once(
+def send_in_batches(
+    client: Redis, script: Script, start: Sequence[Any], jobs: Sequence[tuple[str, Sequence[Any]]]
+) -> None:
+    """Send jobs (id, arguments) by a script, each batch of them all or none, never twice.
+
+    The script takes `start`, then the arguments of each job, and returns the ids that are taken, if it minds. Raises
+    `EnqueueError`, or `DuplicateJobIdError`.
+    """
+    ids = [job_id for job_id, _ in jobs]
+    for first in range(0, len(jobs), _BATCH):
+        after = first + _BATCH
+        arguments = [*start, *(part for _, each in jobs[first:after] for part in each)]
+        taken = _run_once(client, script, arguments, accepted=ids[:first], ids=ids[first:after], rest=ids[after:])
+        if taken:
+            which = ", ".join(each.decode() for each in taken[:10])
+            raise DuplicateJobIdError(
+                f"Already enqueued, or parked: {which}.", accepted=ids[:first], rejected=ids[first:]
+            )
+
+
+def _run_once(
     client: Redis,
     script: Script,
     args: Sequence[Any],
     *,
-    accepted: Sequence[str] = (),
-    ids: Sequence[str] = (),
-    rest: Sequence[str] = (),
+    accepted: Sequence[str],
+    ids: Sequence[str],
+    rest: Sequence[str],
 ) -> Any:
     """Run a script that sends the jobs `ids`, never twice, whatever the client's own retries are; return its answer.
 
@@ -99,3 +119,6 @@ def translated() -> Iterator[None]:
         yield
     except RedisError as error:
         raise EnqueueError(f"Redis can't be reached, or refused: {error}") from error
+
+
+_BATCH: Final = 500
