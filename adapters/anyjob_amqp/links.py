@@ -77,6 +77,8 @@ class Links:
     """The links of one process to one broker. Thread-safe; a child of a fork begins with none."""
 
     def __init__(self, address: AmqpAddress, timeout: float, options: Mapping[str, Any]) -> None:
+        self.where = f"{address.host}:{address.port}, vhost {address.vhost!r}"
+        """For messages."""
         self._address = address
         self._timeout = timeout
         self._options = options

@@ -45,7 +45,7 @@ class Publisher:
         accepted: list[str] = []
         for start in range(0, len(parcels), _BATCH):
             batch = _Batch(parcels[start : start + _BATCH])
-            with _told(batch, accepted, parcels[start + _BATCH :]), self._links.link() as link:
+            with _told(batch, accepted, parcels[start + _BATCH :], self._links.where), self._links.link() as link:
                 _publish(batch, link, self._timeout)
             accepted.extend(batch.accepted)
 
@@ -98,12 +98,12 @@ def _publish(batch: _Batch, link: Link, timeout: float) -> None:
 
 
 @contextmanager
-def _told(batch: _Batch, accepted: Sequence[str], rest: Sequence[Parcel]) -> Iterator[None]:
+def _told(batch: _Batch, accepted: Sequence[str], rest: Sequence[Parcel], where: str) -> Iterator[None]:
     try:
         yield
     except (*AMQP_ERRORS, _NotTakenError) as error:
         raise EnqueueError(
-            f"RabbitMQ did not take every job: {error}",
+            f"RabbitMQ ({where}) did not take every job: {error}",
             accepted=[*accepted, *batch.accepted],
             rejected=[*batch.refused, *(parcel.id for parcel in (*batch.unsent, *rest))],
             in_doubt=[parcel.id for parcel in batch.under_way.values()],

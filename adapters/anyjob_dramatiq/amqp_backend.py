@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from dramatiq import Message
 
 from anyjob.backend import BackendConfig
 from anyjob.envelope import JobEnvelope
+from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob_amqp import (
     LEVELS,
     AmqpNames,
@@ -43,6 +45,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
+        _refuse_unknown(self.native_config)
         self._address = read_url(config.url.partition("+")[2], config.alias)
         self._names = names_of(config.namespace)
         self._links = Links(self._address, config.enqueue_timeout, self.native_config.options)
@@ -92,6 +95,16 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
     def _declare(self, queue: str) -> None:
         with self._links.link() as link:
             link.prepare(self._names.route(queue).place, again=True)
+
+
+def _refuse_unknown(config: BackendConfig) -> None:
+    """Raise `ConfigurationError` for an option that py-amqp's connection has not: it would pass over it in silence."""
+    known = inspect.signature(amqp.Connection.__init__).parameters.keys() - {"self", "kwargs"}
+    for option in config.options:
+        if option not in known:
+            raise ConfigurationError(
+                f"backends.{config.alias}.options: py-amqp's connection has no {option!r}.{did_you_mean(option, known)}"
+            )
 
 
 def _native(job_id: str, body: bytes, priority: int) -> amqp.Message:

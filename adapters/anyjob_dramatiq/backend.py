@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import sys
 import threading
@@ -17,7 +18,7 @@ from dramatiq import Broker, Message, Middleware
 
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.envelope import JobEnvelope, read_envelope
-from anyjob.errors import ConfigurationError
+from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob.executor import JobExecutor
 from anyjob.worker import WorkerOptions
 from anyjob_dramatiq.broker import JobBroker
@@ -28,13 +29,23 @@ from anyjob_dramatiq.runner import JobRunner
 
 __all__ = ["DramatiqBackend", "OwnDramatiqBackend", "load_object", "native_command"]
 
+logger = logging.getLogger("anyjob.worker")
+
 Job = tuple[JobEnvelope, Message[Any]]
 
 
 class DramatiqBackend(JobBackend):
     """Has Dramatiq's worker run jobs."""
 
+    config: BackendConfig
+
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
+        for queue in options.queues or ():
+            if self.config.queues is not None and queue not in self.config.queues:
+                raise ConfigurationError(
+                    f"Backend {self.config.alias!r} has no queue {queue!r}.{did_you_mean(queue, self.config.queues)} "
+                    f"Its queues are closed to: {', '.join(self.config.queues)}."
+                )
         return native_command(options)
 
     @abstractmethod
@@ -59,6 +70,11 @@ class OwnDramatiqBackend(DramatiqBackend):
         own = {key: config.options[key] for key in _OWN_OPTIONS if key in config.options}
         self.native_config = replace(config, options={k: v for k, v in config.options.items() if k not in own})
         self._middleware: Iterable[str] = own.get("middleware", ())
+        if isinstance(self._middleware, str):
+            raise ConfigurationError(
+                f"backends.{config.alias}.options.middleware: {self._middleware!r}: it is a list, as "
+                f'["{self._middleware}"].'
+            )
         self._lock = threading.Lock()
         self._made: JobBroker | None = None
 
@@ -103,7 +119,14 @@ class OwnDramatiqBackend(DramatiqBackend):
 
     def _finder(self, broker: JobBroker) -> Callable[[str], None]:
         closed = self.config.queues
-        return lambda queue: broker.declare_queue(queue) if closed is None else None
+
+        def find(queue: str) -> None:
+            if closed is None:
+                broker.declare_queue(queue)
+            elif queue not in closed:
+                logger.error("queue=%s is not served: the settings close the list to %s", queue, ", ".join(closed))
+
+        return find
 
     def _send(self, envelopes: Sequence[JobEnvelope], *, again: bool) -> None:
         broker, now = self.broker, self.config.clock.now()

@@ -42,14 +42,17 @@ class ExistingDramatiqBackend(DramatiqBackend):
     are Dramatiq's own. Queues have the names that the application gives them.
 
     A worker knows our actors if it imports `anyjob_dramatiq.app` (`dramatiq shop:broker anyjob_dramatiq.app`, or
-    `anyjob worker`). A job that it does not know by name lands in Dramatiq's dead-letter queue.
+    `anyjob worker`). A job that it does not know by name waits for a deploy as ever, and leaves a copy in Dramatiq's
+    dead-letter queue, where a worker without that import leaves it alone.
     """
 
     def __init__(self, config: BackendConfig) -> None:
         self.config = config
-        if config.options:
+        refused = [key for key, value in config.options.items() if (key, value) != ("delay", "native")]
+        if refused:
             raise ConfigurationError(
-                f"backends.{config.alias}.options: {', '.join(config.options)}: the broker has settings of its own."
+                f"backends.{config.alias}.options: {', '.join(refused)}: the broker has settings of its own. There is "
+                'delay = "native", and it is so without being said.'
             )
         self.broker = _find(config)
         self.kind = _kind_of(self.broker, config.alias)

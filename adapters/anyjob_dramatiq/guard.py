@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dramatiq import Broker, MessageProxy, Middleware, Worker
 
-from anyjob.errors import EnqueueError
+from anyjob.envelope import JobEnvelope, read_envelope
+from anyjob.errors import EnqueueError, EnvelopeError
 from anyjob.executor import JobExecutor
 from anyjob.outcome import Abandoned, Outcome, Retry
 from anyjob_dramatiq.broker import forbidden_options
@@ -44,11 +45,22 @@ class JobGuard(Middleware):
         for option in message.options.keys() & (forbidden_options(broker.middleware) - {"eta"}):
             fault = f"Its option {option!r} is none that a job of ours has."
             del message.options[option]
-        delivery = Delivery(message.message_id, raw.encode() if isinstance(raw, str) else repr(raw).encode())
+        delivery = Delivery(message.message_id, _bytes_of(raw))
         delivery.fault = fault
         delivery.place = message.options.get("redis_message_id", "")
         delivery.redelivered = bool(getattr(message, "redelivered", False)) or self._backend.mark_begun(delivery.place)
         self._running.delivery = delivery
+
+    def before_nack(self, broker: Broker, message: MessageProxy) -> None:
+        """Send on, or park, a job that Dramatiq is about to dead-letter for want of an actor: nothing else sees it."""
+        envelope = _envelope_of(message)
+        if envelope is None or message.actor_name in broker.actors:
+            return
+        raw = _bytes_of(message.args[0])
+        if self._executor.registry.find(envelope.name) is None:
+            self._settle(self._executor.execute(raw))  # runs nothing: it waits for newer code, or has waited enough
+        else:
+            self._settle(self._executor.refuse(raw, f"There is no actor {message.actor_name!r}."))
 
     def before_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
         """Tell the jobs."""
@@ -82,6 +94,22 @@ class JobGuard(Middleware):
                 logger.warning("goes on in %gs: %s", _PAUSE, error)
             else:
                 return
+
+
+def _bytes_of(argument: object) -> bytes:
+    """Return what was in the place of an envelope; a text may be none that UTF-8 knows."""
+    return argument.encode(errors="surrogatepass") if isinstance(argument, str) else repr(argument).encode()
+
+
+def _envelope_of(message: MessageProxy) -> JobEnvelope | None:
+    """Return the job that a message of ours holds, None if it is none of ours."""
+    if len(message.args) != 1 or not isinstance(message.args[0], str):
+        return None
+    try:
+        envelope = read_envelope(_bytes_of(message.args[0]))
+    except EnvelopeError:
+        return None
+    return envelope if envelope.id == message.message_id else None
 
 
 _PAUSE = 1.0

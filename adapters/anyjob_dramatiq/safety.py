@@ -41,8 +41,8 @@ _ANYWHERE: Final = (
     _Risk(
         "actors",
         _never,
-        "a job whose name a worker doesn't know lands in Dramatiq's dead-letter queue, for 7 days. dramatiq+redis:// "
-        "and dramatiq+amqp:// wait for its deploy",
+        "a worker that doesn't import anyjob_dramatiq.app knows none of our jobs: what it takes it dead-letters, for 7 "
+        "days. Start all workers of our queues with it",
     ),
 )
 

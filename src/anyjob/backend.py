@@ -222,7 +222,7 @@ def send_one_by_one(
             send(envelope)
         except errors as error:
             raise EnqueueError(
-                f"{system} could not send: {error!r}",
+                f"{system} could not send: {str(error) or repr(error)}",
                 accepted=ids[:number],
                 in_doubt=[ids[number]],
                 rejected=ids[number + 1 :],

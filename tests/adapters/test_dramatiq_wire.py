@@ -123,6 +123,19 @@ def test_middleware_that_cant_be_used_is_refused(middleware: list[str], told: st
         _ = backend.broker
 
 
+def test_wrong_options_and_queues_are_told_with_their_place() -> None:
+    for url, options, told in (
+        (URLS[0], {"middleware": "shop:Tracing"}, r"options.middleware: 'shop:Tracing': it is a list, as \["),
+        (URLS[0], {"sokket_timeout": 3}, "sokket_timeout"),
+        (URLS[1], {"hartbeat": 3}, "no 'hartbeat'. Did you mean 'heartbeat'"),
+    ):
+        with pytest.raises(ConfigurationError, match=told):
+            load_backend(BackendConfig(alias="main", url=url, options=options))
+    backend = load_backend(BackendConfig(alias="main", url=URLS[0], queues=("default", "mail")))
+    with pytest.raises(ConfigurationError, match="no queue 'maill'. Did you mean 'mail'"):
+        backend.worker(JobExecutor(JobRegistry()), WorkerOptions(queues=("maill",)))
+
+
 def test_native_delays_are_those_of_a_broker_of_ones_own() -> None:
     with pytest.raises(ConfigurationError, match=r"dramatiq://\?broker="):
         load_backend(BackendConfig(alias="main", url=URLS[0], options={"delay": "native"}))

@@ -12,21 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dramatiq import Message
 from dramatiq_worlds import DramatiqRedisHarness, DramatiqRedisWorld, dramatiq_amqp_harness
-from rabbit import amqp_url, connect
-from redis import Redis
-from servers import PrivateRedis, redis_url
+from servers import PrivateRedis
 
-from anyjob.backend import BackendConfig
-from anyjob.envelope import JobPriority
-from anyjob.errors import ConfigurationError
-from anyjob.loader import load_backend
-from anyjob.store import JobState
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.probes.jobs import NAME, FailingOnce
 from anyjob.testing.probes.journal import wait_until
-from anyjob_dramatiq.existing import ExistingDramatiqBackend
 from anyjob_dramatiq.messages import Messages
 from anyjob_redis import Presence
 from anyjob_redis.presence import LapsedError
@@ -178,111 +169,3 @@ def test_the_dead_give_back_in_front_and_in_order(messages: Messages) -> None:
     assert [each.data for each in again[:2]] == [each.data for each in taken]
     assert [each.redelivered for each in again] == [True, True, False]
     assert not messages.acknowledge("me", taken[0].entry)
-
-
-# A broker of the application's own
-
-APPLICATION = """
-import dramatiq
-{setup}
-dramatiq.set_broker(broker)
-
-@dramatiq.actor
-def own(path):
-    open(path, "w").close()
-"""
-SETUP = {
-    "redis": """
-from dramatiq.brokers.redis import RedisBroker
-broker = RedisBroker(url={url!r}, namespace={namespace!r}, maintenance_chance=1_000_000, heartbeat_timeout=5_000)
-""",
-    "amqp": """
-from dramatiq.brokers.rabbitmq import RabbitmqBroker
-broker = RabbitmqBroker(url={url!r}, confirm_delivery=True, max_priority=4)
-""",
-}
-
-
-@pytest.fixture(params=["redis", "amqp"])
-def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
-    """A world on an application's own broker, with queues of a name of their own, and the module's name."""
-    kind, namespace = request.param, f"own{secrets.token_hex(4)}"
-    url = redis_url() if kind == "redis" else amqp_url()
-    (tmp_path / f"{namespace}.py").write_text(
-        APPLICATION.format(setup=SETUP[kind].format(url=url, namespace=namespace))
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    backends = {"main": {"url": f"dramatiq://?broker={namespace}:broker", "queues": [namespace]}}
-    with _ExistingWorld(f"{kind}+{url}", tmp_path, {"backends": backends}) as world:
-        yield world, namespace
-        broker: Any = world.manager.backend().broker  # type: ignore[attr-defined]
-        broker.close()
-
-
-class _ExistingWorld(ServerWorld):
-    def put(self, raw: bytes, *, queue: str = "default") -> None:
-        raise NotImplementedError
-
-    def put_hostile(self, path: Path) -> int:
-        raise NotImplementedError
-
-    @property
-    def queue(self) -> str:
-        backend: Any = self.manager.backend()
-        return str(backend.config.queues[0])
-
-    def clear(self) -> None:
-        url = self.url.partition("+")[2]
-        if url.startswith("redis"):
-            with Redis.from_url(url) as client:
-                for pattern in (f"{self.queue}:*", f"{self.namespace}:*"):
-                    for key in client.scan_iter(pattern, 1000):
-                        client.delete(key)
-            return
-        with connect(url) as connection, connection.channel() as channel:
-            for queue in (self.queue, f"{self.queue}.DQ", f"{self.queue}.XQ", f"{self.namespace}.dramatiq:parked"):
-                channel.queue_delete(queue)
-
-
-def test_a_broker_of_the_applications_own(shop: tuple[_ExistingWorld, str], tmp_path: Path) -> None:
-    world, queue = shop
-    backend = world.manager.backend()
-    assert isinstance(backend, ExistingDramatiqBackend)
-    world.start_worker()
-    world.enqueue("a", queue=queue)
-    world.enqueue("high", queue=queue, priority=JobPriority.HIGH)
-    world.enqueue("later", queue=queue, delay=1)
-    world.manager.enqueue_many([world.probe("many") for _ in range(3)], queue=queue)
-    world.journal.wait(6)
-    assert backend.risks
-    hostile = {"on_success": "own", "pipe_target": {"queue_name": queue, "actor_name": "own"}}
-    _send_raw(world, queue, tmp_path / "touched", hostile)
-    (faulty,) = world.wait_parked()
-    assert faulty.failure is not None
-    assert "is none that a job of ours has" in faulty.failure.message
-    assert world.manager.shelf().discard(faulty.id)
-    world.manager.enqueue(FailingOnce(str(world.journal.path), "fails"), queue=queue)
-    (parked,) = world.wait_parked()
-    assert world.manager.shelf().retry(parked.id)
-    world.journal.wait(2, "begin", "fails")
-    (again,) = world.wait_parked()
-    assert world.manager.shelf().discard(again.id)
-    assert world.manager.shelf().count() == {JobState.ABANDONED: 0}
-    assert not (tmp_path / "touched").exists()
-
-
-def _send_raw(world: _ExistingWorld, queue: str, path: Path, options: dict[str, Any]) -> None:
-    backend: Any = world.manager.backend()
-    backend.broker.enqueue(Message(queue, f"{NAME}.probe", (f'"{path}"',), {}, options))
-
-
-def test_bad_options_are_refused_for_it(shop: tuple[_ExistingWorld, str]) -> None:
-    _, module = shop
-    for url, options, told in (
-        (f"dramatiq://?broker={module}:broker", {"x": 1}, "settings of its own"),
-        (f"dramatiq://?broker={module}:own", {}, "no broker"),
-        (f"dramatiq://?broker={module}:nothing", {}, "can't be loaded"),
-        ("dramatiq://?broker=x", {}, "name the broker"),
-    ):
-        with pytest.raises(ConfigurationError, match=told):
-            load_backend(BackendConfig(alias="main", url=url, options=options))

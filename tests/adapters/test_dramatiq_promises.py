@@ -1,0 +1,150 @@
+"""What Dramatiq does otherwise by itself, and where people look: each promise on both transports."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dramatiq_worlds import DramatiqRedisHarness, dramatiq_amqp_harness, message
+from servers import PrivateRedis
+
+from anyjob.envelope import JobPriority
+from anyjob.store import JobState
+from anyjob.testing.conformance import ServerHarness
+from anyjob.testing.probes.jobs import NAME
+from anyjob.testing.probes.journal import wait_until
+
+pytestmark = pytest.mark.timeout(90)
+
+
+@pytest.fixture(scope="module", params=["redis", "amqp"])
+def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
+    made: ServerHarness
+    if request.param == "redis":
+        made = DramatiqRedisHarness(PrivateRedis(tmp_path_factory.mktemp("redis")))
+    else:
+        made = dramatiq_amqp_harness()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(harness: ServerHarness, tmp_path: Path) -> Iterator[Any]:
+    with harness.open(tmp_path) as world:
+        yield world
+
+
+def test_five_high_overtake_a_hundred_low_strictly(world: Any) -> None:
+    world.manager.enqueue_many([world.probe("low") for _ in range(100)], priority=JobPriority.LOW)
+    world.enqueue(*["high"] * 5, priority=JobPriority.HIGH)
+    world.start_worker()
+    world.journal.wait(105, timeout=60)
+    assert world.journal.begun()[:5] == ["high"] * 5
+
+
+def test_twenty_delayed_jobs_outlive_all_workers(world: Any) -> None:
+    workers = [world.start_worker(concurrency=2) for _ in range(2)]
+    world.enqueue("warm")
+    world.journal.wait(1)
+    due = time.time() + 2
+    labels = [f"{number}" for number in range(20)]
+    world.manager.enqueue_many([world.probe(label) for label in labels], delay=2)
+    for worker in workers:
+        worker.kill()
+    wait_until(lambda: time.time() > due, what="all to be due")
+    world.start_worker()
+    world.journal.wait(21, timeout=30)
+    assert sorted(world.journal.begun()[1:]) == sorted(labels)
+    assert {each.lost_count for each in world.journal.entries("begin")} == {0}
+
+
+def test_what_cant_be_decoded_strands_none_of_its_neighbours(world: Any) -> None:
+    for number in range(4):
+        world.enqueue(f"{number}")
+        world.put(b'"no envelope"')
+    gate = world.new_gate()
+    for number in range(2):  # while threads are busy, nothing is held that could be stranded
+        world.manager.enqueue(world.probe(f"busy-{number}", gate=str(gate)))
+    world.start_worker(concurrency=4)
+    world.journal.wait(6, "begin")
+    assert len(world.wait_parked(4)) == 4
+    gate.touch()
+    world.journal.wait(6)
+
+
+SPINNING = """
+from anyjob import background_job
+
+@background_job("shop.spins", time_limit=0.5, retry=None)
+def spins():
+    while True:
+        pass
+
+@background_job("shop.waits", time_limit=0.5, retry=None)
+async def waits():
+    import asyncio
+    await asyncio.sleep(60)
+"""
+
+
+def test_time_limits_end_jobs_of_both_kinds(harness: ServerHarness, tmp_path: Path, monkeypatch: Any) -> None:
+    module = f"spinning{secrets.token_hex(4)}"
+    (tmp_path / f"{module}.py").write_text(SPINNING)
+    monkeypatch.syspath_prepend(tmp_path)
+    with harness.open(tmp_path) as world:
+        world.start_worker(imports=[module], concurrency=2)
+        world.manager.enqueue_many([world.envelope("shop.spins"), world.envelope("shop.waits")])
+        parked = world.wait_parked(2)
+        assert all(each.failure and "0.5" in each.failure.message for each in parked), parked
+
+
+METRICS = """
+from dramatiq.middleware.prometheus import Prometheus
+
+class Counted(Prometheus):
+    # Without the process that serves the metrics at a port: the samples are written down.
+    forks = ()
+
+    def after_process_message(self, broker, message, *, result=None, exception=None):
+        super().after_process_message(broker, message, result=result, exception=exception)
+        with open({path!r}, "w") as file:
+            for metric in self.total_messages.collect():
+                for sample in metric.samples:
+                    print(sample.name, sample.labels["queue_name"], sample.labels["actor_name"], file=file)
+"""
+
+
+def test_monitors_see_the_jobs_by_their_names(
+    harness: ServerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("prometheus_client")
+    seen, module = tmp_path / "metrics", f"counted{secrets.token_hex(4)}"
+    (tmp_path / f"{module}.py").write_text(METRICS.format(path=str(seen)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    options = {"middleware": [f"{module}:Counted"]}
+    with harness.open(tmp_path, backends={"main": {"url": harness.url, "options": options}}) as world:
+        world.start_worker()
+        world.enqueue("a")
+        world.journal.wait(1)
+
+        told = f"dramatiq_messages_total default {NAME}.probe"
+        wait_until(lambda: seen.exists() and told in seen.read_text(), what="the job to be counted by its name")
+
+
+def test_the_log_has_names_and_no_arguments(world: Any) -> None:
+    world.start_worker()
+    world.put(message("default", {"password": "hunter2"}))
+    args = json.dumps({"journal": str(world.journal.path), "label": "hunter2"}).encode()
+    world.manager.enqueue_many([world.envelope(f"{NAME}.hopeless", args)])
+    world.wait_parked(2)
+    log = next(world.folder.glob("worker-*.log"))
+    wait_until(lambda: "Failed to process message" in log.read_text(), what="Dramatiq's own line")
+    assert f"{NAME}.hopeless" in log.read_text()
+    assert "hunter2" not in log.read_text()
+    assert world.manager.shelf().count()[JobState.ABANDONED] == 2
