@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -27,6 +28,7 @@ def connect(config: BackendConfig, url: str) -> Redis:
     half = config.enqueue_timeout / 2
     defaults = {"socket_connect_timeout": half, "socket_timeout": half, "retry": Retry(NoBackoff(), 0)}
     try:
+        _refuse_wrong_database(url)
         client: Redis = Redis.from_url(url, **{**defaults, **config.options})
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # only now are options looked at; nothing connects
@@ -34,6 +36,13 @@ def connect(config: BackendConfig, url: str) -> Redis:
         raise ConfigurationError(f"backends.{config.alias}: the redis client can't use this: {error}") from None
     refuse_decoding(client, config.alias)
     return client
+
+
+def _refuse_wrong_database(url: str) -> None:
+    """Raise ValueError for a path that is no number: the client would take database 0, in silence."""
+    database = urlsplit(url).path.strip("/")
+    if database and not database.isdecimal() and not url.startswith("unix:"):
+        raise ValueError(f"{database!r} is no database's number, as in /0")
 
 
 def refuse_decoding(client: Redis, alias: str) -> None:
