@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 
 from celery import Celery
 from kombu import Queue
-from side_by_side import NAMESPACE, NATIVE_QUEUE, URLS, Library, main, mark
+from side_by_side import NAMESPACE, URLS, Library, main, mark
 
 OPTIONS = {
     "redis": {"priority_steps": [0, 1, 2, 3, 4], "global_keyprefix": f"{NAMESPACE}:"},
     "amqp": {"confirm_publish": True},
 }
+NATIVE_QUEUE = f"{NAMESPACE}-celery"
 LEVELS = {"x-max-priority": 4}
 NATIVE = ["-m", "celery", "-A", "on_celery"]
 OURS = ["-m", "celery", "-A", "anyjob_celery.app"]

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
-from side_by_side import NAMESPACE, NATIVE_QUEUE, URLS, Library, main, mark
+from side_by_side import NAMESPACE, URLS, Library, main, mark
 
+NATIVE_QUEUE = f"{NAMESPACE}-dramatiq"
 LEVELS = {"x-max-priority": 4}
 
 

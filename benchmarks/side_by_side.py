@@ -32,7 +32,6 @@ URLS = {
     "amqp": os.environ.get("ANYJOB_TEST_AMQP_URL", "amqp://guest:guest@localhost:5672/%2F"),
 }
 NAMESPACE = "anyjob-bench"
-NATIVE_QUEUE = f"{NAMESPACE}-native"
 
 logging.getLogger("anyjob").setLevel(logging.WARNING)  # our two lines a job, as the native side's are left out
 
@@ -78,7 +77,7 @@ class Library(ABC):
 
     @abstractmethod
     def send(self, number: int) -> None:
-        """Send one job to `NATIVE_QUEUE`."""
+        """Send one job, to a queue of its own, whose name begins with `NAMESPACE`."""
 
     @property
     @abstractmethod

@@ -12,9 +12,9 @@ from typing import Any
 import amqp
 import redis
 from rabbit import RabbitHarness, RabbitWorld
-from servers import PrivateRedis
+from servers import PrivateRedis, RedisHarness
 
-from anyjob.testing.conformance import ServerHarness, ServerWorld
+from anyjob.testing.conformance import ServerWorld
 from anyjob_amqp import AmqpNames
 from anyjob_celery.frame import TASK, body_of
 
@@ -151,27 +151,8 @@ def _item(properties: Mapping[str, Any], body: bytes) -> bytes:
     ).encode()
 
 
-class CeleryRedisHarness(ServerHarness):
+class CeleryRedisHarness(RedisHarness[CeleryRedisWorld]):
     """Celery's worlds on a Redis of their own."""
 
-    restartable = True
-
-    def __init__(self, server: PrivateRedis) -> None:
-        super().__init__(f"celery+{server.url}")
-        self._server = server
-        server.start()
-
-    def open(self, folder: Path, **settings: Any) -> CeleryRedisWorld:
-        return CeleryRedisWorld(self.url, folder, settings)
-
-    def url_at(self, host: str, port: int) -> str:
-        return f"celery+redis://{host}:{port}/0"
-
-    def stop_server(self) -> None:
-        self._server.kill()
-
-    def start_server(self) -> None:
-        self._server.start()
-
-    def close(self) -> None:
-        self._server.kill()
+    library = "celery"
+    world = CeleryRedisWorld

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Raw
 from rabbit import RabbitHarness, RabbitWorld
 from redis import Redis
-from servers import PrivateRedis
+from servers import PrivateRedis, RedisHarness
 
-from anyjob.testing.conformance import ServerHarness, ServerWorld
+from anyjob.testing.conformance import ServerWorld
 from anyjob_amqp import AmqpNames
 from anyjob_dramatiq.amqp_backend import names_of
 from anyjob_dramatiq.names import Names, root_of
@@ -105,30 +105,11 @@ class DramatiqRedisWorld(ServerWorld):
         client.rpush(level, native_id)
 
 
-class DramatiqRedisHarness(ServerHarness):
+class DramatiqRedisHarness(RedisHarness[DramatiqRedisWorld]):
     """Dramatiq's worlds on a Redis of their own."""
 
-    restartable = True
-
-    def __init__(self, server: PrivateRedis) -> None:
-        super().__init__(f"dramatiq+{server.url}")
-        self._server = server
-        server.start()
-
-    def open(self, folder: Path, **settings: Any) -> DramatiqRedisWorld:
-        return DramatiqRedisWorld(self.url, folder, settings)
-
-    def url_at(self, host: str, port: int) -> str:
-        return f"dramatiq+redis://{host}:{port}/0"
-
-    def stop_server(self) -> None:
-        self._server.kill()
-
-    def start_server(self) -> None:
-        self._server.start()
-
-    def close(self) -> None:
-        self._server.kill()
+    library = "dramatiq"
+    world = DramatiqRedisWorld
 
 
 class DramatiqAmqpWorld(RabbitWorld):

@@ -11,12 +11,12 @@ from typing import Any
 from msgspec import Raw
 from redis import Redis
 from rq import Callback, Queue
-from servers import PrivateRedis
+from servers import RedisHarness
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobPriority, JobStore, StoreBackend
 from anyjob.backend import BackendConfig
 from anyjob.store_backend import memory_backend
-from anyjob.testing.conformance import InProcessHarness, ServerHarness, ServerWorld
+from anyjob.testing.conformance import InProcessHarness, ServerWorld
 from anyjob_rq.frame import ENTRY, EnvelopeSerializer
 from anyjob_rq.names import Names
 
@@ -35,32 +35,6 @@ def _put_into_memory(store: JobStore, raw: bytes, queue: str) -> None:
     job_id = f"raw-{len(store._rows)}"  # noqa: SLF001
     store.insert([JobEnvelope(1, job_id, "raw", Raw(b"{}"), queue, JobPriority.NORMAL, now, now)])
     store._rows[job_id].raw = raw  # noqa: SLF001
-
-
-class RQHarness(ServerHarness):
-    """RQ on a Redis of the tests' own, which they may kill."""
-
-    restartable = True
-
-    def __init__(self, server: PrivateRedis) -> None:
-        super().__init__(f"rq+{server.url}")
-        self._server = server
-        server.start()
-
-    def open(self, folder: Path, **settings: Any) -> ServerWorld:
-        return _RQWorld(self.url, folder, settings)
-
-    def url_at(self, host: str, port: int) -> str:
-        return f"rq+redis://{host}:{port}/0"
-
-    def stop_server(self) -> None:
-        self._server.kill()
-
-    def start_server(self) -> None:
-        self._server.start()
-
-    def close(self) -> None:
-        self._server.kill()
 
 
 class _RQWorld(ServerWorld):
@@ -107,6 +81,13 @@ class _RQWorld(ServerWorld):
         self._redis.sadd(f"{self.namespace}:queues", name)
         native = Names(self.namespace).queue(name, JobPriority.NORMAL)
         return Queue(native, connection=self._redis, serializer=EnvelopeSerializer)
+
+
+class RQHarness(RedisHarness[_RQWorld]):
+    """RQ on a Redis of the tests' own, which they may kill."""
+
+    library = "rq"
+    world = _RQWorld
 
 
 class _Touch:

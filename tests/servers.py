@@ -10,15 +10,18 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Generic, Self, TypeVar
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.probes.journal import wait_until
 
-__all__ = ["PrivateRedis", "free_port", "redis_url", "unavailable"]
+__all__ = ["PrivateRedis", "RedisHarness", "free_port", "redis_url", "unavailable"]
+
+TWorld = TypeVar("TWorld", bound=ServerWorld)
 
 _REDIS: Final = "redis://localhost:6379/0"
 
@@ -104,3 +107,31 @@ class PrivateRedis:
             return False
         finally:
             client.close()
+
+
+class RedisHarness(ServerHarness, Generic[TWorld]):
+    """Worlds on a Redis of their own. A subclass says of which library, and which worlds."""
+
+    library: str
+    world: type[TWorld]
+    restartable = True
+
+    def __init__(self, server: PrivateRedis) -> None:
+        super().__init__(f"{self.library}+{server.url}")
+        self._server = server
+        server.start()
+
+    def open(self, folder: Path, **settings: Any) -> TWorld:
+        return self.world(self.url, folder, settings)
+
+    def url_at(self, host: str, port: int) -> str:
+        return f"{self.library}+redis://{host}:{port}/0"
+
+    def stop_server(self) -> None:
+        self._server.kill()
+
+    def start_server(self) -> None:
+        self._server.start()
+
+    def close(self) -> None:
+        self._server.kill()

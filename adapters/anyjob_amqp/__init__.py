@@ -1,5 +1,6 @@
 """What the adapters share that keep their jobs in RabbitMQ. Knows no job library."""
 
+from anyjob_amqp.capabilities import KnownQueues, capabilities_of
 from anyjob_amqp.links import Link, Links
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.shelf import AmqpShelf
@@ -12,10 +13,12 @@ __all__ = [
     "AmqpAddress",
     "AmqpNames",
     "AmqpShelf",
+    "KnownQueues",
     "Link",
     "Links",
     "Parcel",
     "Publisher",
     "Route",
+    "capabilities_of",
     "read_url",
 ]

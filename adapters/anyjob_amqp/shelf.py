@@ -40,8 +40,8 @@ class _Parked(Struct, frozen=True):
 class AmqpShelf(JobShelf):
     """Counts every queue; lists and takes out parked jobs. Thread-safe.
 
-    `counted` returns, for each state that can be told beside the parked, the native names of the queues that hold it;
-    `resend` sends a retried job.
+    `queues` are the native names of the queues where jobs wait, asked for anew at every count; without them nothing but
+    the parked is counted. `resend` sends a retried job.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class AmqpShelf(JobShelf):
         publisher: Publisher,
         names: AmqpNames,
         *,
-        counted: Mapping[JobState, Callable[[], Iterable[str]]],
+        queues: Iterable[str] | None = None,
         resend: Callable[[JobEnvelope], None],
         clock: Clock,
         capabilities: Capabilities,
@@ -60,17 +60,17 @@ class AmqpShelf(JobShelf):
         self._links = links
         self._publisher = publisher
         self._names = names
-        self._counted = dict(counted)
+        counted = {} if queues is None else {JobState.WAITING: queues, JobState.SCHEDULED: names.levels}
+        self._counted: Mapping[JobState, Iterable[str]] = {**counted, JobState.ABANDONED: [names.parked]}
         self._send_again = resend
         self._ids = JobIds()
 
     def count(self) -> Mapping[JobState, int]:
         with _translated(), self._links.link() as link:
-            counts = {
-                state: sum(_ready(link.connection, queue) for queue in queues())
+            return {
+                state: sum(_ready(link.connection, queue) for queue in queues)
                 for state, queues in self._counted.items()
             }
-            return {**counts, JobState.ABANDONED: _ready(link.connection, self._names.parked)}
 
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         self.capabilities.refuse_listing(chosen.states)

@@ -14,10 +14,10 @@ import msgspec
 from celery import Celery
 from kombu.exceptions import KombuError
 
-from anyjob.backend import BackendConfig, JobShelf
+from anyjob.backend import BackendConfig, JobShelf, send_one_by_one
 from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, JobPriority, write_envelope
-from anyjob.errors import ConfigurationError, EnqueueError, InvalidOptionError
+from anyjob.errors import ConfigurationError, InvalidOptionError
 from anyjob.executor import JobExecutor
 from anyjob.store import JobState
 from anyjob_amqp import LEVELS, AmqpAddress, AmqpNames, AmqpShelf, Links, Publisher
@@ -26,7 +26,7 @@ from anyjob_celery.frame import TASK, headers_of
 from anyjob_celery.safety import Settings, risks_of, transport_option
 from anyjob_celery.stopping import StopFlag, TellJobs
 from anyjob_celery.task import JobTask
-from anyjob_redis import ParkedJobs, ParkedShelf, connect
+from anyjob_redis import ParkedJobs, RedisShelf, connect
 
 __all__ = ["ExistingCeleryBackend"]
 
@@ -70,33 +70,25 @@ class ExistingCeleryBackend(CeleryBackend):
             logger.warning("unsafe backend=%s %s", config.alias, risk)
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        """Send one by one: Celery has nothing for many."""
-        native = [self._native_queue(envelope.queue) for envelope in envelopes]
-        ids = [envelope.id for envelope in envelopes]
-        for number, (envelope, queue) in enumerate(zip(envelopes, native, strict=True)):
-            headers = headers_of(envelope)
-            try:
-                self.app.send_task(
-                    TASK,
-                    args=[msgspec.json.decode(write_envelope(envelope))],
-                    task_id=envelope.id,
-                    queue=queue,
-                    priority=self._levels[envelope.priority],
-                    eta=self.native_eta(envelope),
-                    serializer="json",
-                    ignore_result=True,
-                    retry=False,
-                    argsrepr=headers["argsrepr"],
-                    kwargsrepr="{}",
-                    shadow=envelope.name,
-                )
-            except self._errors as error:
-                raise EnqueueError(
-                    f"Celery could not send: {error}",
-                    accepted=ids[:number],
-                    in_doubt=[ids[number]],
-                    rejected=ids[number + 1 :],
-                ) from error
+        native = {envelope.queue: self._native_queue(envelope.queue) for envelope in envelopes}
+
+        def send(envelope: JobEnvelope) -> None:
+            self.app.send_task(
+                TASK,
+                args=[msgspec.json.decode(write_envelope(envelope))],
+                task_id=envelope.id,
+                queue=native[envelope.queue],
+                priority=self._levels[envelope.priority],
+                eta=self.native_eta(envelope),
+                serializer="json",
+                ignore_result=True,
+                retry=False,
+                argsrepr=headers_of(envelope)["argsrepr"],
+                kwargsrepr="{}",
+                shadow=envelope.name,
+            )
+
+        send_one_by_one(envelopes, send, self._errors, "Celery")
 
     def close(self) -> None:
         """Close our own connections; the application's are its own."""
@@ -204,7 +196,7 @@ def _parked_on_redis(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
     config = backend.config
     client = connect(replace(config, options={}), connection.as_uri(include_password=True))
     parked = ParkedJobs(client, config.namespace, config.clock)
-    shelf = ParkedShelf(parked, resend=backend.resend, clock=config.clock, capabilities=backend.capabilities)
+    shelf = RedisShelf(parked, resend=backend.resend, clock=config.clock, capabilities=backend.capabilities)
     return shelf, client.close
 
 
@@ -223,7 +215,6 @@ def _parked_on_amqp(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
         links,
         Publisher(links, config.enqueue_timeout),
         AmqpNames(config.namespace),
-        counted={},
         resend=backend.resend,
         clock=config.clock,
         capabilities=backend.capabilities,

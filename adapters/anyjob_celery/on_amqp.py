@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from amqp import Message
 
 from anyjob.backend import BackendConfig
-from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
+from anyjob.capabilities import Quality
 from anyjob.envelope import JobEnvelope, write_envelope
-from anyjob.store import JobState
-from anyjob_amqp import LEVELS, MAX_DELAY, AmqpNames, AmqpShelf, Links, Parcel, Publisher, read_url
+from anyjob_amqp import (
+    LEVELS,
+    AmqpNames,
+    AmqpShelf,
+    KnownQueues,
+    Links,
+    Parcel,
+    Publisher,
+    capabilities_of,
+    read_url,
+)
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.frame import body_of
 from anyjob_celery.publishing import announced_headers, tell_published
@@ -34,35 +44,20 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             options = {**options, "ssl": self.options["broker_use_ssl"]}
         self._links = Links(read_url(self.url, config.alias), config.enqueue_timeout, options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
-        self.capabilities = Capabilities(
-            priority=Quality.EXACT,
-            priority_across_queues=False,  # RabbitMQ serves a channel's queues in turn
-            delay=Quality.APPROXIMATE if self.native_delay else Quality.EXACT,
-            max_delay=None if self.native_delay else MAX_DELAY,
-            bulk=BulkAtomicity.BATCH,
-            listing=_PARKED,
-            removal=_PARKED,
-            counts={
-                # Nothing on RabbitMQ tells which queues there are: an open list is what this process knows.
-                JobState.WAITING: Quality.APPROXIMATE if config.queues is None else Quality.EXACT,
-                JobState.SCHEDULED: Quality.EXACT,
-                JobState.ABANDONED: Quality.EXACT,
-            },
-            durable=True,
-            # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
-            redelivery_bound=timedelta(seconds=6),
-            exact_loss_count=False,  # `redelivered` says that somebody had it, not that it ran
-        )
+        self._queues = KnownQueues(self._names, config)
+        # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
+        self.capabilities = replace(capabilities_of(config), redelivery_bound=timedelta(seconds=6))
+        if self.native_delay:
+            self.capabilities = replace(self.capabilities, delay=Quality.APPROXIMATE, max_delay=None)
         self.shelf = AmqpShelf(
             self._links,
             self._publisher,
             self._names,
-            counted={JobState.WAITING: self._known_queues, JobState.SCHEDULED: lambda: self._names.levels},
+            queues=self._queues,
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,
         )
-        self._sent_to: set[str] = set()
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         headers = [announced_headers(envelope, self.native_eta(envelope)) for envelope in envelopes]
@@ -90,15 +85,11 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             "event_queue_prefix": f"{namespace}:events",
         }
 
-    def _known_queues(self) -> Iterable[str]:
-        logical = self.config.queues or sorted({"default", *self._sent_to})
-        return [self._names.queue(each) for each in logical]
-
     def _parcel(self, envelope: JobEnvelope, headers: Mapping[str, Any]) -> Parcel:
         seconds = 0
         if envelope.due_at is not None and not self.native_delay:
             seconds = math.ceil((envelope.due_at - self._clock.now()).total_seconds())
-        self._sent_to.add(envelope.queue)
+        self._queues.note(envelope.queue)
         message = Message(
             body_of(write_envelope(envelope)),
             content_type="application/json",
@@ -111,6 +102,3 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             reply_to="",
         )
         return Parcel(envelope.id, self._names.route(envelope.queue, seconds), message)
-
-
-_PARKED: Final = frozenset({JobState.ABANDONED})

@@ -9,15 +9,14 @@ from datetime import timedelta
 from typing import Any
 
 from anyjob.backend import BackendConfig
-from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
+from anyjob.capabilities import Quality
 from anyjob.envelope import JobEnvelope
-from anyjob.store import JobState
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.publishing import announced_headers, tell_published
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
-from anyjob_celery.redis_shelf import RedisShelf
+from anyjob_celery.redis_places import CeleryPlaces
 from anyjob_celery.redis_wire import LEVELS
-from anyjob_redis import ParkedJobs, connect
+from anyjob_redis import ON_REDIS, ParkedJobs, RedisShelf, connect
 
 __all__ = ["RedisCeleryBackend"]
 
@@ -31,22 +30,17 @@ class RedisCeleryBackend(OwnCeleryBackend):
         client = self.client = connect(replace(config, options=options), self.url)
         self.messages = RedisMessages(client, config.namespace, config.clock)
         self.held = HeldMessages(self.messages, config.lease)
-        self.capabilities = Capabilities(
-            priority=Quality.EXACT,
+        self.capabilities = replace(
+            ON_REDIS,
             delay=Quality.APPROXIMATE if self.native_delay else Quality.EXACT,
-            bulk=BulkAtomicity.BATCH,
-            listing=ALL_STATES,
-            removal=ALL_STATES - {JobState.RUNNING},
-            counts=dict.fromkeys(JobState, Quality.EXACT),
-            durable=True,
             # A lease, looked at three times in its length, and a second for the way back; a dead child of a pool that
             # lives on is noticed by Celery, within 5 s.
             redelivery_bound=timedelta(seconds=max(config.lease * 4 / 3 + 1, 6)),
             exact_loss_count=False,  # a worker may be killed between taking a job and beginning it
         )
         self.shelf = RedisShelf(
-            self.messages,
             ParkedJobs(client, config.namespace, config.clock),
+            CeleryPlaces(self.messages),
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,

@@ -17,7 +17,7 @@ from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, JobIds
 from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, PUSH, SEND, SWEEP, TAKE
 from anyjob_celery.redis_wire import LEVELS, item_of
-from anyjob_redis import ScheduledMessages, run_once
+from anyjob_redis import ScheduledMessages, send_in_batches
 
 __all__ = ["HeldMessages", "RedisMessages"]
 
@@ -39,16 +39,9 @@ class RedisMessages:
         self, envelopes: Sequence[JobEnvelope], headers: Sequence[Mapping[str, Any]], *, at_once: bool = False
     ) -> None:
         """Send jobs, each batch of them all or none; `at_once` leaves delays to whoever takes them."""
-        accepted: list[str] = []
-        for start in range(0, len(envelopes), _BATCH):
-            batch = envelopes[start : start + _BATCH]
-            ids = [envelope.id for envelope in batch]
-            rest = [envelope.id for envelope in envelopes[start + _BATCH :]]
-            told = zip(batch, headers[start:], strict=False)
-            args = [part for each in told for part in self._sent(*each, at_once=at_once)]
-            script = self._scripts[SEND]
-            run_once(self.client, script, [self.namespace, *args], accepted=accepted, ids=ids, rest=rest)
-            accepted.extend(ids)
+        told = zip(envelopes, headers, strict=True)
+        jobs = [(envelope.id, self._sent(envelope, each, at_once=at_once)) for envelope, each in told]
+        send_in_batches(self.client, self._scripts[SEND], [self.namespace], jobs)
 
     def take_command(self, tag: str, queues: Sequence[str], *, whole: bool) -> Sequence[Any]:
         """Return the command that takes the next message of `queues`; `whole` where the server lacks the script."""
@@ -185,5 +178,4 @@ class HeldMessages:
         self._done.difference_update(done)
 
 
-_BATCH: Final = 500
 _ALL: Final = (SEND, TAKE, ACKNOWLEDGE, GIVE_BACK, BEAT, SWEEP, HOLD, COUNT)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 import amqp
 from dramatiq import Message
 
 from anyjob.backend import BackendConfig
-from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError, did_you_mean
-from anyjob.store import JobState
-from anyjob_amqp import LEVELS, MAX_DELAY, AmqpNames, AmqpShelf, Links, Parcel, Publisher, read_url
+from anyjob_amqp import (
+    LEVELS,
+    AmqpNames,
+    AmqpShelf,
+    KnownQueues,
+    Links,
+    Parcel,
+    Publisher,
+    capabilities_of,
+    read_url,
+)
 from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
 from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
 from anyjob_dramatiq.frame import Delivery, encode
@@ -41,13 +50,13 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         self._names = names_of(config.namespace)
         self._links = Links(self._address, config.enqueue_timeout, self.native_config.options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
-        self._sent_to: set[str] = set()
-        self.capabilities = _capabilities(closed=config.queues is not None)
+        self._queues = KnownQueues(self._names, config)
+        self.capabilities = replace(capabilities_of(config), priority_lag=1)
         self.shelf = AmqpShelf(
             self._links,
             self._publisher,
             self._names,
-            counted={JobState.WAITING: self._known_queues, JobState.SCHEDULED: lambda: self._names.levels},
+            queues=self._queues,
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,
@@ -74,7 +83,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         self._links.close()
 
     def _parcel(self, envelope: JobEnvelope, message: Message[Any], now: datetime) -> Parcel:
-        self._sent_to.add(envelope.queue)
+        self._queues.note(envelope.queue)
         wait = 0.0 if envelope.due_at is None else (envelope.due_at - now).total_seconds()
         route = self._names.route(envelope.queue, math.ceil(wait))  # whole seconds, and never early
         return Parcel(envelope.id, route, _native(envelope.id, encode(message), LEVELS[envelope.priority]))
@@ -86,10 +95,6 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
     def _declare(self, queue: str) -> None:
         with self._links.link() as link:
             link.prepare(self._names.route(queue).place, again=True)
-
-    def _known_queues(self) -> Iterable[str]:
-        logical = self.config.queues or sorted({"default", *self._sent_to})
-        return [self._names.queue(each) for each in logical]
 
 
 def _refuse_unknown(config: BackendConfig) -> None:
@@ -104,28 +109,3 @@ def _refuse_unknown(config: BackendConfig) -> None:
 
 def _native(job_id: str, body: bytes, priority: int) -> amqp.Message:
     return amqp.Message(body, content_type="application/json", delivery_mode=2, priority=priority, message_id=job_id)
-
-
-def _capabilities(*, closed: bool) -> Capabilities:
-    return Capabilities(
-        priority=Quality.EXACT,
-        priority_lag=1,
-        priority_across_queues=False,  # RabbitMQ serves a channel's queues in turn
-        delay=Quality.EXACT,
-        max_delay=MAX_DELAY,
-        bulk=BulkAtomicity.BATCH,
-        listing=_PARKED,
-        removal=_PARKED,
-        counts={
-            # Nothing on RabbitMQ tells which queues there are: an open list is what this process knows.
-            JobState.WAITING: Quality.EXACT if closed else Quality.APPROXIMATE,
-            JobState.SCHEDULED: Quality.EXACT,
-            JobState.ABANDONED: Quality.EXACT,
-        },
-        durable=True,
-        redelivery_bound=timedelta(seconds=5),  # the broker sees a connection end at once
-        exact_loss_count=False,  # `redelivered` says that somebody had it, not that it ran
-    )
-
-
-_PARKED: Final = frozenset({JobState.ABANDONED})

@@ -13,10 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 from dramatiq import Actor, Broker, Message
 from dramatiq.errors import DramatiqError
 
-from anyjob.backend import BackendConfig, JobShelf
+from anyjob.backend import BackendConfig, JobShelf, send_one_by_one
 from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, JobPriority, write_envelope
-from anyjob.errors import ConfigurationError, EnqueueError
+from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.store import JobState
 from anyjob.worker import WorkerOptions
@@ -27,7 +27,7 @@ from anyjob_dramatiq.broker import ACTOR_OPTIONS
 from anyjob_dramatiq.guard import JobGuard
 from anyjob_dramatiq.names import root_of
 from anyjob_dramatiq.safety import risks_of
-from anyjob_redis import ParkedJobs, ParkedShelf
+from anyjob_redis import ParkedJobs, RedisShelf
 
 __all__ = ["ExistingDramatiqBackend"]
 
@@ -63,18 +63,10 @@ class ExistingDramatiqBackend(DramatiqBackend):
             logger.warning("unsafe backend=%s %s", config.alias, risk)
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        """Send one by one: Dramatiq has nothing for many."""
-        ids = [envelope.id for envelope in envelopes]
-        for number, envelope in enumerate(envelopes):
-            try:
-                self.broker.enqueue(self._message(envelope), delay=self._delay(envelope))
-            except _errors() as error:
-                raise EnqueueError(
-                    f"Dramatiq could not send: {str(error) or repr(error)}",
-                    accepted=ids[:number],
-                    in_doubt=[ids[number]],
-                    rejected=ids[number + 1 :],
-                ) from error
+        def send(envelope: JobEnvelope) -> None:
+            self.broker.enqueue(self._message(envelope), delay=self._delay(envelope))
+
+        send_one_by_one(envelopes, send, _errors(), "Dramatiq")
 
     def close(self) -> None:
         """Close our own connections; the broker's are its own."""
@@ -206,7 +198,7 @@ _Shelf = tuple[JobShelf, Callable[[], None]]
 def _parked_on_redis(backend: ExistingDramatiqBackend) -> _Shelf:
     config = backend.config
     client: Any = backend.broker.client  # type: ignore[attr-defined]
-    shelf = ParkedShelf(
+    shelf = RedisShelf(
         ParkedJobs(client, root_of(config.namespace), config.clock),
         resend=backend.resend,
         clock=config.clock,
@@ -232,7 +224,6 @@ def _parked_on_amqp(backend: ExistingDramatiqBackend) -> _Shelf:
         links,
         Publisher(links, config.enqueue_timeout),
         names_of(config.namespace),
-        counted={},
         resend=backend.resend,
         clock=config.clock,
         capabilities=backend.capabilities,

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Struct
 from redis import Redis
 from redis.commands.core import Script
 
 from anyjob.clock import Clock
-from anyjob.errors import DuplicateJobIdError
 from anyjob_dramatiq import scripts
 from anyjob_dramatiq.names import Names
-from anyjob_redis.connection import run_once
-from anyjob_redis.scheduled import ScheduledMessages
+from anyjob_redis.connection import send_in_batches
+from anyjob_redis.presence import LapsedError
+from anyjob_redis.scheduled import ScheduledMessages, score_of
 
-__all__ = ["HeldMessage", "LapsedError", "Messages", "NativeMessage"]
-
-
-BATCH: Final = 500
-
-
-class LapsedError(Exception):
-    """Who wants to take a message is not known to be alive."""
+__all__ = ["HeldMessage", "Messages", "NativeMessage"]
 
 
 class NativeMessage(Struct, frozen=True):
@@ -65,19 +58,11 @@ class Messages:
 
     def send(self, messages: Sequence[NativeMessage], *, again: bool = False) -> None:
         """Put messages where they wait, in batches that are atomic; `again`: in place of what is there by their ids."""
-        ids = [each.id for each in messages]
-        script = self._script(scripts.SEND)
-        for start in range(0, len(ids), BATCH):
-            flat: list[Any] = ["again" if again else "new"]
-            for each in messages[start : start + BATCH]:
-                flat += (each.id, each.queue, each.level, "" if each.due is None else score_of(each.due), each.data)
-            told = {"accepted": ids[:start], "ids": ids[start : start + BATCH], "rest": ids[start + BATCH :]}
-            taken = run_once(self.client, script, flat, **told)
-            if taken:
-                which = ", ".join(_texts(taken[:10]))
-                raise DuplicateJobIdError(
-                    f"Already enqueued, or parked: {which}.", accepted=ids[:start], rejected=ids[start:]
-                )
+        jobs = [
+            (each.id, (each.id, each.queue, each.level, "" if each.due is None else score_of(each.due), each.data))
+            for each in messages
+        ]
+        send_in_batches(self.client, self._script(scripts.SEND), ["again" if again else "new"], jobs)
 
     # Workers
 
@@ -134,11 +119,6 @@ class Messages:
         if text not in self._scripts:
             self._scripts[text] = self.client.register_script(self._prelude + text)
         return self._scripts[text]
-
-
-def score_of(when: datetime) -> str:
-    """Return the score of a time, exact to the microsecond."""
-    return repr(when.timestamp())
 
 
 def _held(kind: bytes, level: bytes, entry: bytes, native_id: bytes, data: bytes | None = None) -> HeldMessage:

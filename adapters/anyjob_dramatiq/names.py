@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
-
 from msgspec import Struct
 
-from anyjob.envelope import JobEnvelope, JobPriority
+from anyjob.envelope import JobEnvelope
+from anyjob_redis.levels import LEVELS
 
-__all__ = ["LEVELS", "Names", "root_of"]
-
-LEVELS: Final[Mapping[JobPriority, str]] = {each: each.name.lower() for each in sorted(JobPriority, reverse=True)}
-"""The last part of a level's name by priority, in the order in which workers look."""
+__all__ = ["Names", "root_of"]
 
 
 def root_of(namespace: str) -> str:

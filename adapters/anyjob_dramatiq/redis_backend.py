@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from dramatiq import Message
 
 from anyjob.backend import BackendConfig
-from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
+from anyjob.capabilities import Capabilities
 from anyjob.envelope import JobEnvelope
-from anyjob.store import JobState
 from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
 from anyjob_dramatiq.frame import encode
 from anyjob_dramatiq.messages import Messages, NativeMessage
 from anyjob_dramatiq.names import Names, root_of
+from anyjob_dramatiq.places import DramatiqPlaces
 from anyjob_dramatiq.redis_source import RedisSource
-from anyjob_dramatiq.shelf import RedisShelf
 from anyjob_redis.connection import connect
 from anyjob_redis.parked import ParkedJobs
+from anyjob_redis.shelf import ON_REDIS, RedisShelf
 
 __all__ = ["DramatiqRedisBackend"]
 
@@ -36,7 +37,13 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         self.messages = Messages(self.client, Names(root), config.clock)
         self.capabilities = _capabilities(config.lease)
         parked = ParkedJobs(self.client, root, config.clock)
-        self.shelf = RedisShelf(self.messages, parked, self.capabilities, self.resend)
+        self.shelf = RedisShelf(
+            parked,
+            DramatiqPlaces(self.messages),
+            resend=self.resend,
+            clock=config.clock,
+            capabilities=self.capabilities,
+        )
 
     def publish(self, jobs: Sequence[Job], *, again: bool) -> None:
         now = self.config.clock.now()
@@ -54,15 +61,9 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
 
 
 def _capabilities(lease: float) -> Capabilities:
-    return Capabilities(
-        priority=Quality.EXACT,
-        delay=Quality.EXACT,
-        bulk=BulkAtomicity.BATCH,
+    return replace(
+        ON_REDIS,
         unique_ids=True,
-        listing=ALL_STATES,
-        removal=ALL_STATES - {JobState.RUNNING},
-        counts=dict.fromkeys(JobState, Quality.EXACT),
-        durable=True,
         # A lease, looked at once a second, and as much for the way back into a queue and out of it.
         redelivery_bound=timedelta(seconds=lease + 2),
         exact_loss_count=True,

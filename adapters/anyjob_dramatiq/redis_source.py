@@ -14,7 +14,7 @@ from anyjob.clock import SystemClock
 from anyjob.executor import worker_name
 from anyjob_dramatiq.frame import Delivery, decode, faulty
 from anyjob_dramatiq.intake import JobSource
-from anyjob_dramatiq.messages import HeldMessage, LapsedError, Messages
+from anyjob_dramatiq.messages import HeldMessage, Messages
 from anyjob_redis.connection import translated
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
@@ -46,11 +46,7 @@ class RedisSource(JobSource):
 
     def take(self, queues: Sequence[str], count: int) -> Sequence[Message[Any]]:
         with translated():
-            try:
-                held = self._take(queues, count)
-            except LapsedError:  # not said yet, or a pause or an absence of Redis was longer than the lease
-                self._presence.beat()
-                held = self._take(queues, count)
+            held = self._presence.revived(lambda: self._take(queues, count))
         if held:
             self._pause = _SHORTEST_POLL
             self._turn += 1

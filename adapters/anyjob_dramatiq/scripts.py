@@ -18,16 +18,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from anyjob_dramatiq.names import LEVELS
+from anyjob_redis.levels import LISTS
 from anyjob_redis.parked import parked_key
 from anyjob_redis.scheduled import SCHEDULE
 
-__all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "PUSH_DUE", "SEND", "SWEEP", "TAKE", "TAKE_OFF", "functions"]
+__all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "MARK", "PUSH_DUE", "SEND", "SWEEP", "TAKE", "TAKE_OFF", "functions"]
 
-_LEVELS: Final = f"local levels = {{{str(tuple(LEVELS.values()))[1:-1]}}}\n"
+MARK: Final = "held "
+
+_MARKS: Final = f"local mark_prefix = '{MARK}'\n"
 
 _FUNCTIONS: Final = (
-    _LEVELS
+    _MARKS
+    + LISTS
     + """
 local places = ns .. ':places'
 local function key(level) return ns .. ':' .. level end
@@ -37,13 +40,6 @@ local function held_messages_key(holder) return ns .. ':held:' .. holder .. '.ms
 local function is_alive(holder) return redis.call('EXISTS', ns .. ':alive:' .. holder) == 1 end
 local function place_of(id) return redis.call('HGET', places, id) end
 local function held_by(holder, entry) return 'held ' .. holder .. ' ' .. entry end
-local mark_prefix = 'held '
-local function mark_of(id) return mark_prefix .. id end
-local function known_queues()
-    local names = redis.call('SMEMBERS', ns .. ':queues')
-    table.sort(names)
-    return names
-end
 local function each_level(visit)
     for _, name in ipairs(known_queues()) do
         for _, level in ipairs(levels) do visit(name .. '.' .. level) end
@@ -144,19 +140,11 @@ if redis.call('LLEN', held_key(holder)) > #ARGV - 4 - n then
         end
     end
 end
-local function pop(level)
-    local id
-    repeat
-        local popped = redis.pcall('LPOP', key(level)) -- some other type by that name holds up nobody else
-        id = type(popped) == 'string' and popped
-    until not id or string.sub(id, 1, #mark_prefix) ~= mark_prefix
-    return id
-end
 for _, level_name in ipairs(levels) do
     for i = 0, n - 1 do
         local level = ARGV[5 + (i + turn) % n] .. '.' .. level_name
         while #taken < count do
-            local id = pop(level)
+            local id = pop(key(level))
             if not id then break end
             local message = redis.call('HGET', messages_key(level), id)
             local kind = redis.call('SREM', ns .. ':lost', id) == 1 and 'again' or 'run'

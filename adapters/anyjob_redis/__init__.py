@@ -1,20 +1,28 @@
 """What the adapters share that keep their jobs in Redis. Knows no job library."""
 
-from anyjob_redis.connection import connect, run_once, translated
-from anyjob_redis.parked import ParkedJobs, TakenParkedJob
-from anyjob_redis.parked_shelf import ParkedShelf
+from anyjob_redis.connection import connect, send_in_batches, translated
+from anyjob_redis.parked import ParkedJobs
+from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
 from anyjob_redis.scheduled import ScheduledMessages
+from anyjob_redis.shelf import ON_REDIS, RedisShelf
 
 __all__ = [
+    "COUNTED",
+    "LONGEST_HOLD",
+    "ON_REDIS",
     "ParkedJobs",
-    "ParkedShelf",
+    "Places",
     "Presence",
     "RecurringThread",
+    "RedisShelf",
     "ScheduledMessages",
-    "TakenParkedJob",
+    "Section",
+    "Seen",
     "connect",
-    "run_once",
+    "section_by_id",
+    "section_of_held",
+    "send_in_batches",
     "translated",
 ]

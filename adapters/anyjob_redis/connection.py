@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -13,9 +14,9 @@ from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, Respon
 from redis.retry import Retry
 
 from anyjob.backend import BackendConfig
-from anyjob.errors import ConfigurationError, EnqueueError
+from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
 
-__all__ = ["connect", "refuse_decoding", "run_once", "translated"]
+__all__ = ["connect", "refuse_decoding", "send_in_batches", "translated"]
 
 
 def connect(config: BackendConfig, url: str) -> Redis:
@@ -27,6 +28,7 @@ def connect(config: BackendConfig, url: str) -> Redis:
     half = config.enqueue_timeout / 2
     defaults = {"socket_connect_timeout": half, "socket_timeout": half, "retry": Retry(NoBackoff(), 0)}
     try:
+        _refuse_wrong_database(url)
         client: Redis = Redis.from_url(url, **{**defaults, **config.options})
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # only now are options looked at; nothing connects
@@ -36,20 +38,47 @@ def connect(config: BackendConfig, url: str) -> Redis:
     return client
 
 
+def _refuse_wrong_database(url: str) -> None:
+    """Raise ValueError for a path that is no number: the client would take database 0, in silence."""
+    database = urlsplit(url).path.strip("/")
+    if database and not database.isdecimal() and not url.startswith("unix:"):
+        raise ValueError(f"{database!r} is no database's number, as in /0")
+
+
 def refuse_decoding(client: Redis, alias: str) -> None:
     """Raise `ConfigurationError` if the client turns bytes into str: what can't be decoded must come out as it is."""
     if client.connection_pool.connection_kwargs.get("decode_responses"):
         raise ConfigurationError(f"backends.{alias}: decode_responses must be off: messages are bytes.")
 
 
-def run_once(
+def send_in_batches(
+    client: Redis, script: Script, start: Sequence[Any], jobs: Sequence[tuple[str, Sequence[Any]]]
+) -> None:
+    """Send jobs (id, arguments) by a script, each batch of them all or none, never twice.
+
+    The script takes `start`, then the arguments of each job, and returns the ids that are taken, if it minds. Raises
+    `EnqueueError`, or `DuplicateJobIdError`.
+    """
+    ids = [job_id for job_id, _ in jobs]
+    for first in range(0, len(jobs), _BATCH):
+        after = first + _BATCH
+        arguments = [*start, *(part for _, each in jobs[first:after] for part in each)]
+        taken = _run_once(client, script, arguments, accepted=ids[:first], ids=ids[first:after], rest=ids[after:])
+        if taken:
+            which = ", ".join(each.decode() for each in taken[:10])
+            raise DuplicateJobIdError(
+                f"Already enqueued, or parked: {which}.", accepted=ids[:first], rejected=ids[first:]
+            )
+
+
+def _run_once(
     client: Redis,
     script: Script,
     args: Sequence[Any],
     *,
-    accepted: Sequence[str] = (),
-    ids: Sequence[str] = (),
-    rest: Sequence[str] = (),
+    accepted: Sequence[str],
+    ids: Sequence[str],
+    rest: Sequence[str],
 ) -> Any:
     """Run a script that sends the jobs `ids`, never twice, whatever the client's own retries are; return its answer.
 
@@ -99,3 +128,6 @@ def translated() -> Iterator[None]:
         yield
     except RedisError as error:
         raise EnqueueError(f"Redis can't be reached, or refused: {error}") from error
+
+
+_BATCH: Final = 500

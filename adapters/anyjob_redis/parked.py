@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from redis import Redis
 
-from anyjob.backend import TakenJob
 from anyjob.clock import Clock
-from anyjob.envelope import JobEnvelope, JobIds, read_envelope
+from anyjob.envelope import JobIds, read_envelope
 from anyjob.errors import EnvelopeError
 from anyjob.outcome import JobFailure
-from anyjob.store import JobState, StoredJob
+from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob_redis.connection import translated
+from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen, section_by_id
 
-__all__ = ["ParkedJobs", "TakenParkedJob", "parked_key"]
+__all__ = ["ParkedJobs", "parked_key"]
 
 
 def parked_key(namespace: str) -> str:
@@ -26,8 +24,8 @@ def parked_key(namespace: str) -> str:
     return f"{namespace}:parked"
 
 
-class ParkedJobs:
-    """The parked jobs of a namespace, without expiry. Thread-safe; raises `EnqueueError` for errors of Redis.
+class ParkedJobs(Places):
+    """The parked jobs of a namespace, without expiry. `park` raises `EnqueueError`.
 
     An id is the job's own if the bytes can be read and nothing else is parked under it, so that parking twice keeps one
     copy; else it is a new one. Beside the hash of bytes there are one of failures, one of holds, and a sorted set of
@@ -56,73 +54,51 @@ class ParkedJobs:
             got: bytes = self._park(self._keys, [wanted, other, raw, msgspec.json.encode(failure)])
         return got.decode()
 
-    def count(self) -> int:
-        """Return how many there are."""
-        with translated():
-            return int(self._client.zcard(self._order))
+    def count(self) -> Mapping[JobState, int]:
+        return {JobState.ABANDONED: self._client.zcard(self._order)}
 
     def find(self, ids: Iterable[str]) -> Sequence[StoredJob]:
         """Return those of the ids that are parked."""
         wanted = list(ids)
         if not wanted:
             return ()
-        with translated():
-            raws: Sequence[bytes | None] = self._client.hmget(self._raw, wanted)
-            failures: Sequence[bytes | None] = self._client.hmget(self._failures, wanted)
+        raws: Sequence[bytes | None] = self._client.hmget(self._raw, wanted)
+        failures: Sequence[bytes | None] = self._client.hmget(self._failures, wanted)
         found = zip(wanted, raws, failures, strict=True)
         return [_stored(job_id, raw, failure) for job_id, raw, failure in found if raw is not None]
 
     def page(self, after: str, limit: int) -> Sequence[StoredJob]:
         """Return up to `limit` of them, in the order of their ids, which follow `after` ("" is the beginning)."""
         low = f"({after}" if after else "-"
-        with translated():
-            ids: Sequence[bytes] = self._client.zrangebylex(self._order, low, "+", start=0, num=limit)
+        ids: Sequence[bytes] = self._client.zrangebylex(self._order, low, "+", start=0, num=limit)
         return self.find(each.decode() for each in ids)
 
-    @contextmanager
-    def take(self, ids: Iterable[str], resend: Callable[[JobEnvelope], None]) -> Iterator[Sequence[TakenParkedJob]]:
-        """Hold those of the ids that nobody else holds; what is not settled goes back, after five minutes by itself."""
-        token = uuid.uuid4().hex
+    def sections(self, chosen: JobFilter) -> Iterator[Section]:
+        if chosen.ids is None:
+            yield Section("parked", _STATES, self._walk)
+        else:
+            yield section_by_id("parked", _STATES, chosen.ids, lambda ids: [(job, job.id) for job in self.find(ids)])
+
+    def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[str, StoredJob]]:
         now = self._clock.now().timestamp()
-        wanted = list(ids)
-        with translated():
-            held: Sequence[bytes] = self._hold(self._keys, [token, now, now + _LONGEST_HOLD, *wanted]) if wanted else ()
-        try:
-            jobs = self.find(each.decode() for each in held)
-            yield [TakenParkedJob(self, job, token, resend) for job in jobs]
-        finally:
-            for each in held:
-                self.end_hold(each.decode(), token, discard=False)
+        ids = [seen.place for seen in found]
+        held: Sequence[bytes] = self._hold(self._keys, [holder, now, now + LONGEST_HOLD, *ids])
+        return [(job.id, job) for job in self.find(each.decode() for each in held)]
 
-    def end_hold(self, job_id: str, token: str, *, discard: bool) -> bool:
-        """Let go of a job, or discard it; return False, changing nothing, if it was not held by this token any more."""
-        with translated():
-            return bool(self._end(self._keys, [job_id, token, int(discard)]))
+    def holds(self, holder: str, entry: str) -> bool:
+        value: bytes | None = self._client.hget(self._holds, entry)
+        return value is not None and value.decode().partition(" ")[0] == holder
 
-    def holds(self, job_id: str, token: str) -> bool:
-        """Whether the token still holds the job."""
-        with translated():
-            value: bytes | None = self._client.hget(self._holds, job_id)
-        return value is not None and value.decode().partition(" ")[0] == token
+    def acknowledge(self, holder: str, entry: str) -> bool:
+        return bool(self._end(self._keys, [holder, 1, entry]))
 
+    def give_back(self, holder: str, found: Sequence[Seen]) -> None:
+        self._end(self._keys, [holder, 0, *(seen.place for seen in found)])
 
-class TakenParkedJob(TakenJob):
-    """A parked job, held."""
-
-    def __init__(self, parked: ParkedJobs, job: StoredJob, token: str, resend: Callable[[JobEnvelope], None]) -> None:
-        self._parked = parked
-        self._token = token
-        self._resend = resend
-        self.job = job
-
-    def acknowledge(self) -> bool:
-        return self._parked.end_hold(self.job.id, self._token, discard=True)
-
-    def replace(self, envelope: JobEnvelope) -> bool:
-        if not self._parked.holds(self.job.id, self._token):
-            return False
-        self._resend(envelope)
-        return self.acknowledge()
+    def _walk(self, after: str) -> Iterator[Seen]:
+        while page := self.page(after, CHUNK):
+            yield from (Seen(job.id, job, job.id) for job in page)
+            after = page[-1].id
 
 
 def _stored(job_id: str, raw: bytes, failure: bytes | None) -> StoredJob:
@@ -130,7 +106,7 @@ def _stored(job_id: str, raw: bytes, failure: bytes | None) -> StoredJob:
     return StoredJob(job_id, JobState.ABANDONED, raw, known)
 
 
-_LONGEST_HOLD: Final = 300.0
+_STATES: Final = frozenset({JobState.ABANDONED})
 
 _NAMES: Final = "local raw, failures, holds, order = KEYS[1], KEYS[2], KEYS[3], KEYS[4]\n"
 
@@ -164,18 +140,24 @@ return held
 """
 )
 
+# holder, '1' to discard, ids. Returns how many it held.
 _END: Final = (
     _NAMES
     + """
-local id = ARGV[1]
-local hold = redis.call('HGET', holds, id)
-if not hold or string.match(hold, '^%S+') ~= ARGV[2] then return 0 end
-redis.call('HDEL', holds, id)
-if ARGV[3] == '1' then
-    redis.call('HDEL', raw, id)
-    redis.call('HDEL', failures, id)
-    redis.call('ZREM', order, id)
+local ended = 0
+for i = 3, #ARGV do
+    local id = ARGV[i]
+    local hold = redis.call('HGET', holds, id)
+    if hold and string.match(hold, '^%S+') == ARGV[1] then
+        ended = ended + 1
+        redis.call('HDEL', holds, id)
+        if ARGV[2] == '1' then
+            redis.call('HDEL', raw, id)
+            redis.call('HDEL', failures, id)
+            redis.call('ZREM', order, id)
+        end
+    end
 end
-return 1
+return ended
 """
 )

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from redis import Redis
 
-__all__ = ["Presence"]
+__all__ = ["LapsedError", "Presence"]
+
+T = TypeVar("T")
+
+
+class LapsedError(Exception):
+    """Who wants to take a message is not known to be alive."""
 
 
 class Presence:
@@ -29,6 +38,17 @@ class Presence:
         before = self._steady
         self._steady = self._client.set(self._key, 1, px=self._milliseconds, get=True) is not None
         return self._steady and before
+
+    def revived(self, take: Callable[[], T]) -> T:
+        """Return what `take` takes. If that finds that we lapsed, say that we live and take again.
+
+        A pause, or an absence of Redis, was longer than the lease, or nothing was said yet.
+        """
+        try:
+            return take()
+        except LapsedError:
+            self.beat()
+            return take()
 
     def leave(self) -> None:
         """Say that we are gone."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 from redis import Redis
 
 from anyjob.clock import Clock
+from anyjob.store import JobState, StoredJob
+from anyjob_redis.places import CHUNK, Section, Seen
 
-__all__ = ["SCHEDULE", "ScheduledMessages", "scheduled_key"]
+__all__ = ["SCHEDULE", "ScheduledMessages", "due_after", "position_of", "score_of"]
 
-
-def scheduled_key(namespace: str) -> str:
-    """Return the key of the sorted set of due times; the payloads are in the hash `<key>:messages`."""
-    return f"{namespace}:scheduled"
+Found = tuple[StoredJob, Any]
+"""A job, and the place where it can be taken off."""
 
 
 SCHEDULE: Final = """
@@ -45,6 +46,7 @@ class ScheduledMessages:
     def __init__(self, client: Redis, namespace: str, push: str, clock: Clock) -> None:
         self._client: Any = client
         self._namespace = namespace
+        self._key = f"{namespace}:scheduled"
         self._clock = clock
         self._promote: Callable[..., bytes | None] = client.register_script(SCHEDULE + push + _PROMOTE)
 
@@ -54,25 +56,51 @@ class ScheduledMessages:
         next_due = self._promote(args=[self._namespace, now, _AT_ONCE])
         return _LONGEST_PAUSE if next_due is None else min(_LONGEST_PAUSE, max(0.0, float(next_due) - now))
 
-    def count(self) -> int:
-        """Return how many there are."""
-        return int(self._client.zcard(scheduled_key(self._namespace)))
+    def section(self, states: Collection[JobState], read: Callable[[str, float, bytes], Found]) -> Section:
+        """Return the section of all of them; `read` returns what a member, its due time and its payload stand for."""
 
-    def after(self, due: float, member: str, limit: int) -> Sequence[tuple[str, float, bytes]]:
-        """Return up to `limit` members with their due time and payload, in their order, after that one."""
-        key, offset = scheduled_key(self._namespace), 0
-        found: list[tuple[str, float]] = []
-        while len(found) < limit:
-            chunk = self._client.zrangebyscore(key, due, "+inf", start=offset, num=limit, withscores=True)
-            found += [(each.decode(), score) for each, score in chunk if (score, each.decode()) > (due, member)]
+        def walk(after: str) -> Iterator[Seen]:
+            for found in due_after(self._client, self._key, after):
+                for member, due, payload in self._with_payloads(found):
+                    yield Seen(position_of(member, due), *read(member, due, payload))
+
+        return Section("scheduled", frozenset(states), walk)
+
+    def find(self, members: Sequence[str]) -> Sequence[tuple[str, float, bytes]]:
+        """Return those of the members that are there, each with its due time and its payload."""
+        found = zip(members, self._client.zmscore(self._key, members), strict=True)
+        return self._with_payloads([(member.encode(), due) for member, due in found if due is not None])
+
+    def _with_payloads(self, found: Sequence[tuple[bytes, float]]) -> Sequence[tuple[str, float, bytes]]:
+        payloads = self._client.hmget(f"{self._key}:messages", [member for member, _ in found]) if found else ()
+        rows = zip(found, payloads, strict=True)
+        return [(member.decode(), due, payload) for (member, due), payload in rows if payload is not None]
+
+
+def due_after(client: Any, key: str, after: str) -> Iterator[Sequence[tuple[bytes, float]]]:
+    """Come past a sorted set of due times, some members at a time, from what follows a position on."""
+    score, _, member = after.partition(" ")
+    last, offset = (float(score or "-inf"), member.encode()), 0
+    while True:
+        chunk = client.zrangebyscore(key, last[0], "+inf", start=offset, num=CHUNK, withscores=True)
+        found = [(each, due) for each, due in chunk if (due, each) > last]
+        if found:
+            yield found
+            last, offset = (found[-1][1], found[-1][0]), 0
+        else:
             offset += len(chunk)
-            if len(chunk) < limit:
-                break
-        found = found[:limit]
-        if not found:
-            return ()
-        payloads = self._client.hmget(f"{key}:messages", [each for each, _ in found])
-        return [(*each, payload) for each, payload in zip(found, payloads, strict=True) if payload is not None]
+        if len(chunk) < CHUNK:
+            return
+
+
+def position_of(member: str, due: float) -> str:
+    """Return the position of a member in a sorted set of due times."""
+    return f"{due!r} {member}"
+
+
+def score_of(when: datetime) -> str:
+    """Return the score of a time, exact to the microsecond (cut to seconds, as RQ itself does, it would be early)."""
+    return repr(when.timestamp())
 
 
 _AT_ONCE: Final = 200

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 from redis import Redis
 
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
-from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
+from anyjob.capabilities import Capabilities
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
-from anyjob.store import JobState
 from anyjob.worker import WorkerOptions
 from anyjob_redis.connection import connect, refuse_decoding
 from anyjob_redis.parked import ParkedJobs
+from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_rq.messages import Messages
 from anyjob_rq.names import Names
-from anyjob_rq.shelf import RQShelf
+from anyjob_rq.places import RQPlaces
 
 __all__ = ["ALL_QUEUES", "RQBackend"]
 
@@ -35,7 +36,7 @@ class RQBackend(JobBackend):
     retries included (jobs are sent once all the same); the URL then only tells which.
     """
 
-    shelf: RQShelf
+    shelf: RedisShelf
 
     def __init__(self, config: BackendConfig, *, connection: Redis | None = None) -> None:
         self.config = config
@@ -48,7 +49,13 @@ class RQBackend(JobBackend):
         self.messages = Messages(connection, Names(config.namespace), config.clock)
         self.capabilities = _capabilities(config.lease)
         parked = ParkedJobs(connection, config.namespace, config.clock)
-        self.shelf = RQShelf(self.messages, parked, config.clock, self.capabilities)
+        self.shelf = RedisShelf(
+            parked,
+            RQPlaces(self.messages, config.clock),
+            resend=self.resend,
+            clock=config.clock,
+            capabilities=self.capabilities,
+        )
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self.messages.send(envelopes)
@@ -79,15 +86,9 @@ class RQBackend(JobBackend):
 
 
 def _capabilities(lease: float) -> Capabilities:
-    return Capabilities(
-        priority=Quality.EXACT,
-        delay=Quality.EXACT,
-        bulk=BulkAtomicity.BATCH,
+    return replace(
+        ON_REDIS,
         unique_ids=True,
-        listing=ALL_STATES,
-        removal=ALL_STATES - {JobState.RUNNING},
-        counts=dict.fromkeys(JobState, Quality.EXACT),
-        durable=True,
         # A lease, looked at three times in its length, and a second for the way back into a queue and out of it.
         redelivery_bound=timedelta(seconds=lease * 4 / 3 + 1),
         exact_loss_count=True,

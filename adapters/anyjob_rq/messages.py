@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from msgspec import Raw, Struct
@@ -15,19 +14,17 @@ from rq.utils import utcformat
 
 from anyjob.clock import Clock
 from anyjob.envelope import JOB_ID, JobEnvelope, write_envelope
-from anyjob.errors import DuplicateJobIdError, EnqueueError
-from anyjob_redis.connection import run_once
+from anyjob.errors import EnqueueError
+from anyjob_redis.connection import send_in_batches
+from anyjob_redis.presence import LapsedError
+from anyjob_redis.scheduled import score_of
 from anyjob_rq import scripts
 from anyjob_rq.frame import ENTRY, LONGEST_DATA, EnvelopeSerializer, find_fault, unpack
 from anyjob_rq.names import Names
 
-__all__ = ["HeldMessage", "LapsedError", "Messages", "Place"]
+__all__ = ["HeldMessage", "Messages", "Place"]
 
-_BATCH: Final = 500
-
-
-class LapsedError(Exception):
-    """Who wants to take a message is not known to be alive."""
+_AT_ONCE: Final = 500
 
 
 class HeldMessage(Struct, frozen=True):
@@ -70,19 +67,9 @@ class Messages:
 
     def send(self, envelopes: Sequence[JobEnvelope], *, again: bool = False) -> None:
         """Put jobs where they wait, in batches that are atomic; `again`: in place of what is there by their ids."""
-        ids = [envelope.id for envelope in envelopes]
-        arguments = [self._native(envelope) for envelope in envelopes]
-        script = self._script(scripts.SEND)
-        for start in range(0, len(ids), _BATCH):
-            batch = slice(start, start + _BATCH)
-            told = {"accepted": ids[:start], "ids": ids[batch], "rest": ids[start + _BATCH :]}
-            flat = [value for native in arguments[batch] for value in native]
-            taken = run_once(self.client, script, [*self._common, "again" if again else "new", *flat], **told)
-            if taken:
-                which = ", ".join(each.decode() for each in taken[:10])
-                raise DuplicateJobIdError(
-                    f"Already enqueued, or parked: {which}.", accepted=ids[:start], rejected=ids[start:]
-                )
+        jobs = [(envelope.id, self._native(envelope)) for envelope in envelopes]
+        start = [*self._common, "again" if again else "new"]
+        send_in_batches(self.client, self._script(scripts.SEND), start, jobs)
 
     def _native(self, envelope: JobEnvelope) -> list[Any]:
         """Return what the script needs to write the job exactly as RQ would."""
@@ -168,7 +155,7 @@ class Messages:
     def promote(self) -> float | None:
         """Move what is due into its queues; return the seconds until the next is due, or None if nothing is."""
         now = self._clock.now()
-        first = self._run(scripts.PROMOTE, score_of(now), self._rq_now(), _BATCH)
+        first = self._run(scripts.PROMOTE, score_of(now), self._rq_now(), _AT_ONCE)
         return None if first is None else max(0.0, float(first) - now.timestamp())
 
     # The shelf
@@ -197,11 +184,6 @@ class Messages:
 
     def _rq_now(self) -> str:
         return utcformat(self._clock.now())
-
-
-def score_of(when: datetime) -> str:
-    """Return the score of a time: exact to the microsecond (RQ itself cuts to seconds, and so is early)."""
-    return repr(when.timestamp())
 
 
 def _texts(values: Any) -> list[str]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
 
 from anyjob.envelope import JobPriority
+from anyjob_redis.levels import LEVELS
 
-__all__ = ["LEVELS", "Names"]
-
-LEVELS: Final[Mapping[JobPriority, str]] = {each: each.name.lower() for each in sorted(JobPriority, reverse=True)}
-"""The last part of a native queue's name by priority, in the order in which workers look."""
+__all__ = ["Names"]
 
 _JOB: Final = "-J-"
 _MARK: Final = "-H-"

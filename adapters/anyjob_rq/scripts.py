@@ -16,28 +16,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from anyjob_rq.names import LEVELS
+from anyjob_redis.levels import LISTS
 
 __all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "PROMOTE", "SEND", "SWEEP", "TAKE", "TAKE_OFF"]
 
-_LEVELS: Final = f"local levels = {{{str(tuple(LEVELS.values()))[1:-1]}}}\n"
-
 _PRELUDE: Final = (
-    _LEVELS
+    "local rq, ns, mark_prefix = ARGV[1], ARGV[2], ARGV[3]\n"
+    + LISTS
     + """
-local rq, ns, mark_prefix = ARGV[1], ARGV[2], ARGV[3]
 local function job_key(id) return rq .. ':job:' .. id end
 local function queue_key(name) return rq .. ':queue:' .. name end
 local function scheduled_key(name) return rq .. ':scheduled:' .. name end
 local function held_key(holder) return ns .. ':held:' .. holder end
 local function alive_key(holder) return ns .. ':alive:' .. holder end
 local function is_hash(key) return redis.call('TYPE', key).ok == 'hash' end
-local function mark_of(id) return mark_prefix .. id end
-local function known_queues()
-    local names = redis.call('SMEMBERS', ns .. ':queues')
-    table.sort(names)
-    return names
-end
 local function each_native(visit)
     for _, name in ipairs(known_queues()) do
         for _, level in ipairs(levels) do visit(ns .. ':' .. name .. ':' .. level) end
@@ -117,14 +109,6 @@ local holder, now, turn = ARGV[4], ARGV[5], tonumber(ARGV[6])
 if redis.call('EXISTS', alive_key(holder)) == 0 then return 'lapsed' end
 local names = {unpack(ARGV, 7)}
 if #names == 0 then names = known_queues() end
-local function pop(key)
-    local id
-    repeat
-        local popped = redis.pcall('LPOP', key) -- some other type by that name holds up nobody else
-        id = type(popped) == 'string' and popped
-    until not id or string.sub(id, 1, #mark_prefix) ~= mark_prefix
-    return id
-end
 local held = redis.call('LINDEX', held_key(holder), 0)
 if held then -- it was taken, and the answer was lost
     local _, queue, _, id = parse(held)

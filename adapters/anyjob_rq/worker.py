@@ -38,7 +38,7 @@ from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
 from anyjob_rq.backend import ALL_QUEUES, RQBackend
 from anyjob_rq.frame import EnvelopeSerializer
-from anyjob_rq.messages import HeldMessage, LapsedError
+from anyjob_rq.messages import HeldMessage
 from anyjob_rq.wake import Wake
 
 __all__ = ["JobWorkerMixin"]
@@ -217,11 +217,7 @@ class JobWorkerMixin(BaseWorker):
     def _take(self, *, promote: bool) -> HeldMessage | None:
         if promote:
             self._messages.promote()
-        try:
-            message = self._messages.take(self.name, self._serves, self._turn)
-        except LapsedError:  # a pause, or an absence of Redis, was longer than the lease
-            self._presence.beat()
-            message = self._messages.take(self.name, self._serves, self._turn)
+        message = self._presence.revived(partial(self._messages.take, self.name, self._serves, self._turn))
         self._turn += self._rotates and message is not None
         return message
 

@@ -26,6 +26,7 @@ __all__ = [
     "JobShelf",
     "NativeCommand",
     "TakenJob",
+    "send_one_by_one",
 ]
 
 
@@ -204,6 +205,28 @@ class JobShelf(ABC):
                 }
                 return job.replace(replace(change(envelope), headers=headers))
             return False
+
+
+def send_one_by_one(
+    envelopes: Sequence[JobEnvelope],
+    send: Callable[[JobEnvelope], object],
+    errors: tuple[type[Exception], ...],
+    system: str,
+) -> None:
+    """Send jobs by a system's own call, where that has nothing for many. `errors` are what it raises: the job that it
+    raised for is in doubt, and those after it were not sent.
+    """
+    ids = [envelope.id for envelope in envelopes]
+    for number, envelope in enumerate(envelopes):
+        try:
+            send(envelope)
+        except errors as error:
+            raise EnqueueError(
+                f"{system} could not send: {str(error) or repr(error)}",
+                accepted=ids[:number],
+                in_doubt=[ids[number]],
+                rejected=ids[number + 1 :],
+            ) from error
 
 
 def _why(job: StoredJob) -> str:

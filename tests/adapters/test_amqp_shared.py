@@ -17,7 +17,8 @@ import amqp
 import pytest
 from rabbit import amqp_url, connect
 
-from anyjob.capabilities import Capabilities
+from anyjob.backend import BackendConfig
+from anyjob.capabilities import Capabilities, Quality
 from anyjob.clock import SystemClock
 from anyjob.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError
 from anyjob.executor import JobExecutor
@@ -25,7 +26,18 @@ from anyjob.outcome import JobFailure
 from anyjob.registry import JobRegistry
 from anyjob.store import JobFilter, JobState
 from anyjob.testing.probes.journal import wait_until
-from anyjob_amqp import MAX_DELAY, AmqpNames, AmqpShelf, Links, Parcel, Publisher, Route, read_url
+from anyjob_amqp import (
+    MAX_DELAY,
+    AmqpNames,
+    AmqpShelf,
+    KnownQueues,
+    Links,
+    Parcel,
+    Publisher,
+    Route,
+    capabilities_of,
+    read_url,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -183,7 +195,6 @@ def test_parked_jobs_are_kept_whatever_their_size(
         links,
         publisher,
         names,
-        counted={},
         resend=lambda _: None,
         clock=SystemClock(),
         capabilities=Capabilities(listing=frozenset({JobState.ABANDONED}), removal=frozenset({JobState.ABANDONED})),
@@ -210,7 +221,7 @@ def test_somebody_elses_message_among_the_parked_is_shown(
     publisher: Publisher, links: Links, names: AmqpNames, channel: amqp.Channel
 ) -> None:
     can = Capabilities(listing=frozenset({JobState.ABANDONED}))
-    shelf = AmqpShelf(links, publisher, names, counted={}, resend=lambda _: None, clock=SystemClock(), capabilities=can)
+    shelf = AmqpShelf(links, publisher, names, resend=lambda _: None, clock=SystemClock(), capabilities=can)
     shelf.park(b"ours", failure(JobExecutor(JobRegistry())))
     channel.basic_publish(amqp.Message("theirs"), "", names.parked)
     wait_until(lambda: len(shelf.scan(JobFilter()).jobs) == 2, what="both")
@@ -289,3 +300,14 @@ class _Relay:
 
     def _start(self, run: Callable[[], None]) -> None:
         threading.Thread(target=run, daemon=True).start()
+
+
+def test_the_queues_are_those_sent_to_unless_the_settings_close_the_list() -> None:
+    names = AmqpNames("anyjob")
+    for closed, expected in ((None, ["anyjob.default", "anyjob.mail"]), (("bulk",), ["anyjob.bulk"])):
+        config = BackendConfig(alias="x", url="amqp:", queues=closed)
+        known = KnownQueues(names, config)
+        known.note("mail")
+        assert list(known) == list(known) == expected
+        quality = Quality.APPROXIMATE if closed is None else Quality.EXACT
+        assert capabilities_of(config).counts[JobState.WAITING] is quality

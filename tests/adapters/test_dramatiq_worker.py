@@ -18,8 +18,9 @@ from servers import PrivateRedis
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.probes.jobs import NAME, FailingOnce
 from anyjob.testing.probes.journal import wait_until
-from anyjob_dramatiq.messages import LapsedError, Messages
+from anyjob_dramatiq.messages import Messages
 from anyjob_redis import Presence
+from anyjob_redis.presence import LapsedError
 
 pytestmark = pytest.mark.timeout(90)
 

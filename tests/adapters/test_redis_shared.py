@@ -11,11 +11,16 @@ import redis
 from envelopes import make_envelope
 
 from anyjob import JobEnvelope, SystemClock
+from anyjob.capabilities import Capabilities, Quality
 from anyjob.envelope import write_envelope
+from anyjob.errors import InvalidOptionError, UnsupportedCapabilityError
 from anyjob.outcome import JobFailure
+from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until
-from anyjob_redis import ParkedJobs, Presence, RecurringThread
+from anyjob_redis import ParkedJobs, Presence, RecurringThread, RedisShelf, ScheduledMessages
+from anyjob_redis.levels import ids_after
+from anyjob_redis.presence import LapsedError
 
 
 @pytest.fixture
@@ -43,7 +48,7 @@ def test_an_id_is_the_jobs_own_and_parking_it_twice_keeps_one(
     assert [parked.park(raw, failure), parked.park(raw, failure)] == ["one", "one"]
     other = parked.park(write_envelope(make_envelope(clock.now(), "one", args="another")), failure)
     assert other != "one"
-    assert parked.count() == 2
+    assert parked.count() == {JobState.ABANDONED: 2}
     assert [job.raw for job in parked.find(["one"])] == [raw]
 
 
@@ -55,40 +60,100 @@ def test_pages_are_in_the_order_of_ids(parked: ParkedJobs, failure: JobFailure, 
     assert parked.page("d", 3) == ()
 
 
+@pytest.fixture
+def sent() -> list[JobEnvelope]:
+    return []
+
+
+@pytest.fixture
+def shelf(parked: ParkedJobs, sent: list[JobEnvelope], clock: FakeClock) -> RedisShelf:
+    """Nothing but the parked jobs can be seen."""
+    only = frozenset({JobState.ABANDONED})
+    can = Capabilities(listing=only, removal=only, counts={JobState.ABANDONED: Quality.EXACT})
+    return RedisShelf(parked, resend=sent.append, clock=clock, capabilities=can)
+
+
+def these(*ids: str) -> JobFilter:
+    return JobFilter(ids=frozenset(ids))
+
+
 def test_what_is_held_is_held_by_one_until_the_hold_lapses(
-    parked: ParkedJobs, failure: JobFailure, clock: FakeClock
+    shelf: RedisShelf, failure: JobFailure, clock: FakeClock, sent: list[JobEnvelope]
 ) -> None:
-    sent: list[JobEnvelope] = []
-    job_id = parked.park(b"?", failure)
+    job_id = shelf.park(b"?", failure)
     envelope = make_envelope(clock.now(), "one")
-    with parked.take([job_id, "nobody"], sent.append) as (first,):
-        with parked.take([job_id], sent.append) as none:
+    with shelf.take(these(job_id, "nobody"), limit=5) as (first,):
+        with shelf.take(these(job_id), limit=5) as none:
             assert not none
         clock.travel(299)
-        with parked.take([job_id], sent.append) as none:
+        with shelf.take(these(job_id), limit=5) as none:
             assert not none
         clock.travel(1)
-        with parked.take([job_id], sent.append) as (second,):
+        with shelf.take(these(job_id), limit=5) as (second,):
             assert not first.acknowledge()
             assert not first.replace(envelope)
             assert sent == []
             assert second.replace(envelope)
             assert not second.acknowledge()
     assert sent == [envelope]
-    assert parked.count() == 0
+    assert shelf.count() == {JobState.ABANDONED: 0}
 
 
 def test_what_is_not_settled_goes_back_and_nothing_expires(
-    parked: ParkedJobs, fake: fakeredis.FakeRedis, failure: JobFailure
+    shelf: RedisShelf, fake: fakeredis.FakeRedis, failure: JobFailure
 ) -> None:
-    job_id = parked.park(b"?", failure)
-    with parked.take([job_id], lambda _envelope: None) as taken:
+    job_id = shelf.park(b"?", failure)
+    with shelf.take(these(job_id), limit=1) as taken:
         assert len(taken) == 1
-    with parked.take([job_id], lambda _envelope: None) as (again,):
+    with shelf.take(these(job_id), limit=1) as (again,):
         assert again.acknowledge()
     assert fake.keys() == []
-    parked.park(b"?", failure)
+    shelf.park(b"?", failure)
     assert {fake.ttl(key) for key in fake.scan_iter()} == {-1}
+
+
+def test_a_shelf_of_nothing_else_pages_and_refuses(shelf: RedisShelf, failure: JobFailure, clock: FakeClock) -> None:
+    for job_id in ("c", "a", "b"):
+        shelf.park(write_envelope(make_envelope(clock.now(), job_id)), failure)
+    first = shelf.scan(JobFilter(), limit=2)
+    rest = shelf.scan(JobFilter(), cursor=first.cursor, limit=2)
+    assert [job.id for job in (*first.jobs, *rest.jobs)] == ["a", "b", "c"]
+    assert rest.cursor is None
+    assert [job.id for job in shelf.scan(these("b", "c", "nobody")).jobs] == ["b", "c"]
+    with pytest.raises(InvalidOptionError):
+        shelf.scan(JobFilter(), cursor="nonsense")
+    waiting = JobFilter(states=frozenset({JobState.WAITING}))
+    with pytest.raises(UnsupportedCapabilityError):
+        shelf.scan(waiting)
+    with pytest.raises(UnsupportedCapabilityError), shelf.take(waiting, limit=1):
+        pass
+
+
+def test_many_that_are_due_at_once_are_come_past_once(fake: fakeredis.FakeRedis, clock: FakeClock) -> None:
+    scheduled = ScheduledMessages(fake, "anyjob", "local function push_due() end", clock)
+    members = [f"m{number:04}" for number in range(1200)]
+    fake.zadd("anyjob:scheduled", {member: 7.5 if number < 1100 else 8.0 for number, member in enumerate(members)})
+    fake.hset("anyjob:scheduled:messages", mapping=dict.fromkeys(members, "payload"))
+
+    def read(member: str, due: float, payload: bytes) -> tuple[StoredJob, str]:
+        return StoredJob(member, JobState.SCHEDULED, payload), "here"
+
+    section = scheduled.section({JobState.SCHEDULED}, read)
+    every = list(section.walk(""))
+    assert [seen.job.id for seen in every] == members
+    assert [seen.job.id for seen in section.walk(every[1000].position)] == members[1001:]
+    assert scheduled.find(["m0003", "nobody"]) == [("m0003", 7.5, b"payload")]
+
+
+def test_a_walk_past_a_list_leaves_marks_out_and_goes_on_after_one(fake: fakeredis.FakeRedis) -> None:
+    fake.rpush("list", *(f"held {number}" if number % 2 else str(number) for number in range(1000)))
+
+    def after(position: str) -> list[bytes]:
+        return [each for ids in ids_after(fake, "list", "held ", position) for each in ids]
+
+    assert after("") == [str(number).encode() for number in range(0, 1000, 2)]
+    assert after("991") == after("990") == [b"992", b"994", b"996", b"998"]
+    assert after("gone") == after("")
 
 
 def test_a_presence_is_steady_after_two_beats_that_found_it(fake: fakeredis.FakeRedis) -> None:
@@ -99,6 +164,22 @@ def test_a_presence_is_steady_after_two_beats_that_found_it(fake: fakeredis.Fake
     assert [presence.beat() for _ in range(3)] == [False, False, True]
     presence.leave()
     assert not fake.exists("anyjob:alive:me")
+
+
+def test_who_lapsed_is_revived_once(fake: fakeredis.FakeRedis) -> None:
+    presence = Presence(fake, "anyjob", "me", 30.0)
+
+    def take() -> str:
+        if not fake.exists("anyjob:alive:me"):
+            raise LapsedError("me")
+        return "taken"
+
+    def never() -> str:
+        raise LapsedError("me")
+
+    assert presence.revived(take) == "taken"
+    with pytest.raises(LapsedError):
+        presence.revived(never)
 
 
 def test_a_recurring_thread_waits_on_the_clock(clock: FakeClock) -> None:

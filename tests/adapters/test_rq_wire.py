@@ -24,8 +24,10 @@ from anyjob import JobEnvelope, JobPriority
 from anyjob.envelope import read_envelope, write_envelope
 from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
 from anyjob.testing import FakeClock
+from anyjob_redis.levels import LEVELS
+from anyjob_redis.presence import LapsedError
 from anyjob_rq import EnvelopeSerializer, RQBackend, frame
-from anyjob_rq.names import LEVELS, Names
+from anyjob_rq.names import Names
 
 NATIVE = "anyjob:mail:high"
 
@@ -317,8 +319,6 @@ def test_only_the_dead_are_swept(backend: RQBackend, fake: fakeredis.FakeRedis, 
 
 
 def test_who_is_not_alive_takes_nothing(backend: RQBackend, fake: fakeredis.FakeRedis, held: JobEnvelope) -> None:
-    from anyjob_rq.messages import LapsedError
-
     with pytest.raises(LapsedError):
         backend.messages.take("other", [], 0)
     assert fake.llen(f"rq:queue:{NATIVE}") == 1

@@ -44,7 +44,10 @@ def environment(tmp_path: Path) -> Iterator[Mapping[str, str]]:
         for name in client.smembers("rq:queues"):
             if namespace.encode() in name:
                 client.srem("rq:queues", name)
-    _Celerys(f"celery+{rabbit}", tmp_path, namespace).clear()
+    celerys = _Celerys(f"celery+{rabbit}", tmp_path, namespace)
+    celerys.clear()
+    with celerys.connect() as connection, connection.channel() as channel:
+        channel.queue_delete(celerys.names.queue("mail"))
 
 
 def test_each_job_goes_to_the_system_that_the_settings_name(environment: Mapping[str, str], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from envelopes import make_envelope
 from msgspec.structs import replace
 
 from anyjob import (
@@ -34,7 +35,7 @@ from anyjob import (
     background_job,
     job_name,
 )
-from anyjob.backend import NativeCommand
+from anyjob.backend import NativeCommand, send_one_by_one
 from anyjob.capabilities import Capabilities, Quality
 from anyjob.executor import JobExecutor
 from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
@@ -636,3 +637,19 @@ def test_observers_of_an_async_enqueue_see_the_callers_context(make_manager: Cal
 
     asyncio.run(main())
     assert seen == ["a"]
+
+
+def test_what_is_sent_one_by_one_tells_which_got_through(clock: FakeClock) -> None:
+    jobs = [make_envelope(clock.now(), job_id) for job_id in ("a", "b", "c", "d")]
+    sent: list[str] = []
+
+    def send(envelope: JobEnvelope) -> None:
+        if envelope.id == "c":
+            raise ConnectionResetError
+        sent.append(envelope.id)
+
+    with pytest.raises(EnqueueError, match="Somebody could not send: ConnectionResetError") as caught:
+        send_one_by_one(jobs, send, (OSError,), "Somebody")
+    told = caught.value
+    assert (told.accepted, told.in_doubt, told.rejected) == (("a", "b"), ("c",), ("d",))
+    assert sent == ["a", "b"]

@@ -83,8 +83,12 @@ class CrashesConformance(KitFixtures):
         assert (ends[0].try_count, ends[0].lost_count) == (1, 0)
         world.start_worker()
         world.journal.wait(3)
-        assert world.journal.begun() == ["running", "waiting", "late"]
-        assert {each.lost_count for each in world.journal.entries()} <= ({0} if world.can.exact_loss_count else {0, 1})
+        lost = {each.label for each in world.journal.entries() if each.lost_count}
+        if lost:  # handed out just before the stop: where that can't be told from a loss, it was sent anew
+            assert not world.can.exact_loss_count
+            assert lost == {"waiting"}
+        order = ["running", "late", "waiting"] if lost else ["running", "waiting", "late"]
+        assert world.journal.begun() == order
 
     def test_a_job_sees_that_its_worker_stops(self, world: World) -> None:
         worker = world.start_worker()

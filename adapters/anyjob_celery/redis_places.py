@@ -1,0 +1,108 @@
+"""Where our messages are to be seen on Redis: scheduled, in a list of a queue, held."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from anyjob.envelope import read_envelope
+from anyjob.errors import EnvelopeError
+from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob_celery.frame import ForeignMessageError
+from anyjob_celery.redis_messages import RedisMessages
+from anyjob_celery.redis_scripts import MARK
+from anyjob_celery.redis_wire import LEVELS, envelope_in
+from anyjob_redis import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_of_held
+
+__all__ = ["CeleryPlaces"]
+
+_CHUNK: Final = 500
+
+
+class CeleryPlaces(Places):
+    """A place is what the scripts hold a message by: its kind and place, and the message. An entry is a tag."""
+
+    def __init__(self, messages: RedisMessages) -> None:
+        self._messages = messages
+
+    def count(self) -> Mapping[JobState, int]:
+        return dict(zip(COUNTED, self._messages.count(), strict=True))
+
+    def sections(self, chosen: JobFilter) -> Iterator[Section]:
+        yield self._messages.scheduled.section({JobState.SCHEDULED}, self._scheduled)
+        for queue in self._messages.queues():
+            if chosen.queues is None or queue in chosen.queues:
+                for level in LEVELS.values():
+                    walk = partial(self._waiting, queue, level)
+                    yield Section(f"waiting {queue} {level}", frozenset({JobState.WAITING}), walk)
+        yield section_of_held(self._held)
+
+    def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[str, StoredJob]]:
+        by_tag = dict(zip(_tags(holder, found), found, strict=True))
+        taken = self._messages.hold(LONGEST_HOLD, [(tag, *seen.place) for tag, seen in by_tag.items()])
+        return [(tag, by_tag[tag].job) for tag in map(bytes.decode, taken)]
+
+    def holds(self, holder: str, entry: str) -> bool:  # noqa: ARG002  # a tag is the holder's own
+        return self._messages.holds(entry)
+
+    def acknowledge(self, holder: str, entry: str) -> bool:  # noqa: ARG002
+        return self._messages.acknowledge([entry]) == 1
+
+    def give_back(self, holder: str, found: Sequence[Seen]) -> None:
+        self._messages.give_back(_tags(holder, found), lost=False)
+
+    def _scheduled(self, member: str, due: float, payload: bytes) -> tuple[StoredJob, tuple[str, bytes]]:  # noqa: ARG002
+        item = payload.partition(b"\n")[2]
+        return _job(item, JobState.SCHEDULED), (f"scheduled {member}", item)
+
+    def _waiting(self, queue: str, level: int, after: str) -> Iterator[Seen]:
+        for index, item in self._items(queue, level, self._index_after(queue, level, after)):
+            if not item.startswith(MARK.encode()):  # what it stands for is held
+                place = (f"waiting {queue} {level}", item)
+                yield Seen(f"{index} {_digest(item)}", _job(item, JobState.WAITING), place)
+
+    def _held(self) -> Iterator[tuple[str, StoredJob]]:
+        for tag, (kind, item) in self._messages.held().items():
+            yield tag, _job(item, _HELD[kind.partition(" ")[0]])
+
+    def _index_after(self, queue: str, level: int, after: str) -> int:
+        """Return where to go on in a list. What was seen last is there, or nearer to the front, or gone with all before
+        it.
+        """
+        position, _, digest = after.partition(" ")
+        for index, item in self._items(queue, level, 0) if after else ():
+            if _digest(item) == digest:
+                return index + 1
+            if index >= int(position):
+                break
+        return 0
+
+    def _items(self, queue: str, level: int, first: int) -> Iterator[tuple[int, bytes]]:
+        while chunk := self._messages.waiting(queue, level, first, _CHUNK):
+            yield from enumerate(chunk, first)
+            first += len(chunk)
+
+
+def _tags(holder: str, found: Sequence[Seen]) -> list[str]:
+    return [f"{seen.place[0].partition(' ')[0]}-{holder}-{number}" for number, seen in enumerate(found)]
+
+
+def _job(item: bytes, state: JobState) -> StoredJob:
+    try:
+        raw = envelope_in(item)
+        return StoredJob(read_envelope(raw).id, state, raw)
+    except (ForeignMessageError, EnvelopeError):
+        return StoredJob(f"unreadable-{_digest(item)}", state, item)
+
+
+def _digest(item: bytes) -> str:
+    return hashlib.sha256(item).hexdigest()[:16]
+
+
+_HELD: Final[Mapping[str, JobState]] = {
+    "run": JobState.RUNNING,
+    "waiting": JobState.WAITING,
+    "scheduled": JobState.SCHEDULED,
+}

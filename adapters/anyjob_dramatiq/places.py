@@ -1,0 +1,96 @@
+"""Where our messages are to be seen on Redis: scheduled, in a level of a queue, held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob_dramatiq.frame import unwrap
+from anyjob_dramatiq.messages import Messages
+from anyjob_dramatiq.scripts import MARK
+from anyjob_redis.levels import ids_after
+from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
+
+__all__ = ["DramatiqPlaces"]
+
+
+class DramatiqPlaces(Places):
+    """A place is a level's name, or `scheduled`; an entry is that of the holder's list."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+        self._client = messages.client
+        self._names = messages.names
+
+    def count(self) -> Mapping[JobState, int]:
+        return dict(zip(COUNTED, self._messages.count(), strict=True))
+
+    def sections(self, chosen: JobFilter) -> Iterator[Section]:
+        if chosen.ids is not None:
+            yield section_by_id("scheduled", _DUE, chosen.ids, self._find_scheduled)
+            yield section_by_id("levels", {JobState.WAITING}, chosen.ids, self._find_waiting)
+        else:
+            yield self._messages.scheduled.section(_DUE, self._scheduled)
+            for queue in self._messages.known_queues():
+                if chosen.queues is None or queue in chosen.queues:
+                    for level in self._names.levels(queue):
+                        yield Section(level, frozenset({JobState.WAITING}), partial(self._waiting, level))
+        yield section_of_held(self._held)
+
+    def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[str, StoredJob]]:
+        entries = self._messages.take_off(holder, LONGEST_HOLD, [(seen.place, seen.job.id) for seen in found])
+        return [(entries[seen.job.id], seen.job) for seen in found if seen.job.id in entries]
+
+    def holds(self, holder: str, entry: str) -> bool:
+        return self._messages.holds(holder, entry)
+
+    def acknowledge(self, holder: str, entry: str) -> bool:
+        return self._messages.acknowledge(holder, entry)
+
+    def give_back(self, holder: str, found: Sequence[Seen]) -> object:  # noqa: ARG002  # it holds nothing else
+        return self._messages.give_back(holder)
+
+    def _scheduled(self, job_id: str, due: float, payload: bytes) -> tuple[StoredJob, str]:
+        return StoredJob(job_id, self._state_at(due), unwrap(payload.partition(b"\n")[2])), "scheduled"
+
+    def _find_scheduled(self, ids: Sequence[str]) -> Sequence[tuple[StoredJob, str]]:
+        return [self._scheduled(*each) for each in self._messages.scheduled.find(ids)]
+
+    def _waiting(self, level: str, after: str) -> Iterator[Seen]:
+        for ids in ids_after(self._client, self._names.key(level), MARK, after):
+            yield from (Seen(job.id, job, level) for job in self._read(level, ids))
+
+    def _find_waiting(self, ids: Sequence[str]) -> Iterator[tuple[StoredJob, str]]:
+        for job_id, place in zip(ids, self._client.hmget(self._names.places, ids), strict=True):
+            if place is not None and not place.startswith(b"held "):
+                level = _text(place)
+                yield from ((job, level) for job in self._read(level, [job_id.encode()]))
+
+    def _read(self, level: str, ids: Sequence[bytes]) -> Iterator[StoredJob]:
+        messages = self._client.hmget(f"{self._names.key(level)}.msgs", ids) if ids else ()
+        for job_id, data in zip(ids, messages, strict=True):
+            if data is not None:
+                yield StoredJob(_text(job_id), JobState.WAITING, unwrap(data))
+
+    def _held(self) -> Iterator[tuple[str, StoredJob]]:
+        for holder in map(_text, self._client.smembers(self._names.holders)):
+            for record in self._client.hvals(f"{self._names.held(holder)}.msgs"):
+                kind, _, due, length, rest = record.split(b" ", 4)
+                job_id, data = _text(rest[: int(length)]), rest[int(length) :]
+                state = JobState.WAITING if kind == b"waiting" else JobState.RUNNING
+                if kind == b"scheduled":
+                    state = self._state_at(float(due))
+                yield job_id, StoredJob(job_id, state, unwrap(data), worker=holder)
+
+    def _state_at(self, due: float) -> JobState:
+        return JobState.SCHEDULED if due > self._messages.clock.now().timestamp() else JobState.WAITING
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+_DUE: Final = (JobState.SCHEDULED, JobState.WAITING)
+"""What is scheduled, and what is due and not yet promoted."""

@@ -1,0 +1,55 @@
+"""Queues that are lists of ids, a list for each level of priority: what adapters share that keep theirs so.
+
+A mark stands in a list for an id that somebody holds off the shelf, so that it goes back to its very place; a worker
+that meets the mark drops it, and then that place is the front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from anyjob.envelope import JobPriority
+from anyjob_redis.places import CHUNK
+
+__all__ = ["LEVELS", "LISTS", "ids_after"]
+
+LEVELS: Final[Mapping[JobPriority, str]] = {each: each.name.lower() for each in sorted(JobPriority, reverse=True)}
+"""The last part of a list's name by priority, in the order in which workers look."""
+
+_LEVELS: Final = f"local levels = {{{str(tuple(LEVELS.values()))[1:-1]}}}\n"
+
+LISTS: Final = (
+    _LEVELS
+    + """
+local function mark_of(id) return mark_prefix .. id end
+local function known_queues()
+    local names = redis.call('SMEMBERS', ns .. ':queues')
+    table.sort(names)
+    return names
+end
+local function pop(list)
+    local id
+    repeat
+        local popped = redis.pcall('LPOP', list) -- some other type by that name holds up nobody else
+        id = type(popped) == 'string' and popped
+    until not id or string.sub(id, 1, #mark_prefix) ~= mark_prefix
+    return id
+end
+"""
+)
+"""Lua for an adapter's own scripts, after its `ns` (the namespace) and its `mark_prefix`."""
+
+
+def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[Sequence[bytes]]:
+    """Come past the ids in a list, some at a time, from what follows the id `after` on; marks are left out."""
+    mark, last = mark_prefix.encode(), after.encode()
+    while True:
+        places = [client.lpos(key, each) for each in (last, mark + last)] if last else []
+        # If it is nowhere, a worker took it, and so all that were before it.
+        start = next((place + 1 for place in places if place is not None), 0)
+        chunk = client.lrange(key, start, start + CHUNK - 1)
+        yield [each for each in chunk if not each.startswith(mark)]
+        if len(chunk) < CHUNK:
+            return
+        last = chunk[-1].removeprefix(mark)

@@ -1,0 +1,149 @@
+"""What waits on Redis, runs or is parked, seen from outside. Looking writes nothing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from anyjob.backend import JobShelf, TakenJob
+from anyjob.capabilities import ALL_STATES, Capabilities, Quality
+from anyjob.clock import Clock
+from anyjob.envelope import UNREADABLE, JobEnvelope
+from anyjob.errors import InvalidOptionError
+from anyjob.outcome import JobFailure
+from anyjob.store import JobFilter, JobPage, JobState, StoredJob
+from anyjob_redis.connection import translated
+from anyjob_redis.parked import ParkedJobs
+from anyjob_redis.places import Places, Seen
+
+__all__ = ["ON_REDIS", "RedisShelf"]
+
+ON_REDIS: Final = Capabilities(
+    priority=Quality.EXACT,
+    delay=Quality.EXACT,
+    listing=ALL_STATES,
+    removal=ALL_STATES - {JobState.RUNNING},
+    counts=dict.fromkeys(JobState, Quality.EXACT),
+    durable=True,
+)
+"""What queues and a schedule of our own give, with their `Places`; an adapter says the rest, by what its workers do."""
+
+
+class RedisShelf(JobShelf):
+    """The jobs in an adapter's places, and the parked ones; without `places` nothing else can be seen. Thread-safe."""
+
+    def __init__(
+        self,
+        parked: ParkedJobs,
+        places: Places | None = None,
+        *,
+        resend: Callable[[JobEnvelope], None],
+        clock: Clock,
+        capabilities: Capabilities,
+    ) -> None:
+        self.clock = clock
+        self.capabilities = capabilities
+        self._parked = parked
+        self._all: Sequence[Places] = (parked,) if places is None else (places, parked)
+        self._send_again = resend
+
+    def count(self) -> Mapping[JobState, int]:
+        with translated():
+            return {state: number for places in self._all for state, number in places.count().items()}
+
+    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        self.capabilities.refuse_listing(chosen.states)
+        after = _Cursor.parse(cursor)
+        if limit < 1 or after is None:
+            raise InvalidOptionError(f"scan(cursor={cursor!r}, limit={limit!r}): a cursor of a page, and at least 1.")
+        with translated():
+            found = list(islice(_matching(self._all, chosen, after), limit + 1))
+        page = found[:limit]
+        return JobPage([seen.job for _, seen in page], page[-1][0].text() if len(found) > limit else None)
+
+    @contextmanager
+    def take(self, chosen: JobFilter, *, limit: int) -> Iterator[Sequence[TakenJob]]:
+        self.capabilities.refuse_removal(*(chosen.states or JobState))
+        taken: list[TakenJob] = []
+        with ExitStack() as stack:
+            for places in self._all:
+                with translated():
+                    free = (seen for _, seen in _matching([places], chosen, _Cursor()) if seen.place is not None)
+                    found = list(islice(free, limit - len(taken)))
+                taken += stack.enter_context(self._take_off(places, found))
+            yield taken
+
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        return self._parked.park(raw, failure)
+
+    @contextmanager
+    def _take_off(self, places: Places, found: Sequence[Seen]) -> Iterator[Sequence[TakenJob]]:
+        if not found:
+            yield ()
+            return
+        holder = f"shelf-{uuid.uuid4().hex}"
+        try:
+            with translated():
+                held = places.take_off(holder, found)
+            yield [_TakenJob(places, holder, entry, job, self._send_again) for entry, job in held]
+        finally:
+            with translated():
+                places.give_back(holder, found)
+
+
+class _TakenJob(TakenJob):
+    def __init__(
+        self, places: Places, holder: str, entry: Any, job: StoredJob, resend: Callable[[JobEnvelope], None]
+    ) -> None:
+        self.job = job
+        self._places = places
+        self._holder = holder
+        self._entry = entry
+        self._resend = resend
+
+    def acknowledge(self) -> bool:
+        with translated():
+            return self._places.acknowledge(self._holder, self._entry)
+
+    def replace(self, envelope: JobEnvelope) -> bool:
+        with translated():
+            if not self._places.holds(self._holder, self._entry):
+                return False
+        self._resend(envelope)
+        return self.acknowledge()
+
+
+class _Cursor(Struct, frozen=True, array_like=True):
+    """How far a walk has come: past the job at this position of this section."""
+
+    section: str = ""
+    position: str = ""
+
+    @classmethod
+    def parse(cls, text: str | None) -> _Cursor | None:
+        """Return the cursor that a page gave out, or None if none did."""
+        try:
+            return cls() if text is None else msgspec.json.decode(text, type=cls)
+        except UNREADABLE:
+            return None
+
+    def text(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+def _matching(every: Iterable[Places], chosen: JobFilter, after: _Cursor) -> Iterator[tuple[_Cursor, Seen]]:
+    """Come past the chosen jobs that follow `after`."""
+    reached = not after.section
+    for section in (section for places in every for section in places.sections(chosen)):
+        is_here = section.name == after.section
+        reached = reached or is_here
+        if reached and (chosen.states is None or chosen.states & section.states):
+            for seen in section.walk(after.position if is_here else ""):
+                if chosen.matches(seen.job):
+                    yield _Cursor(section.name, seen.position), seen

@@ -1,0 +1,141 @@
+"""Where our jobs are to be seen in RQ: scheduled, waiting, held. None of RQ's own registries is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+
+from msgspec import Struct
+from rq.defaults import RQ_KEY_PREFIX
+
+from anyjob.clock import Clock
+from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob_redis.levels import ids_after
+from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
+from anyjob_redis.scheduled import due_after, position_of
+from anyjob_rq.frame import unpack
+from anyjob_rq.messages import Messages, Place
+
+__all__ = ["RQPlaces"]
+
+
+class _Row(Struct, frozen=True):
+    """What RQ's hash of a job says."""
+
+    native_id: str
+    data: bytes
+    status: str
+    queue: str
+    holder: str | None
+
+
+class RQPlaces(Places):
+    """What a job is and by whom it is held stands in RQ's hash of it. An entry is that of the holder's list."""
+
+    def __init__(self, messages: Messages, clock: Clock) -> None:
+        self._messages = messages
+        self._client = messages.client
+        self._names = messages.names
+        self._clock = clock
+
+    def count(self) -> Mapping[JobState, int]:
+        return dict(zip(COUNTED, self._messages.count(), strict=True))
+
+    def sections(self, chosen: JobFilter) -> Iterator[Section]:
+        if chosen.ids is not None:
+            yield section_by_id("anywhere", COUNTED, chosen.ids, self._find)
+            return
+        logical = [each for each in self._messages.known_queues() if chosen.queues is None or each in chosen.queues]
+        queues = [native for each in logical for native in self._names.queues(each)]
+        for queue in queues:  # due, and not yet promoted, is waiting
+            states = frozenset({JobState.SCHEDULED, JobState.WAITING})
+            yield Section(f"scheduled {queue}", states, partial(self._scheduled, queue))
+        for queue in queues:
+            yield Section(f"waiting {queue}", frozenset({JobState.WAITING}), partial(self._waiting, queue))
+        yield section_of_held(self._held)
+
+    def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[bytes, StoredJob]]:
+        return list(self._read_entries(self._messages.take_off(holder, LONGEST_HOLD, [seen.place for seen in found])))
+
+    def holds(self, holder: str, entry: bytes) -> bool:
+        return self._messages.holds(holder, entry)
+
+    def acknowledge(self, holder: str, entry: bytes) -> bool:
+        return self._messages.acknowledge(holder, entry)
+
+    def give_back(self, holder: str, found: Sequence[Seen]) -> None:  # noqa: ARG002  # it holds nothing else
+        self._messages.give_back(holder, lost=False)
+
+    def _scheduled(self, queue: str, after: str) -> Iterator[Seen]:
+        for found in due_after(self._client, f"{RQ_KEY_PREFIX}:scheduled:{queue}", after):
+            due = {_text(native_id): score for native_id, score in found}
+            for row in self._free(due):
+                score = due[row.native_id]
+                job, place = self._seen("scheduled", queue, row, self._state_at(score))
+                yield Seen(position_of(row.native_id, score), job, place)
+
+    def _waiting(self, queue: str, after: str) -> Iterator[Seen]:
+        for ids in ids_after(self._client, f"{RQ_KEY_PREFIX}:queue:{queue}", self._names.mark_prefix, after):
+            for row in self._free(map(_text, ids)):
+                yield Seen(row.native_id, *self._seen("waiting", queue, row, JobState.WAITING))
+
+    def _held(self) -> Iterator[tuple[str, StoredJob]]:
+        namespace = self._names.namespace
+        holders = map(_text, self._client.smembers(f"{namespace}:holders"))
+        entries = [each for holder in holders for each in self._client.lrange(f"{namespace}:held:{holder}", 0, -1)]
+        return ((_text(entry.split(b" ", 3)[3]), job) for entry, job in self._read_entries(entries))
+
+    def _find(self, ids: Sequence[str]) -> Iterator[tuple[StoredJob, Place | None]]:
+        """Find jobs wherever they are, by what RQ's hashes of them say."""
+        for row in self._read([self._names.native_id(each) for each in ids]):
+            if row.status in ("queued", "started"):
+                state = JobState.RUNNING if row.status == "started" else JobState.WAITING
+                yield self._seen("waiting", row.queue, row, state)
+            elif row.status == "scheduled":
+                envelope = self._job(row, JobState.SCHEDULED).envelope
+                due_at = None if envelope is None else envelope.due_at
+                state = self._state_at(0.0 if due_at is None else due_at.timestamp())
+                yield self._seen("scheduled", row.queue, row, state)
+
+    def _free(self, native_ids: Iterable[str]) -> Iterator[_Row]:
+        """Return the jobs that nobody holds: what is held is seen there."""
+        return (row for row in self._read(list(native_ids)) if row.holder is None)
+
+    def _read_entries(self, entries: Sequence[bytes]) -> Iterator[tuple[bytes, StoredJob]]:
+        """Return the entries of a holder's list of which there is a job, with it."""
+        parsed = [entry.split(b" ", 3) for entry in entries]
+        rows = {row.native_id: row for row in self._read([_text(native_id) for *_, native_id in parsed])}
+        for entry, (kind, _, score, native_id) in zip(entries, parsed, strict=True):
+            row = rows.get(_text(native_id))
+            if row is not None:
+                waits = self._state_at(0.0 if score == b"-" else float(score))
+                yield entry, self._job(row, JobState.RUNNING if kind == b"run" else waits)
+
+    def _read(self, native_ids: Sequence[str]) -> list[_Row]:
+        """Return the jobs that are there, in this order."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            for native_id in native_ids:
+                pipeline.hmget(f"{RQ_KEY_PREFIX}:job:{native_id}", "data", "status", "origin", "anyjob_holder")
+            answers = pipeline.execute(raise_on_error=False)  # a key may be of another type
+        found = []
+        for native_id, answer in zip(native_ids, answers, strict=True):
+            if isinstance(answer, list) and answer[0] is not None:
+                data, status, queue, holder = answer
+                known = None if holder is None else _text(holder)
+                found.append(_Row(native_id, data, _text(status or b""), _text(queue or b""), known))
+        return found
+
+    def _seen(self, kind: str, queue: str, row: _Row, state: JobState) -> tuple[StoredJob, Place | None]:
+        free = row.holder is None and self._names.job_id(row.native_id) is not None
+        return self._job(row, state), Place(kind, queue, row.native_id) if free else None
+
+    def _job(self, row: _Row, state: JobState) -> StoredJob:
+        raw, _ = unpack(row.data)
+        return StoredJob(self._names.job_id(row.native_id) or row.native_id, state, raw, worker=row.holder)
+
+    def _state_at(self, due: float) -> JobState:
+        return JobState.SCHEDULED if due > self._clock.now().timestamp() else JobState.WAITING
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
