@@ -31,7 +31,7 @@ URLS = {
     "redis": os.environ.get("ANYJOB_TEST_REDIS_URL", "redis://localhost:6379/0"),
     "amqp": os.environ.get("ANYJOB_TEST_AMQP_URL", "amqp://guest:guest@localhost:5672/%2F"),
 }
-NAMESPACE = "anyjob-bench"
+NAMESPACE = os.environ.setdefault("BENCH_NAMESPACE", f"anyjob-bench-{os.getpid()}")  # workers are told; runs stay apart
 
 logging.getLogger("anyjob").setLevel(logging.WARNING)  # our two lines a job, as the native side's are left out
 
