@@ -15,12 +15,12 @@ from rabbit import RabbitHarness, RabbitWorld
 from redis import Redis
 from servers import PrivateRedis, RedisHarness
 
-from anyjob.testing.conformance import ServerWorld
+from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob_amqp import AmqpNames
 from anyjob_dramatiq.amqp_backend import names_of
 from anyjob_dramatiq.names import Names, root_of
 
-__all__ = ["dramatiq_amqp_harness", "dramatiq_redis_harness"]
+__all__ = ["dramatiq_amqp_harness", "dramatiq_harness", "dramatiq_redis_harness"]
 
 
 def dramatiq_redis_harness(folder: Path) -> DramatiqRedisHarness:
@@ -31,6 +31,11 @@ def dramatiq_redis_harness(folder: Path) -> DramatiqRedisHarness:
 def dramatiq_amqp_harness(folder: Path | None = None) -> RabbitHarness:
     """Return the harness of Dramatiq on RabbitMQ: given a folder, on a node of its own, else on the shared one."""
     return RabbitHarness("dramatiq", DramatiqAmqpWorld, folder)
+
+
+def dramatiq_harness(transport: str, folder: Path) -> ServerHarness:
+    """Return the harness on a Redis of its own, or on the shared RabbitMQ: for tests that kill no server."""
+    return dramatiq_redis_harness(folder) if transport == "redis" else dramatiq_amqp_harness()
 
 
 class _RunsCode:

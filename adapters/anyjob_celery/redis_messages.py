@@ -18,6 +18,7 @@ from anyjob.envelope import JobEnvelope, JobIds
 from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, PUSH, SEND, SWEEP, TAKE
 from anyjob_celery.redis_wire import LEVELS, item_of
 from anyjob_redis import ScheduledMessages, send_in_batches
+from anyjob_redis.scheduled import score_of
 
 __all__ = ["HeldMessages", "RedisMessages"]
 
@@ -31,7 +32,7 @@ class RedisMessages:
         self.client: Any = client
         self.namespace = namespace
         self.scheduled = ScheduledMessages(client, namespace, PUSH, clock)
-        self._clock = clock
+        self.clock = clock
         self._ids = JobIds()
         self._scripts: dict[str, Script] = {text: client.register_script(text) for text in _ALL}
 
@@ -99,14 +100,14 @@ class RedisMessages:
 
     def count(self) -> tuple[int, int, int]:
         """Return how many wait, are scheduled and run."""
-        waiting, scheduled, running = self._run(COUNT, len(LEVELS))
+        waiting, scheduled, running = self._run(COUNT, len(LEVELS), score_of(self.clock.now()))
         return waiting, scheduled, running
 
     def _run(self, text: str, *args: Any) -> Any:
         return self._scripts[text](args=[self.namespace, *args])
 
     def _sent(self, envelope: JobEnvelope, headers: Mapping[str, Any], *, at_once: bool) -> Sequence[Any]:
-        tag = self._ids.new(self._clock.now())
+        tag = self._ids.new(self.clock.now())
         due = "" if at_once or envelope.due_at is None else envelope.due_at.timestamp()
         return envelope.queue, LEVELS[envelope.priority], due, tag, item_of(envelope, headers, tag)
 

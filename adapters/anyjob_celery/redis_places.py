@@ -15,6 +15,7 @@ from anyjob_celery.redis_messages import RedisMessages
 from anyjob_celery.redis_scripts import MARK
 from anyjob_celery.redis_wire import LEVELS, envelope_in
 from anyjob_redis import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_of_held
+from anyjob_redis.scheduled import state_at
 
 __all__ = ["CeleryPlaces"]
 
@@ -31,7 +32,7 @@ class CeleryPlaces(Places):
         return dict(zip(COUNTED, self._messages.count(), strict=True))
 
     def sections(self, chosen: JobFilter) -> Iterator[Section]:
-        yield self._messages.scheduled.section({JobState.SCHEDULED}, self._scheduled)
+        yield self._messages.scheduled.section(self._scheduled)
         for queue in self._messages.queues():
             if chosen.queues is None or queue in chosen.queues:
                 for level in LEVELS.values():
@@ -53,9 +54,9 @@ class CeleryPlaces(Places):
     def give_back(self, holder: str, found: Sequence[Seen]) -> None:
         self._messages.give_back(_tags(holder, found), lost=False)
 
-    def _scheduled(self, member: str, due: float, payload: bytes) -> tuple[StoredJob, tuple[str, bytes]]:  # noqa: ARG002
+    def _scheduled(self, member: str, state: JobState, payload: bytes) -> tuple[StoredJob, tuple[str, bytes]]:
         item = payload.partition(b"\n")[2]
-        return _job(item, JobState.SCHEDULED), (f"scheduled {member}", item)
+        return _job(item, state), (f"scheduled {member}", item)
 
     def _waiting(self, queue: str, level: int, after: str) -> Iterator[Seen]:
         for index, item in self._items(queue, level, self._index_after(queue, level, after)):
@@ -65,7 +66,9 @@ class CeleryPlaces(Places):
 
     def _held(self) -> Iterator[tuple[str, StoredJob]]:
         for tag, (kind, item) in self._messages.held().items():
-            yield tag, _job(item, _HELD[kind.partition(" ")[0]])
+            name, _, rest = kind.partition(" ")
+            due = rest.rpartition(" ")[2]
+            yield tag, _job(item, state_at(float(due), self._messages.clock) if name == "scheduled" else _HELD[name])
 
     def _index_after(self, queue: str, level: int, after: str) -> int:
         """Return where to go on in a list. What was seen last is there, or nearer to the front, or gone with all before
@@ -104,5 +107,4 @@ def _digest(item: bytes) -> str:
 _HELD: Final[Mapping[str, JobState]] = {
     "run": JobState.RUNNING,
     "waiting": JobState.WAITING,
-    "scheduled": JobState.SCHEDULED,
 }

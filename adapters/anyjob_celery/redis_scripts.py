@@ -201,11 +201,13 @@ return taken
 """
 )
 
-# number of levels. Returns how many wait, are scheduled, run.
+# number of levels, now. Returns how many wait, are scheduled, run.
 COUNT: Final = (
     _PRELUDE
     + """
-local waiting, scheduled, running = 0, redis.call('ZCARD', namespace .. ':scheduled'), 0
+local now = tonumber(ARGV[3])
+local later = redis.call('ZCOUNT', namespace .. ':scheduled', '(' .. ARGV[3], '+inf')
+local waiting, scheduled, running = redis.call('ZCARD', namespace .. ':scheduled') - later, later, 0
 for _, queue in ipairs(redis.call('SMEMBERS', namespace .. ':queues')) do
     for level = 0, tonumber(ARGV[2]) - 1 do
         waiting = waiting + redis.call('LLEN', list_of(namespace, queue, tostring(level)))
@@ -213,7 +215,10 @@ for _, queue in ipairs(redis.call('SMEMBERS', namespace .. ':queues')) do
 end
 for _, tag in ipairs(redis.call('HKEYS', held)) do
     if string.match(tag, '^run%-') then running = running + 1 end
-    if string.match(tag, '^scheduled%-') then scheduled = scheduled + 1 end
+    if string.match(tag, '^scheduled%-') then
+        local due = tonumber(string.match(redis.call('HGET', held, tag), '^scheduled %S+ (%S+)'))
+        if due > now then scheduled = scheduled + 1 else waiting = waiting + 1 end
+    end
 end
 return {waiting, scheduled, running}
 """

@@ -67,8 +67,8 @@ class AmqpSource(JobSource):
         self._arrived: deque[Message[Any]] = deque()
         self._held: dict[int, Delivery] = {}
         """By tag, in their order; to be changed by the thread that looks after the connection, and by no other."""
-        self._done: deque[int] = deque()
-        """Tags that are to be acknowledged; any thread adds to them."""
+        self._done: deque[AmqpPlace] = deque()
+        """What is to be acknowledged; any thread adds to it, also what a channel before this one delivered."""
         self._consumed: dict[str, str] = {}
         self._channel: Any = None  # pika is untyped: a BlockingChannel, or None
         self._limits_channels = True
@@ -114,7 +114,7 @@ class AmqpSource(JobSource):
         if not self.holds(delivery):
             return False
         delivery.released = True
-        self._done.append(delivery.place.tag)
+        self._done.append(delivery.place)
         return self._call(self._acknowledge_done, delivery.place)
 
     def give_back(self, *deliveries: Delivery) -> None:
@@ -148,7 +148,9 @@ class AmqpSource(JobSource):
             return
         done: set[int] = set()
         while self._done:
-            done.add(self._done.popleft())
+            each = self._done.popleft()
+            if each.channel is self._channel:  # else its tag is somebody else's here
+                done.add(each.tag)
         done &= self._held.keys()
         oldest = list(takewhile(done.__contains__, self._held))
         if oldest:

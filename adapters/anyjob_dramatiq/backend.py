@@ -18,7 +18,7 @@ from dramatiq import Broker, Message, Middleware
 
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.envelope import JobEnvelope, read_envelope
-from anyjob.errors import ConfigurationError, did_you_mean
+from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.worker import WorkerOptions
 from anyjob_dramatiq.broker import JobBroker
@@ -37,15 +37,7 @@ Job = tuple[JobEnvelope, Message[Any]]
 class DramatiqBackend(JobBackend):
     """Has Dramatiq's worker run jobs."""
 
-    config: BackendConfig
-
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
-        for queue in options.queues or ():
-            if self.config.queues is not None and queue not in self.config.queues:
-                raise ConfigurationError(
-                    f"Backend {self.config.alias!r} has no queue {queue!r}.{did_you_mean(queue, self.config.queues)} "
-                    f"Its queues are closed to: {', '.join(self.config.queues)}."
-                )
         return native_command(options)
 
     @abstractmethod

@@ -41,7 +41,7 @@ class Delivery:
         self.settled = False
         """What it led to was done: it is to be acknowledged, whatever Dramatiq makes of it."""
         self.released = False
-        """It was given back: it is nobody's business here any more."""
+        """It was given back, or is to be acknowledged: it is nobody's business here any more."""
 
     def __repr__(self) -> str:
         return f"<job {self.id}>"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final
 
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob_dramatiq.frame import unwrap
@@ -12,6 +11,7 @@ from anyjob_dramatiq.messages import Messages
 from anyjob_dramatiq.scripts import MARK
 from anyjob_redis.levels import ids_after
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
+from anyjob_redis.scheduled import DUE_OR_LATER, state_at
 
 __all__ = ["DramatiqPlaces"]
 
@@ -29,10 +29,10 @@ class DramatiqPlaces(Places):
 
     def sections(self, chosen: JobFilter) -> Iterator[Section]:
         if chosen.ids is not None:
-            yield section_by_id("scheduled", _DUE, chosen.ids, self._find_scheduled)
+            yield section_by_id("scheduled", DUE_OR_LATER, chosen.ids, self._find_scheduled)
             yield section_by_id("levels", {JobState.WAITING}, chosen.ids, self._find_waiting)
         else:
-            yield self._messages.scheduled.section(_DUE, self._scheduled)
+            yield self._messages.scheduled.section(self._scheduled)
             for queue in self._messages.known_queues():
                 if chosen.queues is None or queue in chosen.queues:
                     for level in self._names.levels(queue):
@@ -52,8 +52,8 @@ class DramatiqPlaces(Places):
     def give_back(self, holder: str, found: Sequence[Seen]) -> object:  # noqa: ARG002  # it holds nothing else
         return self._messages.give_back(holder)
 
-    def _scheduled(self, job_id: str, due: float, payload: bytes) -> tuple[StoredJob, str]:
-        return StoredJob(job_id, self._state_at(due), unwrap(payload.partition(b"\n")[2])), "scheduled"
+    def _scheduled(self, job_id: str, state: JobState, payload: bytes) -> tuple[StoredJob, str]:
+        return StoredJob(job_id, state, unwrap(payload.partition(b"\n")[2])), "scheduled"
 
     def _find_scheduled(self, ids: Sequence[str]) -> Sequence[tuple[StoredJob, str]]:
         return [self._scheduled(*each) for each in self._messages.scheduled.find(ids)]
@@ -81,16 +81,9 @@ class DramatiqPlaces(Places):
                 job_id, data = _text(rest[: int(length)]), rest[int(length) :]
                 state = JobState.WAITING if kind == b"waiting" else JobState.RUNNING
                 if kind == b"scheduled":
-                    state = self._state_at(float(due))
+                    state = state_at(float(due), self._messages.clock)
                 yield job_id, StoredJob(job_id, state, unwrap(data), worker=holder)
-
-    def _state_at(self, due: float) -> JobState:
-        return JobState.SCHEDULED if due > self._messages.clock.now().timestamp() else JobState.WAITING
 
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
-
-
-_DUE: Final = (JobState.SCHEDULED, JobState.WAITING)
-"""What is scheduled, and what is due and not yet promoted."""

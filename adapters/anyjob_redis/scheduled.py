@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,10 +12,13 @@ from anyjob.clock import Clock
 from anyjob.store import JobState, StoredJob
 from anyjob_redis.places import CHUNK, Section, Seen
 
-__all__ = ["SCHEDULE", "ScheduledMessages", "due_after", "position_of", "score_of"]
+__all__ = ["DUE_OR_LATER", "SCHEDULE", "ScheduledMessages", "due_after", "position_of", "score_of", "state_at"]
 
 Found = tuple[StoredJob, Any]
 """A job, and the place where it can be taken off."""
+
+DUE_OR_LATER: Final = frozenset({JobState.SCHEDULED, JobState.WAITING})
+"""The states of what is scheduled: what is due waits, whether or not it was promoted yet."""
 
 
 SCHEDULE: Final = """
@@ -56,20 +59,21 @@ class ScheduledMessages:
         next_due = self._promote(args=[self._namespace, now, _AT_ONCE])
         return _LONGEST_PAUSE if next_due is None else min(_LONGEST_PAUSE, max(0.0, float(next_due) - now))
 
-    def section(self, states: Collection[JobState], read: Callable[[str, float, bytes], Found]) -> Section:
-        """Return the section of all of them; `read` returns what a member, its due time and its payload stand for."""
+    def section(self, read: Callable[[str, JobState, bytes], Found]) -> Section:
+        """Return the section of all of them; `read` returns what a member, its state and its payload stand for."""
 
         def walk(after: str) -> Iterator[Seen]:
             for found in due_after(self._client, self._key, after):
                 for member, due, payload in self._with_payloads(found):
-                    yield Seen(position_of(member, due), *read(member, due, payload))
+                    yield Seen(position_of(member, due), *read(member, state_at(due, self._clock), payload))
 
-        return Section("scheduled", frozenset(states), walk)
+        return Section("scheduled", DUE_OR_LATER, walk)
 
-    def find(self, members: Sequence[str]) -> Sequence[tuple[str, float, bytes]]:
-        """Return those of the members that are there, each with its due time and its payload."""
-        found = zip(members, self._client.zmscore(self._key, members), strict=True)
-        return self._with_payloads([(member.encode(), due) for member, due in found if due is not None])
+    def find(self, members: Sequence[str]) -> Sequence[tuple[str, JobState, bytes]]:
+        """Return those of the members that are there, each with its state and its payload."""
+        scores = zip(members, self._client.zmscore(self._key, members), strict=True)
+        found = self._with_payloads([(member.encode(), due) for member, due in scores if due is not None])
+        return [(member, state_at(due, self._clock), payload) for member, due, payload in found]
 
     def _with_payloads(self, found: Sequence[tuple[bytes, float]]) -> Sequence[tuple[str, float, bytes]]:
         payloads = self._client.hmget(f"{self._key}:messages", [member for member, _ in found]) if found else ()
@@ -96,6 +100,11 @@ def due_after(client: Any, key: str, after: str) -> Iterator[Sequence[tuple[byte
 def position_of(member: str, due: float) -> str:
     """Return the position of a member in a sorted set of due times."""
     return f"{due!r} {member}"
+
+
+def state_at(due: float, clock: Clock) -> JobState:
+    """Return the state of a scheduled job."""
+    return JobState.SCHEDULED if due > clock.now().timestamp() else JobState.WAITING
 
 
 def score_of(when: datetime) -> str:

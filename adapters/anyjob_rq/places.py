@@ -12,7 +12,7 @@ from anyjob.clock import Clock
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob_redis.levels import ids_after
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
-from anyjob_redis.scheduled import due_after, position_of
+from anyjob_redis.scheduled import DUE_OR_LATER, due_after, position_of, state_at
 from anyjob_rq.frame import unpack
 from anyjob_rq.messages import Messages, Place
 
@@ -47,9 +47,8 @@ class RQPlaces(Places):
             return
         logical = [each for each in self._messages.known_queues() if chosen.queues is None or each in chosen.queues]
         queues = [native for each in logical for native in self._names.queues(each)]
-        for queue in queues:  # due, and not yet promoted, is waiting
-            states = frozenset({JobState.SCHEDULED, JobState.WAITING})
-            yield Section(f"scheduled {queue}", states, partial(self._scheduled, queue))
+        for queue in queues:
+            yield Section(f"scheduled {queue}", DUE_OR_LATER, partial(self._scheduled, queue))
         for queue in queues:
             yield Section(f"waiting {queue}", frozenset({JobState.WAITING}), partial(self._waiting, queue))
         yield section_of_held(self._held)
@@ -71,7 +70,7 @@ class RQPlaces(Places):
             due = {_text(native_id): score for native_id, score in found}
             for row in self._free(due):
                 score = due[row.native_id]
-                job, place = self._seen("scheduled", queue, row, self._state_at(score))
+                job, place = self._seen("scheduled", queue, row, state_at(score, self._clock))
                 yield Seen(position_of(row.native_id, score), job, place)
 
     def _waiting(self, queue: str, after: str) -> Iterator[Seen]:
@@ -94,7 +93,7 @@ class RQPlaces(Places):
             elif row.status == "scheduled":
                 envelope = self._job(row, JobState.SCHEDULED).envelope
                 due_at = None if envelope is None else envelope.due_at
-                state = self._state_at(0.0 if due_at is None else due_at.timestamp())
+                state = state_at(0.0 if due_at is None else due_at.timestamp(), self._clock)
                 yield self._seen("scheduled", row.queue, row, state)
 
     def _free(self, native_ids: Iterable[str]) -> Iterator[_Row]:
@@ -108,7 +107,7 @@ class RQPlaces(Places):
         for entry, (kind, _, score, native_id) in zip(entries, parsed, strict=True):
             row = rows.get(_text(native_id))
             if row is not None:
-                waits = self._state_at(0.0 if score == b"-" else float(score))
+                waits = state_at(0.0 if score == b"-" else float(score), self._clock)
                 yield entry, self._job(row, JobState.RUNNING if kind == b"run" else waits)
 
     def _read(self, native_ids: Sequence[str]) -> list[_Row]:
@@ -132,9 +131,6 @@ class RQPlaces(Places):
     def _job(self, row: _Row, state: JobState) -> StoredJob:
         raw, _ = unpack(row.data)
         return StoredJob(self._names.job_id(row.native_id) or row.native_id, state, raw, worker=row.holder)
-
-    def _state_at(self, due: float) -> JobState:
-        return JobState.SCHEDULED if due > self._clock.now().timestamp() else JobState.WAITING
 
 
 def _text(value: bytes) -> str:

@@ -221,16 +221,23 @@ class JobManager:
     def worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
         """Return a worker for this process, not started. Raises `ConfigurationError` if the backend has its own."""
         self.import_jobs()
-        alias, options = alias or self.worker_backend, options or self.worker_options
-        for queue in options.queues or ():
-            self._wiring.router.refuse_unknown_queue(alias, queue)
-        worker = self.backend(alias).worker(self.executor, options)
+        alias = alias or self.worker_backend
+        worker = self.any_worker(alias, options or self.worker_options)
         if isinstance(worker, NativeCommand):
             raise ConfigurationError(
                 f"Backend {alias!r} has a worker of its own: run `anyjob worker --backend {alias}`."
             )
         self._workers.add(worker)
         return worker
+
+    def any_worker(self, alias: str, options: WorkerOptions) -> NativeCommand | JobWorker:
+        """Return a backend's worker, the command of its own or one of ours; neither is started.
+
+        Raises `InvalidOptionError` for a queue outside of the settings' closed list.
+        """
+        for queue in options.queues or ():
+            self._wiring.router.refuse_unknown_queue(alias, queue)
+        return self.backend(alias).worker(self.executor, options)
 
     def start_worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
         """Start a worker in threads of this process and return it; `stop` it, or use it in a `with`.

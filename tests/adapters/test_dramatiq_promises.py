@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dramatiq_worlds import DramatiqRedisHarness, dramatiq_amqp_harness, message
-from servers import PrivateRedis
+from dramatiq_worlds import dramatiq_harness, message
 
 from anyjob.envelope import JobPriority
 from anyjob.store import JobState
@@ -24,11 +23,7 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.fixture(scope="module", params=["redis", "amqp"])
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
-    made: ServerHarness
-    if request.param == "redis":
-        made = DramatiqRedisHarness(PrivateRedis(tmp_path_factory.mktemp("redis")))
-    else:
-        made = dramatiq_amqp_harness()
+    made = dramatiq_harness(request.param, tmp_path_factory.mktemp("server"))
     yield made
     made.close()
 

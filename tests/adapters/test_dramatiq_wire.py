@@ -123,7 +123,7 @@ def test_middleware_that_cant_be_used_is_refused(middleware: list[str], told: st
         _ = backend.broker
 
 
-def test_wrong_options_and_queues_are_told_with_their_place() -> None:
+def test_wrong_options_are_told_with_their_place() -> None:
     for url, options, told in (
         (URLS[0], {"middleware": "shop:Tracing"}, r"options.middleware: 'shop:Tracing': it is a list, as \["),
         (URLS[0], {"sokket_timeout": 3}, "sokket_timeout"),
@@ -131,9 +131,6 @@ def test_wrong_options_and_queues_are_told_with_their_place() -> None:
     ):
         with pytest.raises(ConfigurationError, match=told):
             load_backend(BackendConfig(alias="main", url=url, options=options))
-    backend = load_backend(BackendConfig(alias="main", url=URLS[0], queues=("default", "mail")))
-    with pytest.raises(ConfigurationError, match="no queue 'maill'. Did you mean 'mail'"):
-        backend.worker(JobExecutor(JobRegistry()), WorkerOptions(queues=("maill",)))
 
 
 def test_native_delays_are_those_of_a_broker_of_ones_own() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dramatiq_worlds import DramatiqRedisHarness, DramatiqRedisWorld, dramatiq_amqp_harness
+from dramatiq_worlds import DramatiqRedisHarness, DramatiqRedisWorld, dramatiq_harness
 from servers import PrivateRedis
 
 from anyjob.testing.conformance import ServerHarness, ServerWorld
@@ -27,11 +27,7 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.fixture(scope="module", params=["redis", "amqp"])
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHarness]:
-    made: ServerHarness
-    if request.param == "redis":
-        made = DramatiqRedisHarness(PrivateRedis(tmp_path_factory.mktemp("redis")))
-    else:
-        made = dramatiq_amqp_harness()
+    made = dramatiq_harness(request.param, tmp_path_factory.mktemp("server"))
     yield made
     made.close()
 

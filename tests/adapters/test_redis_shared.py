@@ -135,14 +135,14 @@ def test_many_that_are_due_at_once_are_come_past_once(fake: fakeredis.FakeRedis,
     fake.zadd("anyjob:scheduled", {member: 7.5 if number < 1100 else 8.0 for number, member in enumerate(members)})
     fake.hset("anyjob:scheduled:messages", mapping=dict.fromkeys(members, "payload"))
 
-    def read(member: str, due: float, payload: bytes) -> tuple[StoredJob, str]:
-        return StoredJob(member, JobState.SCHEDULED, payload), "here"
+    def read(member: str, state: JobState, payload: bytes) -> tuple[StoredJob, str]:
+        return StoredJob(member, state, payload), "here"
 
-    section = scheduled.section({JobState.SCHEDULED}, read)
+    section = scheduled.section(read)
     every = list(section.walk(""))
     assert [seen.job.id for seen in every] == members
     assert [seen.job.id for seen in section.walk(every[1000].position)] == members[1001:]
-    assert scheduled.find(["m0003", "nobody"]) == [("m0003", 7.5, b"payload")]
+    assert scheduled.find(["m0003", "nobody"]) == [("m0003", JobState.WAITING, b"payload")]  # due long ago
 
 
 def test_a_walk_past_a_list_leaves_marks_out_and_goes_on_after_one(fake: fakeredis.FakeRedis) -> None:

@@ -386,6 +386,8 @@ def test_a_closed_list_of_queues_is_kept(make_manager: Callable[..., JobManager]
     manager.enqueue(Email("a"))
     with pytest.raises(InvalidOptionError, match=r"'main' has no queue 'mial'. Did you mean 'mail'\?"):
         manager.enqueue(Email("a"), queue="mial")
+    with pytest.raises(InvalidOptionError, match=r"'main' has no queue 'mial'. Did you mean 'mail'\?"):
+        manager.any_worker("main", WorkerOptions(queues=("mial",)))
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def worker(
     for alias in aliases:
         _refuse_in_process(manager, alias, "a worker of another process never sees its jobs")
     manager.registry.check(manager.executor.serializer)
-    found = {alias: manager.backend(alias).worker(manager.executor, options) for alias in aliases}
+    found = {alias: manager.any_worker(alias, options) for alias in aliases}
     if print_command:
         for alias, each in found.items():
             ours = f"backend {alias!r} has no native worker: it runs in this process"

@@ -57,6 +57,14 @@ class ShelfConformance(KitFixtures):
         assert {each.lost_count for each in world.journal.entries()} == {0}
 
     @needs("delay", "listing")
+    def test_what_is_due_waits_though_no_worker_has_seen_it(self, *, world: World) -> None:
+        (job_id,) = world.enqueue("a", delay=0.3)
+        waiting = [(job_id, JobState.WAITING)]
+        wait_until(lambda: [(job.id, job.state) for job in world.jobs()] == waiting, timeout=5, what="it to be due")
+        assert world.manager.shelf().count()[JobState.WAITING] == 1
+        assert world.manager.shelf().count()[JobState.SCHEDULED] == 0
+
+    @needs("delay", "listing")
     def test_filters_choose(self, *, world: World) -> None:
         mail = world.enqueue("a", queue="a")
         later = world.enqueue("b", delay=FAR)
