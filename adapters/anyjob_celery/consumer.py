@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ class JobConsumer(Consumer):
         return on_message
 
     def on_close(self) -> None:
+        _hear_children(self.pool)
         super().on_close()
         jobs = self.app.tasks[TASK].jobs
         jobs.keep_held({request.message.delivery_tag for request in tuple(active_requests)})
@@ -40,3 +42,21 @@ class JobConsumer(Consumer):
 
     def _refuse(self, message: Any, why: str) -> None:
         self.app.tasks[TASK].refuse(message, why, self.connection_errors)
+
+
+def _hear_children(pool: Any) -> None:
+    """Read what a prefork pool's children have said so far: each says that a job begins before it does.
+
+    Celery discards, at a stop too, every job that it hasn't heard of beginning: one that began this very
+    moment would run, never be acknowledged, hold up the stop to its limit, and repeat as if it had crashed.
+    """
+    processes: Any = getattr(pool, "_pool", None)
+    hear = getattr(processes, "handle_result_event", None)
+    pipes = set(getattr(processes, "_fileno_to_outq", ()))
+    while hear is not None and pipes:
+        readable, _, _ = select.select(pipes, (), (), 0)
+        if not readable:
+            break
+        for pipe in readable:
+            hear(pipe)
+        pipes &= set(processes._fileno_to_outq)  # noqa: SLF001  # nothing public tells of the pipes

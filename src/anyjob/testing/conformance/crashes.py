@@ -70,13 +70,12 @@ class CrashesConformance(KitFixtures):
 
     def test_a_stopped_worker_finishes_its_job_and_begins_no_other(self, world: World) -> None:
         worker = world.start_worker()
-        gate = world.new_gate()
-        world.manager.enqueue(world.probe("running", gate=str(gate)))
+        # It ends when it sees the stop: what comes next is not begun by then, however long the way of a signal.
+        world.manager.enqueue(world.probe("running", gate=str(world.new_gate()), heeds_stop=True))
         world.journal.wait(1, "begin")
         world.enqueue("waiting")
         worker.terminate()
         world.manager.enqueue(world.probe("late"))
-        gate.touch()
         worker.wait()
         ends = world.journal.entries("end")
         assert [each.label for each in ends] == ["running"]

@@ -166,10 +166,18 @@ class ShelfConformance(KitFixtures):
             (parked,) = world.wait_parked()
             assert len(world.journal.entries("begin", "a")) == number
             assert world.manager.shelf().retry(parked.id)
-            assert not world.manager.shelf().retry(parked.id)
             world.journal.wait(number + 1, "begin", "a")
         tries = world.journal.entries("begin", "a")
         assert [(each.id, each.try_count) for each in tries] == [(job_id, 1)] * 3
+
+    @needs("parked jobs")
+    def test_a_parked_job_is_retried_once(self, *, world: World) -> None:
+        worker = world.start_worker()
+        world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
+        (parked,) = world.wait_parked()
+        worker.stop()  # else it may be parked again
+        assert world.manager.shelf().retry(parked.id)
+        assert not world.manager.shelf().retry(parked.id)
 
     @needs("parked jobs")
     def test_a_parked_job_is_discarded(self, *, world: World) -> None:
