@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -26,25 +27,30 @@ class DelayConformance(KitFixtures):
         world.start_worker()
         world.enqueue("warm")
         world.journal.wait(1)
-        due = {}
-        for delay in (0.05, 0.3, 0.5, 1.0, 1.5, 2.0):
-            label = f"{delay}"
-            due[label] = time.time() + delay
-            world.enqueue(label, delay=delay)
-        world.journal.wait(1 + len(due))
-        _assert_in_time(world, due)
+
+        def send(mark: str) -> dict[str, float]:
+            due = {}
+            for delay in (0.05, 0.3, 0.5, 1.0, 1.5, 2.0):
+                due[f"{mark}{delay}"] = time.time() + delay
+                world.enqueue(f"{mark}{delay}", delay=delay)
+            return due
+
+        _assert_in_time(world, send)
 
     @needs("delay")
     def test_run_at(self, *, world: World) -> None:
         world.start_worker()
         world.enqueue("warm")
         world.journal.wait(1)
-        at = datetime.now(UTC) + timedelta(seconds=1.25)
-        world.enqueue("late", run_at=at)
-        world.enqueue("past", run_at=datetime.now(UTC) - timedelta(hours=1))
-        world.journal.wait(3)
-        assert world.journal.begun() == ["warm", "past", "late"]
-        _assert_in_time(world, {"late": at.timestamp()})
+
+        def send(mark: str) -> dict[str, float]:
+            at = datetime.now(UTC) + timedelta(seconds=1.25)
+            world.enqueue(f"{mark}late", run_at=at)
+            world.enqueue(f"{mark}past", run_at=datetime.now(UTC) - timedelta(hours=1))
+            return {f"{mark}late": at.timestamp()}
+
+        _assert_in_time(world, send)
+        assert world.journal.begun()[:3] == ["warm", "0-past", "0-late"]
 
     @needs("delay")
     def test_delayed_jobs_in_bulk(self, *, world: World) -> None:
@@ -89,14 +95,17 @@ class DelayConformance(KitFixtures):
         world.start_worker()
         world.enqueue("warm")
         world.journal.wait(1, timeout=30)
-        due = {}
-        for number in range(5):
-            due[f"soon-{number}"] = time.time() + 1
-            world.enqueue(f"soon-{number}", delay=1)
-            due[f"now-{number}"] = time.time()
-            world.enqueue(f"now-{number}")
-        world.journal.wait(11)
-        _assert_in_time(world, due)
+
+        def send(mark: str) -> dict[str, float]:
+            due = {}
+            for number in range(5):
+                due[f"{mark}soon-{number}"] = time.time() + 1
+                world.enqueue(f"{mark}soon-{number}", delay=1)
+                due[f"{mark}now-{number}"] = time.time()
+                world.enqueue(f"{mark}now-{number}")
+            return due
+
+        _assert_in_time(world, send)
 
     @needs("delay")
     def test_a_delay_survives_the_death_of_every_worker(self, *, world: World) -> None:
@@ -127,8 +136,19 @@ class DelayConformance(KitFixtures):
         assert world.journal.begun() == ["sentinel"]
 
 
-def _assert_in_time(world: World, due: dict[str, float]) -> None:
+def _assert_in_time(world: World, send: Callable[[str], Mapping[str, float]]) -> None:
+    """Assert that jobs begin when they are due. `send` enqueues them, marked, and returns their times.
+
+    Never early, whatever happens. In time at least once of twice: a machine that is busy with something else for a
+    second is not the backend's fault, a backend that is late is so again.
+    """
     bound = world.can.delay_bound.total_seconds()
-    late = {each.label: each.at - due[each.label] for each in world.journal.entries("begin", *due)}
-    assert set(late) == set(due)
-    assert all(0 <= each <= bound for each in late.values()), late
+    late: dict[str, float] = {}
+    for number in range(2):
+        due = send(f"{number}-")
+        wait_until(lambda: due.keys() <= set(world.journal.begun()), timeout=30, what="all to run")  # noqa: B023
+        late = {each.label: each.at - due[each.label] for each in world.journal.entries("begin", *due)}
+        assert all(each >= 0 for each in late.values()), late
+        if all(each <= bound for each in late.values()):
+            return
+    raise AssertionError(f"later than {bound:g} s, twice: {late}")
