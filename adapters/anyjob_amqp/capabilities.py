@@ -15,19 +15,22 @@ __all__ = ["KnownQueues", "capabilities_of"]
 
 
 class KnownQueues:
-    """The native queues there are: those of the settings, or, if their list is open, what this process sent to."""
+    """The native queues there are: those of the settings, or, if their list is open, those that the application's jobs
+    go to and what this process sent to.
+    """
 
     def __init__(self, names: AmqpNames, config: BackendConfig) -> None:
         self._names = names
         self._closed = config.queues
-        self._sent_to = {"default"}
+        self._known = config.known_queues
+        self._sent_to: set[str] = set()
 
     def note(self, logical: str) -> None:
         """Note that something was sent to a logical queue."""
         self._sent_to.add(logical)
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._names.queue, self._closed or sorted(self._sent_to))
+        return map(self._names.queue, self._closed or sorted({*self._known(), *self._sent_to}))
 
 
 def capabilities_of(config: BackendConfig) -> Capabilities:

@@ -27,7 +27,7 @@ def make_application(backend: OwnCeleryBackend, executor: JobExecutor, *, stop_t
     """
     config = backend.config
     closed = config.queues is not None
-    known = config.queues or sorted({"default", *(job.queue for job in executor.registry)})
+    known = config.queues or sorted(executor.registry.queues())
     app = Celery(config.namespace, set_as_current=False)
     stop = StopFlag()
     app.conf.update(

@@ -101,7 +101,7 @@ class OwnDramatiqBackend(DramatiqBackend):
         intake = JobIntake(self.source())
         runner = JobRunner(executor, intake, self.settle)
         broker.add_middleware(JobLifecycle(executor, intake, options.stop_timeout, self._finder(broker)))
-        queues = self.config.queues or {"default", *(each.queue for each in executor.registry)}
+        queues = self.config.queues or executor.registry.queues()
         broker.serve(intake, runner, queues, executor.registry.names)
         return broker
 

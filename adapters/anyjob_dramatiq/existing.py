@@ -76,7 +76,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
         guard = JobGuard(self, executor)
         first = self.broker.middleware[0] if self.broker.middleware else None
         self.broker.add_middleware(guard, before=type(first) if first else None)
-        queues = self.config.queues or {"default", *(each.queue for each in executor.registry)}
+        queues = self.config.queues or executor.registry.queues()
         for level in _LEVELS_OF[self.kind]:
             for queue in queues:
                 self.broker.declare_queue(_queue(queue, level))

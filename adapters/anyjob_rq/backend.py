@@ -20,7 +20,7 @@ from anyjob_redis.connection import connect, refuse_decoding
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_rq.messages import Messages
-from anyjob_rq.names import Names
+from anyjob_rq.names import Names, root_of
 from anyjob_rq.places import RQPlaces
 
 __all__ = ["ALL_QUEUES", "RQBackend"]
@@ -48,7 +48,7 @@ class RQBackend(JobBackend):
         self.client = connection
         self.messages = Messages(connection, Names(config.namespace), config.clock)
         self.capabilities = _capabilities(config.lease)
-        parked = ParkedJobs(connection, config.namespace, config.clock)
+        parked = ParkedJobs(connection, root_of(config.namespace), config.clock)
         self.shelf = RedisShelf(
             parked,
             RQPlaces(self.messages, config.clock),

@@ -9,10 +9,15 @@ from msgspec import Struct
 from anyjob.envelope import JobPriority
 from anyjob_redis.levels import LEVELS
 
-__all__ = ["Names"]
+__all__ = ["Names", "root_of"]
 
 _JOB: Final = "-J-"
 _MARK: Final = "-H-"
+
+
+def root_of(namespace: str) -> str:
+    """Return what the keys of parked jobs begin with: an application's jobs may be on Celery as well, in this Redis."""
+    return f"{namespace}:rq"
 
 
 class Names(Struct, frozen=True):

@@ -71,7 +71,7 @@ end
 local taken, seen = {}, {}
 if not again then
     each_job(function(native, id)
-        local there = redis.call('EXISTS', job_key(native)) + redis.call('HEXISTS', ns .. ':parked', id)
+        local there = redis.call('EXISTS', job_key(native)) + redis.call('HEXISTS', ns .. ':rq:parked', id)
         if seen[id] or there > 0 then taken[#taken + 1] = id end
         seen[id] = true
     end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +59,8 @@ class BackendConfig:
     """Seconds after which a job whose worker gave no sign of life runs again, where the backend's own broker does not
     notice the loss by itself."""
     clock: Clock = field(default_factory=SystemClock)
+    known_queues: Callable[[], Iterable[str]] = field(default=lambda: ("default",), repr=False)
+    """The logical queues that the application's jobs go to, as far as it knows by now; for systems that can't tell."""
 
 
 class JobBackend(ABC):

@@ -64,6 +64,7 @@ def build(
             enqueue_timeout=settings.enqueue_timeout,
             lease=settings.lease,
             clock=clock,
+            known_queues=registry.queues,
         )
         for alias, row in settings.backends.items()
     }

@@ -259,6 +259,10 @@ class JobRegistry:
         """Every name and alias, read-only."""
         return MappingProxyType({**self._dynamic, **self._by_name})
 
+    def queues(self) -> frozenset[str]:
+        """Return the queues that these jobs go to, and `default`, which is always one."""
+        return frozenset({"default", *(each.queue for each in self)})
+
     def __iter__(self) -> Iterator[JobConfiguration]:
         return iter({id(each): each for each in self.names.values()}.values())
 

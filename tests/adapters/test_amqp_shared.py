@@ -302,10 +302,10 @@ class _Relay:
         threading.Thread(target=run, daemon=True).start()
 
 
-def test_the_queues_are_those_sent_to_unless_the_settings_close_the_list() -> None:
+def test_the_queues_are_those_known_and_sent_to_unless_the_settings_close_the_list() -> None:
     names = AmqpNames("anyjob")
-    for closed, expected in ((None, ["anyjob.default", "anyjob.mail"]), (("bulk",), ["anyjob.bulk"])):
-        config = BackendConfig(alias="x", url="amqp:", queues=closed)
+    for closed, expected in ((None, ["anyjob.default", "anyjob.mail", "anyjob.report"]), (("bulk",), ["anyjob.bulk"])):
+        config = BackendConfig(alias="x", url="amqp:", queues=closed, known_queues=lambda: ("default", "report"))
         known = KnownQueues(names, config)
         known.note("mail")
         assert list(known) == list(known) == expected
