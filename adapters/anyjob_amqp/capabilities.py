@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from anyjob.backend import BackendConfig
-from anyjob.capabilities import Capabilities, Quality
+from anyjob.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.store import JobState
 from anyjob_amqp.topology import MAX_DELAY, AmqpNames
 
@@ -36,6 +36,7 @@ class KnownQueues:
 def capabilities_of(config: BackendConfig) -> Capabilities:
     """Return what our topology gives; an adapter says the rest, by what its workers do."""
     return Capabilities(
+        moving=ALL_STATES - {JobState.RUNNING},
         priority=Quality.EXACT,
         priority_across_queues=False,  # RabbitMQ serves a channel's queues in turn
         delay=Quality.EXACT,

@@ -2,13 +2,14 @@
 
 RabbitMQ has no way of looking. Who reads a queue holds what was read, others don't see it until it is back, and then it
 counts as delivered before. For the parked jobs that does no harm, if it is an explicit look and no poll; for the jobs
-that wait it would, so they can't be listed.
+that wait it would, so they can't be listed or taken out one by one, but only all be moved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -16,12 +17,12 @@ from amqp import Message
 from amqp.exceptions import NotFound
 from msgspec import Struct
 
-from anyjob.backend import JobShelf, TakenJob
-from anyjob.capabilities import Capabilities
+from anyjob.capabilities import ALL_STATES, Capabilities
 from anyjob.clock import Clock
-from anyjob.envelope import UNREADABLE, JobEnvelope, JobIds
-from anyjob.errors import EnqueueError
+from anyjob.envelope import UNREADABLE, JobEnvelope, JobIds, read_envelope
+from anyjob.errors import EnqueueError, EnvelopeError
 from anyjob.outcome import JobFailure
+from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
 from anyjob_amqp.links import AMQP_ERRORS, Links
 from anyjob_amqp.publisher import Parcel, Publisher
@@ -40,8 +41,9 @@ class _Parked(Struct, frozen=True):
 class AmqpShelf(JobShelf):
     """Counts every queue; lists and takes out parked jobs. Thread-safe.
 
-    `queues` are the native names of the queues where jobs wait, asked for anew at every count; without them nothing but
-    the parked is counted. `resend` sends a retried job.
+    `queues` are the native names of the queues where jobs wait, asked for anew each time, and `read` returns the
+    envelope's bytes in a message of theirs, or its body if that is none of ours; without them there is nothing but the
+    parked. `resend` sends a retried job.
     """
 
     def __init__(
@@ -50,7 +52,8 @@ class AmqpShelf(JobShelf):
         publisher: Publisher,
         names: AmqpNames,
         *,
-        queues: Iterable[str] | None = None,
+        queues: Iterable[str] = (),
+        read: Callable[[Message, bytes], bytes] | None = None,
         resend: Callable[[JobEnvelope], None],
         clock: Clock,
         capabilities: Capabilities,
@@ -60,7 +63,9 @@ class AmqpShelf(JobShelf):
         self._links = links
         self._publisher = publisher
         self._names = names
-        counted = {} if queues is None else {JobState.WAITING: queues, JobState.SCHEDULED: names.levels}
+        self._queues = queues
+        self._open = read
+        counted = {} if read is None else {JobState.WAITING: queues, JobState.SCHEDULED: names.levels}
         self._counted: Mapping[JobState, Iterable[str]] = {**counted, JobState.ABANDONED: [names.parked]}
         self._send_again = resend
         self._ids = JobIds()
@@ -78,7 +83,8 @@ class AmqpShelf(JobShelf):
         found: list[StoredJob] = []
         with self._channel() as channel:
             number = 0
-            for number, (job, _) in enumerate(self._parked(channel), 1):
+            for number, message in enumerate(self._messages(channel, self._names.parked), 1):
+                job = _parked(message, JobState.ABANDONED)
                 if number > first and chosen.matches(job):
                     found.append(job)
                     if len(found) == limit:
@@ -86,16 +92,14 @@ class AmqpShelf(JobShelf):
         return JobPage(found, None)
 
     @contextmanager
-    def take(self, chosen: JobFilter, *, limit: int) -> Iterator[Sequence[TakenJob]]:
-        self.capabilities.refuse_removal(*(chosen.states or JobState))
-        taken: list[TakenJob] = []
+    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:  # noqa: ARG002
+        # Nothing is held ahead, and what a dead holder had the broker has given back with its connection.
         with self._channel() as channel:
-            for job, tag in self._parked(channel):
-                if chosen.matches(job):
-                    taken.append(_TakenParkedJob(channel, self._names.parked, job, tag, self._send_again))
-                    if len(taken) == limit:
-                        break
-            yield taken
+            yield self._come_past(channel, chosen)
+
+    def acknowledge(self, taken: Sequence[TakenJob]) -> Sequence[bool]:
+        held = _acknowledge([each for each in taken if isinstance(each, _TakenMessage)])
+        return [held] * len(taken)
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         job_id = self._ids.new(self.clock.now())
@@ -111,17 +115,41 @@ class AmqpShelf(JobShelf):
         self._publisher.publish([Parcel(job_id, self._names.route_to_parked(), message)])
         return job_id
 
-    def _parked(self, channel: Any) -> Iterator[tuple[StoredJob, int]]:
-        """Yield each parked job that nobody else holds, with its delivery tag; it is held until the channel closes."""
+    def _come_past(self, channel: Any, chosen: JobFilter) -> Iterator[TakenJob]:
+        """Take, one after the other, everything that nobody else holds, and hand out what is chosen.
+
+        A delay's queues come first, the longest delay before the shorter, for that is the way of a message.
+        """
+        for state, queues, read in self._sources(chosen):
+            for queue in queues:
+                for message in self._messages(channel, queue):
+                    job = read(message, state)
+                    if chosen.matches(job):
+                        yield _TakenMessage(channel, queue, job, message, self._send_again)
+
+    def _sources(self, chosen: JobFilter) -> Iterator[tuple[JobState, Iterable[str], _Read]]:
+        wanted = chosen.states or ALL_STATES
+        if self._open is not None:
+            read = partial(_job, self._open)
+            if JobState.SCHEDULED in wanted:
+                yield JobState.SCHEDULED, reversed(self._names.levels), read
+            if JobState.WAITING in wanted:
+                named = None if chosen.queues is None else map(self._names.queue, sorted(chosen.queues))
+                yield JobState.WAITING, named or self._queues, read
+        if JobState.ABANDONED in wanted:
+            yield JobState.ABANDONED, [self._names.parked], _parked
+
+    def _messages(self, channel: Any, queue: str) -> Iterator[Message]:
+        """Yield each message that nobody else holds; it is held until the channel closes."""
+        with _translated():
+            if _ready(channel.connection, queue) == 0:
+                return  # or there is no such queue, and to ask this channel for it would close it
         while True:
-            try:
-                with _translated():
-                    message = channel.basic_get(self._names.parked)
-            except NotFound:
-                return
+            with _translated():
+                message = channel.basic_get(queue)
             if message is None:
                 return
-            yield _stored(message), message.delivery_tag
+            yield message
 
     @contextmanager
     def _channel(self) -> Iterator[Any]:
@@ -134,39 +162,67 @@ class AmqpShelf(JobShelf):
             yield channel
 
 
-class _TakenParkedJob(TakenJob):
-    """A parked job that a channel holds."""
+class _TakenMessage(TakenJob):
+    """A message that a channel holds."""
 
     def __init__(
-        self, channel: Any, queue: str, job: StoredJob, tag: int, resend: Callable[[JobEnvelope], None]
+        self,
+        channel: Any,
+        queue: str,
+        job: StoredJob,
+        message: Message,
+        resend: Callable[[JobEnvelope], None],
     ) -> None:
         self.job = job
-        self._channel = channel
-        self._queue = queue
-        self._tag = tag
+        self.again = bool(message.delivery_info["redelivered"])
+        self.channel = channel
+        self.queue = queue
+        self.tag = message.delivery_tag
         self._resend = resend
 
     def acknowledge(self) -> bool:
-        try:
-            self._channel.basic_ack(self._tag)
-            self._channel.queue_declare(self._queue, passive=True)  # an ack has no answer: this says that it arrived
-        except AMQP_ERRORS:
-            return False
-        return True
+        return _acknowledge([self])
 
     def replace(self, envelope: JobEnvelope) -> bool:
         self._resend(envelope)
         return self.acknowledge()
 
 
-def _stored(message: Message) -> StoredJob:
-    job_id = message.properties.get("message_id") or f"unnamed-{message.delivery_tag}"
-    body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
+def _acknowledge(held: Sequence[_TakenMessage]) -> bool:
+    """Remove messages for good; return whether the broker has heard of it."""
+    try:
+        for each in held:
+            each.channel.basic_ack(each.tag)
+        for each in held[-1:]:
+            each.channel.queue_declare(each.queue, passive=True)  # an ack has no answer: this says that it arrived
+    except AMQP_ERRORS:
+        return False
+    return True
+
+
+def _parked(message: Message, state: JobState) -> StoredJob:
+    body = _body_of(message)
     try:
         parked = _decoder.decode(body)
     except UNREADABLE:
-        return StoredJob(job_id, JobState.ABANDONED, body)  # somebody else's message in our queue
-    return StoredJob(job_id, JobState.ABANDONED, parked.raw, parked.failure)
+        return StoredJob(_id_of(message), state, body)  # somebody else's message in our queue
+    return StoredJob(_id_of(message), state, parked.raw, parked.failure)
+
+
+def _job(open_message: Callable[[Message, bytes], bytes], message: Message, state: JobState) -> StoredJob:
+    raw = open_message(message, _body_of(message))
+    try:
+        return StoredJob(read_envelope(raw).id, state, raw)
+    except EnvelopeError:
+        return StoredJob(_id_of(message), state, raw)
+
+
+def _id_of(message: Message) -> str:
+    return message.properties.get("message_id") or f"unnamed-{message.delivery_tag}"
+
+
+def _body_of(message: Message) -> bytes:
+    return message.body.encode() if isinstance(message.body, str) else bytes(message.body)
 
 
 def _ready(connection: Any, queue: str) -> int:
@@ -194,6 +250,8 @@ def _translated() -> Iterator[None]:
     except AMQP_ERRORS as error:
         raise EnqueueError(f"RabbitMQ can't be reached, or refused: {error}") from error
 
+
+_Read = Callable[[Message, JobState], StoredJob]
 
 _decoder: Final = msgspec.json.Decoder(_Parked)
 _LONGEST_ERROR: Final = 500

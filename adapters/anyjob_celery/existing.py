@@ -14,11 +14,12 @@ import msgspec
 from celery import Celery
 from kombu.exceptions import KombuError
 
-from anyjob.backend import BackendConfig, JobShelf, send_one_by_one
+from anyjob.backend import BackendConfig, send_one_by_one
 from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, JobPriority, write_envelope
 from anyjob.errors import ConfigurationError, InvalidOptionError
 from anyjob.executor import JobExecutor
+from anyjob.shelf import JobShelf
 from anyjob.store import JobState
 from anyjob_amqp import LEVELS, AmqpAddress, AmqpNames, AmqpShelf, Links, Publisher
 from anyjob_celery.backend import CeleryBackend
@@ -164,6 +165,7 @@ _CAN: Final = Capabilities(
     bulk=BulkAtomicity.BATCH,
     listing=frozenset({JobState.ABANDONED}),
     removal=frozenset({JobState.ABANDONED}),
+    moving=frozenset({JobState.ABANDONED}),
     counts={JobState.ABANDONED: Quality.EXACT},
     durable=True,
     exact_loss_count=False,

@@ -26,7 +26,7 @@ from anyjob_amqp import (
     read_url,
 )
 from anyjob_celery.backend import OwnCeleryBackend
-from anyjob_celery.frame import body_of
+from anyjob_celery.frame import ForeignMessageError, body_of, open_frame
 from anyjob_celery.publishing import announced_headers, tell_published
 
 __all__ = ["AmqpCeleryBackend"]
@@ -54,6 +54,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             self._publisher,
             self._names,
             queues=self._queues,
+            read=_envelope_in,
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,
@@ -102,3 +103,10 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             reply_to="",
         )
         return Parcel(envelope.id, self._names.route(envelope.queue, seconds), message)
+
+
+def _envelope_in(message: Message, body: bytes) -> bytes:
+    try:
+        return open_frame(message.headers, body).raw
+    except ForeignMessageError:
+        return body

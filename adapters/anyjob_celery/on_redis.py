@@ -16,7 +16,7 @@ from anyjob_celery.publishing import announced_headers, tell_published
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
 from anyjob_celery.redis_places import CeleryPlaces
 from anyjob_celery.redis_wire import LEVELS
-from anyjob_redis import ON_REDIS, ParkedJobs, RedisShelf, connect
+from anyjob_redis import ON_REDIS, ParkedJobs, RedisShelf, connect, forget_moved, moved_key
 
 __all__ = ["RedisCeleryBackend"]
 
@@ -40,15 +40,24 @@ class RedisCeleryBackend(OwnCeleryBackend):
         )
         self.shelf = RedisShelf(
             ParkedJobs(client, config.namespace, config.clock),
-            CeleryPlaces(self.messages),
+            CeleryPlaces(self.messages, config.lease),
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,
         )
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+        self._send(envelopes)
+
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> None:
+        self._send(envelopes, moved=moved_key(self.config.namespace, move))
+
+    def forget_moved(self, move: str, ids: Collection[str] | None = None) -> None:
+        forget_moved(self.client, moved_key(self.config.namespace, move), ids)
+
+    def _send(self, envelopes: Sequence[JobEnvelope], *, moved: str = "") -> None:
         headers = [announced_headers(envelope, self.native_eta(envelope)) for envelope in envelopes]
-        self.messages.send(envelopes, headers, at_once=self.native_delay)
+        self.messages.send(envelopes, headers, at_once=self.native_delay, moved=moved)
         for envelope, told in zip(envelopes, headers, strict=True):
             tell_published(envelope, told)
 

@@ -37,12 +37,19 @@ class RedisMessages:
         self._scripts: dict[str, Script] = {text: client.register_script(text) for text in _ALL}
 
     def send(
-        self, envelopes: Sequence[JobEnvelope], headers: Sequence[Mapping[str, Any]], *, at_once: bool = False
+        self,
+        envelopes: Sequence[JobEnvelope],
+        headers: Sequence[Mapping[str, Any]],
+        *,
+        at_once: bool = False,
+        moved: str = "",
     ) -> None:
-        """Send jobs, each batch of them all or none; `at_once` leaves delays to whoever takes them."""
+        """Send jobs, each batch of them all or none; `at_once` leaves delays to whoever takes them; `moved` is the key
+        of what a move brought already.
+        """
         told = zip(envelopes, headers, strict=True)
         jobs = [(envelope.id, self._sent(envelope, each, at_once=at_once)) for envelope, each in told]
-        send_in_batches(self.client, self._scripts[SEND], [self.namespace], jobs)
+        send_in_batches(self.client, self._scripts[SEND], [self.namespace, moved], jobs)
 
     def take_command(self, tag: str, queues: Sequence[str], *, whole: bool) -> Sequence[Any]:
         """Return the command that takes the next message of `queues`; `whole` where the server lacks the script."""
@@ -84,9 +91,24 @@ class RedisMessages:
 
     def waiting(self, queue: str, level: int, first: int, limit: int) -> Sequence[bytes]:
         """Return up to `limit` messages of a list, the next one first, from the index `first` on."""
-        key = f"{self.namespace}:celery:{queue}" + (f"\x06\x16{level}" if level else "")
-        found: list[bytes] = self.client.lrange(key, -first - limit, -first - 1)
+        found: list[bytes] = self.client.lrange(self._list(queue, level), -first - limit, -first - 1)
         return found[::-1]
+
+    def index_after(self, queue: str, level: int, item: bytes, within: int) -> int:
+        """Return the index of what follows a message that is among the next `within` of a list; 0 if it is gone, for
+        then all that were before it are gone or held.
+        """
+        key = self._list(queue, level)
+        with self.client.pipeline() as pipeline:
+            length, place = pipeline.llen(key).lpos(key, item, rank=-1, maxlen=within).execute()
+        return 0 if place is None else int(length - place)
+
+    def held_by(self, holder: str) -> Mapping[str, bytes]:
+        """Return what a holder of the shelf's holds: messages by tag."""
+        key, infix = f"{self.namespace}:held", f"-{holder}-".encode()
+        tags = [tag for tag in self.client.hkeys(key) if infix in tag]
+        entries = zip(tags, self.client.hmget(key, tags) if tags else (), strict=True)
+        return {tag.decode(): entry.partition(b"\n")[2] for tag, entry in entries if entry is not None}
 
     def held(self) -> Mapping[str, tuple[str, bytes]]:
         """Return what is held, by tag: kind and place, and the message."""
@@ -103,13 +125,16 @@ class RedisMessages:
         waiting, scheduled, running = self._run(COUNT, len(LEVELS), score_of(self.clock.now()))
         return waiting, scheduled, running
 
+    def _list(self, queue: str, level: int) -> str:
+        return f"{self.namespace}:celery:{queue}" + (f"\x06\x16{level}" if level else "")
+
     def _run(self, text: str, *args: Any) -> Any:
         return self._scripts[text](args=[self.namespace, *args])
 
     def _sent(self, envelope: JobEnvelope, headers: Mapping[str, Any], *, at_once: bool) -> Sequence[Any]:
         tag = self._ids.new(self.clock.now())
         due = "" if at_once or envelope.due_at is None else envelope.due_at.timestamp()
-        return envelope.queue, LEVELS[envelope.priority], due, tag, item_of(envelope, headers, tag)
+        return envelope.id, envelope.queue, LEVELS[envelope.priority], due, tag, item_of(envelope, headers, tag)
 
 
 class HeldMessages:

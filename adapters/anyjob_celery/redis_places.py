@@ -15,6 +15,7 @@ from anyjob_celery.redis_messages import RedisMessages
 from anyjob_celery.redis_scripts import MARK
 from anyjob_celery.redis_wire import LEVELS, envelope_in
 from anyjob_redis import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_of_held
+from anyjob_redis.presence import is_steady
 from anyjob_redis.scheduled import state_at
 
 __all__ = ["CeleryPlaces"]
@@ -25,8 +26,9 @@ _CHUNK: Final = 500
 class CeleryPlaces(Places):
     """A place is what the scripts hold a message by: its kind and place, and the message. An entry is a tag."""
 
-    def __init__(self, messages: RedisMessages) -> None:
+    def __init__(self, messages: RedisMessages, lease: float) -> None:
         self._messages = messages
+        self._lease = lease
 
     def count(self) -> Mapping[JobState, int]:
         return dict(zip(COUNTED, self._messages.count(), strict=True))
@@ -41,7 +43,7 @@ class CeleryPlaces(Places):
         yield section_of_held(self._held)
 
     def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[str, StoredJob]]:
-        by_tag = dict(zip(_tags(holder, found), found, strict=True))
+        by_tag = {f"{seen.place[0].partition(' ')[0]}-{holder}-{_digest(seen.place[1])}": seen for seen in found}
         taken = self._messages.hold(LONGEST_HOLD, [(tag, *seen.place) for tag, seen in by_tag.items()])
         return [(tag, by_tag[tag].job) for tag in map(bytes.decode, taken)]
 
@@ -51,8 +53,15 @@ class CeleryPlaces(Places):
     def acknowledge(self, holder: str, entry: str) -> bool:  # noqa: ARG002
         return self._messages.acknowledge([entry]) == 1
 
-    def give_back(self, holder: str, found: Sequence[Seen]) -> None:
-        self._messages.give_back(_tags(holder, found), lost=False)
+    def give_back(self, holder: str) -> Sequence[str]:
+        held = self._messages.held_by(holder)
+        self._messages.give_back(list(held), lost=False)
+        return [_job(item, JobState.WAITING).id for item in held.values()]
+
+    def recover(self) -> None:
+        if is_steady(self._messages.client, self._lease):
+            while self._messages.sweep(self._lease):
+                pass
 
     def _scheduled(self, member: str, state: JobState, payload: bytes) -> tuple[StoredJob, tuple[str, bytes]]:
         item = payload.partition(b"\n")[2]
@@ -85,11 +94,8 @@ class CeleryPlaces(Places):
     def _items(self, queue: str, level: int, first: int) -> Iterator[tuple[int, bytes]]:
         while chunk := self._messages.waiting(queue, level, first, _CHUNK):
             yield from enumerate(chunk, first)
-            first += len(chunk)
-
-
-def _tags(holder: str, found: Sequence[Seen]) -> list[str]:
-    return [f"{seen.place[0].partition(' ')[0]}-{holder}-{number}" for number, seen in enumerate(found)]
+            within = first + len(chunk) + _CHUNK  # who goes back may have come in front of it
+            first = self._messages.index_after(queue, level, chunk[-1], within)
 
 
 def _job(item: bytes, state: JobState) -> StoredJob:

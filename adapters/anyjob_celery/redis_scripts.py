@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from anyjob_redis.moved import MOVED
 from anyjob_redis.scheduled import SCHEDULE
 
 __all__ = [
@@ -82,7 +83,7 @@ function back.run(queue, level, item, tag, lost)
 end
 function back.waiting(queue, level, item, tag)
     local key = list_of(namespace, queue, level)
-    local place = redis.call('LPOS', key, mark .. tag)
+    local place = redis.call('LPOS', key, mark .. tag, 'RANK', -1)
     if place then redis.call('LSET', key, place, item) else push(namespace, queue, level, item, 'RPUSH') end
 end
 function back.scheduled(member, due, item) schedule(namespace, member, due, item) end
@@ -96,15 +97,22 @@ end
 """
 )
 
-# then of each job: queue, level, due ('' is now), member, message
+# what a move brought or '', then of each job: id, queue, level, due ('' is now), member, message
 SEND: Final = (
     _PRELUDE
+    + MOVED
     + """
-for i = 2, #ARGV, 5 do
-    local queue, level, due, member, item = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+local function send(queue, level, due, member, item)
     redis.call('SADD', namespace .. ':queues', queue)
     if due == '' then push(namespace, queue, level, item, 'LPUSH')
     else schedule(namespace, member, due, queue .. ' ' .. level .. '\\n' .. item) end
+end
+local moved = ARGV[2]
+for i = 3, #ARGV, 6 do
+    if not has_come(moved, ARGV[i]) then
+        note_come(moved, ARGV[i])
+        send(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+    end
 end
 """
 )
@@ -138,7 +146,7 @@ for i = 2, #ARGV do
     local tag = ARGV[i]
     if string.sub(tag, 1, 8) == 'waiting-' then -- its mark has gone from the list as well
         local queue, level = string.match(redis.call('HGET', held, tag) or '', '^waiting (%S+) (%S+)\\n')
-        if queue then redis.call('LREM', list_of(namespace, queue, level), 1, mark .. tag) end
+        if queue then redis.call('LREM', list_of(namespace, queue, level), -1, mark .. tag) end
     end
     count = count + let_go(tag)
 end
@@ -189,7 +197,7 @@ for i = 3, #ARGV, 3 do
     else
         local queue, level = string.match(kind, '^waiting (%S+) (%S+)$')
         local key = list_of(namespace, queue, level)
-        local place = redis.call('LPOS', key, item)
+        local place = redis.call('LPOS', key, item, 'RANK', -1)
         if place then
             redis.call('LSET', key, place, mark .. tag)
             hold(tag, kind, item, until_)

@@ -28,7 +28,7 @@ from anyjob_amqp import (
 )
 from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
 from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
-from anyjob_dramatiq.frame import Delivery, encode
+from anyjob_dramatiq.frame import Delivery, encode, unwrap
 
 __all__ = ["DramatiqAmqpBackend", "names_of"]
 
@@ -57,6 +57,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
             self._publisher,
             self._names,
             queues=self._queues,
+            read=lambda _, body: unwrap(body),
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,

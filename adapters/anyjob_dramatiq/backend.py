@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Final
 
 from dramatiq import Broker, Message, Middleware
@@ -91,10 +91,10 @@ class OwnDramatiqBackend(DramatiqBackend):
             return self._made
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        self._send(envelopes, again=False)
+        self.send_by(partial(self.publish, again=False), envelopes)
 
     def resend(self, envelope: JobEnvelope) -> None:
-        self._send([envelope], again=True)
+        self.send_by(partial(self.publish, again=True), [envelope])
 
     def worker_broker(self, executor: JobExecutor, options: WorkerOptions) -> Broker:
         broker = self._make_broker()
@@ -120,13 +120,14 @@ class OwnDramatiqBackend(DramatiqBackend):
 
         return find
 
-    def _send(self, envelopes: Sequence[JobEnvelope], *, again: bool) -> None:
+    def send_by(self, publish: Callable[[Sequence[Job]], None], envelopes: Sequence[JobEnvelope]) -> None:
+        """Publish jobs as messages that middleware has seen."""
         broker, now = self.broker, self.config.clock.now()
         jobs = [(envelope, pack(envelope, self.options_of(envelope))) for envelope in envelopes]
         delays = [_delay(envelope, now) for envelope in envelopes]
         for (_, message), delay in zip(jobs, delays, strict=True):
             broker.emit_before("enqueue", message, delay)
-        self.publish(jobs, again=again)
+        publish(jobs)
         for (_, message), delay in zip(jobs, delays, strict=True):
             broker.emit_after("enqueue", message, delay)
 

@@ -13,11 +13,12 @@ from urllib.parse import parse_qs, urlsplit
 from dramatiq import Actor, Broker, Message
 from dramatiq.errors import DramatiqError
 
-from anyjob.backend import BackendConfig, JobShelf, send_one_by_one
+from anyjob.backend import BackendConfig, send_one_by_one
 from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, JobPriority, write_envelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
+from anyjob.shelf import JobShelf
 from anyjob.store import JobState
 from anyjob.worker import WorkerOptions
 from anyjob_amqp import LEVELS, AmqpAddress, AmqpShelf, Links, Publisher
@@ -174,6 +175,7 @@ _CAN: Final = Capabilities(
     bulk=BulkAtomicity.BATCH,
     listing=_PARKED,
     removal=_PARKED,
+    moving=_PARKED,
     counts={JobState.ABANDONED: Quality.EXACT},
     durable=True,
     exact_loss_count=False,

@@ -56,13 +56,15 @@ class Messages:
 
     # Senders
 
-    def send(self, messages: Sequence[NativeMessage], *, again: bool = False) -> None:
-        """Put messages where they wait, in batches that are atomic; `again`: in place of what is there by their ids."""
+    def send(self, messages: Sequence[NativeMessage], *, again: bool = False, moved: str = "") -> None:
+        """Put messages where they wait, in batches that are atomic; `again`: in place of what is there by their ids;
+        `moved`: the key of what a move brought already.
+        """
         jobs = [
             (each.id, (each.id, each.queue, each.level, "" if each.due is None else score_of(each.due), each.data))
             for each in messages
         ]
-        send_in_batches(self.client, self._script(scripts.SEND), ["again" if again else "new"], jobs)
+        send_in_batches(self.client, self._script(scripts.SEND), ["again" if again else "new", moved], jobs)
 
     # Workers
 

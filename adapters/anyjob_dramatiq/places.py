@@ -11,6 +11,7 @@ from anyjob_dramatiq.messages import Messages
 from anyjob_dramatiq.scripts import MARK
 from anyjob_redis.levels import ids_after
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
+from anyjob_redis.presence import is_steady
 from anyjob_redis.scheduled import DUE_OR_LATER, state_at
 
 __all__ = ["DramatiqPlaces"]
@@ -19,7 +20,8 @@ __all__ = ["DramatiqPlaces"]
 class DramatiqPlaces(Places):
     """A place is a level's name, or `scheduled`; an entry is that of the holder's list."""
 
-    def __init__(self, messages: Messages) -> None:
+    def __init__(self, messages: Messages, lease: float) -> None:
+        self._lease = lease
         self._messages = messages
         self._client = messages.client
         self._names = messages.names
@@ -49,8 +51,12 @@ class DramatiqPlaces(Places):
     def acknowledge(self, holder: str, entry: str) -> bool:
         return self._messages.acknowledge(holder, entry)
 
-    def give_back(self, holder: str, found: Sequence[Seen]) -> object:  # noqa: ARG002  # it holds nothing else
+    def give_back(self, holder: str) -> Sequence[str]:
         return self._messages.give_back(holder)
+
+    def recover(self) -> None:
+        if is_steady(self._client, self._lease):
+            self._messages.sweep()
 
     def _scheduled(self, job_id: str, state: JobState, payload: bytes) -> tuple[StoredJob, str]:
         return StoredJob(job_id, state, unwrap(payload.partition(b"\n")[2])), "scheduled"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from dramatiq import Message
@@ -19,6 +20,7 @@ from anyjob_dramatiq.names import Names, root_of
 from anyjob_dramatiq.places import DramatiqPlaces
 from anyjob_dramatiq.redis_source import RedisSource
 from anyjob_redis.connection import connect
+from anyjob_redis.moved import forget_moved, moved_key
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
 
@@ -39,21 +41,31 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         parked = ParkedJobs(self.client, root, config.clock)
         self.shelf = RedisShelf(
             parked,
-            DramatiqPlaces(self.messages),
+            DramatiqPlaces(self.messages, config.lease),
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,
         )
 
-    def publish(self, jobs: Sequence[Job], *, again: bool) -> None:
+    def publish(self, jobs: Sequence[Job], *, again: bool, moved: str = "") -> None:
         now = self.config.clock.now()
-        self.messages.send([self._native(envelope, message, now) for envelope, message in jobs], again=again)
+        messages = [self._native(envelope, message, now) for envelope, message in jobs]
+        self.messages.send(messages, again=again, moved=moved)
+
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> None:
+        self.send_by(partial(self.publish, again=False, moved=self._moved(move)), envelopes)
+
+    def forget_moved(self, move: str, ids: Collection[str] | None = None) -> None:
+        forget_moved(self.client, self._moved(move), ids)
 
     def source(self) -> RedisSource:
         return RedisSource(self.messages, self.config.lease, lambda: self.broker.forbidden)
 
     def close(self) -> None:
         self.client.close()
+
+    def _moved(self, move: str) -> str:
+        return moved_key(self.messages.names.root, move)
 
     def _native(self, envelope: JobEnvelope, message: Message[Any], now: Any) -> NativeMessage:
         due = envelope.due_at if envelope.due_at is not None and envelope.due_at > now else None

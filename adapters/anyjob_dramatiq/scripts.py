@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Final
 
 from anyjob_redis.levels import LISTS
+from anyjob_redis.moved import MOVED
 from anyjob_redis.parked import parked_key
 from anyjob_redis.scheduled import SCHEDULE
 
@@ -89,23 +90,25 @@ local function push_due(_, payload)
 end
 """
 
-# mode ('new': refuse ids that are there | 'again'), then of each job: id, queue, level, due ('' is now), message.
-# Returns the ids that are taken.
-SEND: Final = """
-local again = ARGV[1] == 'again'
+# mode ('new': refuse ids that are there | 'again'), what a move brought or '', then of each job: id, queue, level, due
+# ('' is now), message. Returns the ids that are taken.
+SEND: Final = (
+    MOVED
+    + """
+local again, moved = ARGV[1] == 'again', ARGV[2]
 local taken, seen = {}, {}
 if not again then
-    for i = 2, #ARGV, 5 do
+    for i = 3, #ARGV, 5 do
         local id = ARGV[i]
-        if seen[id] or place_of(id) or is_scheduled(id) or redis.call('HEXISTS', parked_key, id) == 1 then
+        if has_come(moved, id) then -- no second one
+        elseif seen[id] or place_of(id) or is_scheduled(id) or redis.call('HEXISTS', parked_key, id) == 1 then
             taken[#taken + 1] = id
         end
         seen[id] = true
     end
     if #taken > 0 then return taken end
 end
-for i = 2, #ARGV, 5 do
-    local id, queue, level, due, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+local function send(id, queue, level, due, message)
     local push = 'RPUSH'
     if again then
         local place = place_of(id)
@@ -122,8 +125,15 @@ for i = 2, #ARGV, 5 do
     redis.call('SADD', ns .. ':queues', queue)
     if due ~= '' then schedule_message(id, due, level, message) else put(push, id, level, message) end
 end
+for i = 3, #ARGV, 5 do
+    if not has_come(moved, ARGV[i]) then
+        note_come(moved, ARGV[i])
+        send(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+    end
+end
 return taken
 """
+)
 
 # holder, how many, turn, number of queues, queues, then the entries that the holder knows of. Returns 'lapsed' if the
 # holder is not alive; else of each message the kind, level, entry, id and, if there is such a message, its bytes.

@@ -1,6 +1,7 @@
 """What the adapters share that keep their jobs in Redis. Knows no job library."""
 
 from anyjob_redis.connection import connect, send_in_batches, translated
+from anyjob_redis.moved import MOVED, forget_moved, moved_key
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
 from anyjob_redis.presence import Presence
@@ -11,6 +12,7 @@ from anyjob_redis.shelf import ON_REDIS, RedisShelf
 __all__ = [
     "COUNTED",
     "LONGEST_HOLD",
+    "MOVED",
     "ON_REDIS",
     "ParkedJobs",
     "Places",
@@ -21,6 +23,8 @@ __all__ = [
     "Section",
     "Seen",
     "connect",
+    "forget_moved",
+    "moved_key",
     "section_by_id",
     "section_of_held",
     "send_in_batches",

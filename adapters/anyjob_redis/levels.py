@@ -44,8 +44,9 @@ end
 def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[Sequence[bytes]]:
     """Come past the ids in a list, some at a time, from what follows the id `after` on; marks are left out."""
     mark, last = mark_prefix.encode(), after.encode()
+    within = 0  # the whole list
     while True:
-        places = [client.lpos(key, each) for each in (last, mark + last)] if last else []
+        places = [client.lpos(key, each, maxlen=within) for each in (last, mark + last)] if last else []
         # If it is nowhere, a worker took it, and so all that were before it.
         start = next((place + 1 for place in places if place is not None), 0)
         chunk = client.lrange(key, start, start + CHUNK - 1)
@@ -53,3 +54,4 @@ def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[S
         if len(chunk) < CHUNK:
             return
         last = chunk[-1].removeprefix(mark)
+        within = start + 2 * CHUNK  # it is not farther from the front than it was, but for what goes back

@@ -99,5 +99,9 @@ class Places(ABC):
         """Remove a job for good, unless it was sent again; return whether it was still held."""
 
     @abstractmethod
-    def give_back(self, holder: str, found: Sequence[Seen]) -> object:
-        """Put what the holder still holds of these, which is all that it took, back to its very place."""
+    def give_back(self, holder: str) -> Collection[str]:
+        """Put all that the holder still holds back to its very place; return the ids."""
+
+    def recover(self) -> None:
+        """Give back what workers died with, as a worker would."""
+        return

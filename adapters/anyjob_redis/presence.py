@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis import Redis
 
-__all__ = ["LapsedError", "Presence"]
+__all__ = ["LapsedError", "Presence", "is_steady"]
 
 T = TypeVar("T")
 
 
 class LapsedError(Exception):
     """Who wants to take a message is not known to be alive."""
+
+
+def is_steady(client: Redis, lease: float) -> bool:
+    """Whether the server is up for a lease already: whoever lives has had the time to say so."""
+    known: Any = client
+    return float(known.info("server")["uptime_in_seconds"]) > lease
 
 
 class Presence:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
-from anyjob.backend import JobShelf, TakenJob
 from anyjob.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.clock import Clock
 from anyjob.envelope import UNREADABLE, JobEnvelope
 from anyjob.errors import InvalidOptionError
 from anyjob.outcome import JobFailure
+from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.parked import ParkedJobs
@@ -29,6 +28,8 @@ ON_REDIS: Final = Capabilities(
     delay=Quality.EXACT,
     listing=ALL_STATES,
     removal=ALL_STATES - {JobState.RUNNING},
+    moving=ALL_STATES - {JobState.RUNNING},
+    moves_once=True,
     counts=dict.fromkeys(JobState, Quality.EXACT),
     durable=True,
 )
@@ -68,40 +69,50 @@ class RedisShelf(JobShelf):
         return JobPage([seen.job for _, seen in page], page[-1][0].text() if len(found) > limit else None)
 
     @contextmanager
-    def take(self, chosen: JobFilter, *, limit: int) -> Iterator[Sequence[TakenJob]]:
-        self.capabilities.refuse_removal(*(chosen.states or JobState))
-        taken: list[TakenJob] = []
-        with ExitStack() as stack:
-            for places in self._all:
-                with translated():
-                    free = (seen for _, seen in _matching([places], chosen, _Cursor()) if seen.place is not None)
-                    found = list(islice(free, limit - len(taken)))
-                taken += stack.enter_context(self._take_off(places, found))
-            yield taken
+    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:
+        again = self._give_back(holder)
+        try:
+            yield self._come_past(chosen, holder, ahead, again)
+        finally:
+            self._give_back(holder)
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return self._parked.park(raw, failure)
 
-    @contextmanager
-    def _take_off(self, places: Places, found: Sequence[Seen]) -> Iterator[Sequence[TakenJob]]:
-        if not found:
-            yield ()
-            return
-        holder = f"shelf-{uuid.uuid4().hex}"
-        try:
-            with translated():
-                held = places.take_off(holder, found)
-            yield [_TakenJob(places, holder, entry, job, self._send_again) for entry, job in held]
-        finally:
-            with translated():
-                places.give_back(holder, found)
+    def recover(self) -> None:
+        with translated():
+            for places in self._all:
+                places.recover()
+
+    def _come_past(self, chosen: JobFilter, holder: str, ahead: int, again: Collection[str]) -> Iterator[TakenJob]:
+        for places in self._all:
+            free = (seen for _, seen in _matching([places], chosen, _Cursor()) if seen.place is not None)
+            while True:
+                with translated():
+                    found = list(islice(free, ahead))
+                    held = places.take_off(holder, found) if found else ()
+                if not found:
+                    break
+                for entry, job in held:
+                    yield _TakenJob(places, holder, entry, job, self._send_again, job.id in again)
+
+    def _give_back(self, holder: str) -> Collection[str]:
+        with translated():
+            return frozenset(job_id for places in self._all for job_id in places.give_back(holder))
 
 
 class _TakenJob(TakenJob):
     def __init__(
-        self, places: Places, holder: str, entry: Any, job: StoredJob, resend: Callable[[JobEnvelope], None]
+        self,
+        places: Places,
+        holder: str,
+        entry: Any,
+        job: StoredJob,
+        resend: Callable[[JobEnvelope], None],
+        again: bool,
     ) -> None:
         self.job = job
+        self.again = again
         self._places = places
         self._holder = holder
         self._entry = entry

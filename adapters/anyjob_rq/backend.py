@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -17,6 +17,7 @@ from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.worker import WorkerOptions
 from anyjob_redis.connection import connect, refuse_decoding
+from anyjob_redis.moved import forget_moved, moved_key
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_rq.messages import Messages
@@ -51,7 +52,7 @@ class RQBackend(JobBackend):
         parked = ParkedJobs(connection, root_of(config.namespace), config.clock)
         self.shelf = RedisShelf(
             parked,
-            RQPlaces(self.messages, config.clock),
+            RQPlaces(self.messages, config.clock, config.lease),
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,
@@ -62,6 +63,12 @@ class RQBackend(JobBackend):
 
     def resend(self, envelope: JobEnvelope) -> None:
         self.messages.send([envelope], again=True)
+
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> None:
+        self.messages.send(envelopes, moved=self._moved(move))
+
+    def forget_moved(self, move: str, ids: Collection[str] | None = None) -> None:
+        forget_moved(self.client, self._moved(move), ids)
 
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
         if self._own_connection is not None:
@@ -79,6 +86,9 @@ class RQBackend(JobBackend):
     def close(self) -> None:
         if self._own_connection is None:
             self.client.close()
+
+    def _moved(self, move: str) -> str:
+        return moved_key(root_of(self.config.namespace), move)
 
     @property
     def _url(self) -> str:

@@ -65,10 +65,12 @@ class Messages:
 
     # Senders
 
-    def send(self, envelopes: Sequence[JobEnvelope], *, again: bool = False) -> None:
-        """Put jobs where they wait, in batches that are atomic; `again`: in place of what is there by their ids."""
+    def send(self, envelopes: Sequence[JobEnvelope], *, again: bool = False, moved: str = "") -> None:
+        """Put jobs where they wait, in batches that are atomic; `again`: in place of what is there by their ids;
+        `moved`: the key of what a move brought already.
+        """
         jobs = [(envelope.id, self._native(envelope)) for envelope in envelopes]
-        start = [*self._common, "again" if again else "new"]
+        start = [*self._common, "again" if again else "new", moved]
         send_in_batches(self.client, self._script(scripts.SEND), start, jobs)
 
     def _native(self, envelope: JobEnvelope) -> list[Any]:

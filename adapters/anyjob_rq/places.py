@@ -12,6 +12,7 @@ from anyjob.clock import Clock
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob_redis.levels import ids_after
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
+from anyjob_redis.presence import is_steady
 from anyjob_redis.scheduled import DUE_OR_LATER, due_after, position_of, state_at
 from anyjob_rq.frame import unpack
 from anyjob_rq.messages import Messages, Place
@@ -32,7 +33,8 @@ class _Row(Struct, frozen=True):
 class RQPlaces(Places):
     """What a job is and by whom it is held stands in RQ's hash of it. An entry is that of the holder's list."""
 
-    def __init__(self, messages: Messages, clock: Clock) -> None:
+    def __init__(self, messages: Messages, clock: Clock, lease: float) -> None:
+        self._lease = lease
         self._messages = messages
         self._client = messages.client
         self._names = messages.names
@@ -62,8 +64,13 @@ class RQPlaces(Places):
     def acknowledge(self, holder: str, entry: bytes) -> bool:
         return self._messages.acknowledge(holder, entry)
 
-    def give_back(self, holder: str, found: Sequence[Seen]) -> None:  # noqa: ARG002  # it holds nothing else
-        self._messages.give_back(holder, lost=False)
+    def give_back(self, holder: str) -> Sequence[str]:
+        back = self._messages.give_back(holder, lost=False)
+        return [self._names.job_id(native_id) or native_id for native_id in back]
+
+    def recover(self) -> None:
+        if is_steady(self._client, self._lease):
+            self._messages.sweep()
 
     def _scheduled(self, queue: str, after: str) -> Iterator[Seen]:
         for found in due_after(self._client, f"{RQ_KEY_PREFIX}:scheduled:{queue}", after):

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import Final
 
 from anyjob_redis.levels import LISTS
+from anyjob_redis.moved import MOVED
 
 __all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "PROMOTE", "SEND", "SWEEP", "TAKE", "TAKE_OFF"]
 
@@ -54,17 +55,20 @@ end
 """
 )
 
-# mode ('new': refuse ids that are there | 'again'), then of each job: native id, id, logical queue, native queue,
-# due ('' is now), number of fields and values, fields and values. Returns the ids that are taken.
+# mode ('new': refuse ids that are there | 'again'), what a move brought or '', then of each job: native id, id, logical
+# queue, native queue, due ('' is now), number of fields and values, fields and values. Returns the ids that are taken.
 SEND: Final = (
     _PRELUDE
+    + MOVED
     + """
-local again = ARGV[4] == 'again'
+local again, moved = ARGV[4] == 'again', ARGV[5]
 local function each_job(visit)
-    local i = 5
+    local i = 6
     while i <= #ARGV do
         local n = tonumber(ARGV[i + 5])
-        visit(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], i + 6, i + 5 + n)
+        if not has_come(moved, ARGV[i + 1]) then
+            visit(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], i + 6, i + 5 + n)
+        end
         i = i + 6 + n
     end
 end
@@ -83,7 +87,8 @@ local function is_there_already(key, first, last)
         if ARGV[i] == 'data' then return redis.call('HGET', key, 'data') == ARGV[i + 1] end
     end
 end
-each_job(function(native, _, logical, queue, due, first, last)
+each_job(function(native, id, logical, queue, due, first, last)
+    note_come(moved, id)
     local key, push = job_key(native), 'RPUSH'
     if again and is_hash(key) then
         if is_there_already(key, first, last) then return end -- the answer to the first attempt was lost

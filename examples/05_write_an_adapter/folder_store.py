@@ -146,7 +146,7 @@ class FolderStore(JobStore):
         until = self.clock.now() + lease
         with self._lock():
             free = [path for path, job in self._shown() if chosen.matches(job) and not path.startswith("held/")]
-            return [self._hold(path, worker, until, running=False) for path in free[:limit]]
+            return [self._hold(path, worker, until, running=False) for path in sorted(free)[:limit]]
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         job_id = self._ids.new(self.clock.now())

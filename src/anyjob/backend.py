@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec.structs import replace
-
 from anyjob.capabilities import Capabilities
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import RESERVED_HEADER_PREFIX, JobEnvelope
-from anyjob.errors import EnqueueError, UnknownJobError
+from anyjob.envelope import JobEnvelope
+from anyjob.errors import EnqueueError
 from anyjob.executor import JobExecutor
-from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
-from anyjob.store import JobFilter, JobPage, JobState, StoredJob
-from anyjob.upgrades import ARGS_VERSION_HEADER
+from anyjob.outcome import Abandoned, Completed, Outcome
+from anyjob.shelf import JobShelf
 from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = [
     "BackendConfig",
     "JobBackend",
-    "JobShelf",
     "NativeCommand",
-    "TakenJob",
     "send_one_by_one",
 ]
 
@@ -108,105 +102,21 @@ class JobBackend(ABC):
         """
         self.send([envelope])
 
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> None:  # noqa: ARG002  # nothing to remember it by
+        """Send jobs that a move brings from another backend. Raises as `send`.
+
+        With `Capabilities.moves_once`, however often a job is sent under the name of one `move`, it is here once: until
+        `forget_moved`, the server remembers it, in the same step in which it takes the job. To be overridden for that.
+        """
+        self.send(envelopes)
+
+    def forget_moved(self, move: str, ids: Collection[str] | None = None) -> None:  # noqa: ARG002  # see above
+        """Forget what `send_moved` remembers of these jobs (None: of all), for the source has them no longer."""
+        return
+
     def close(self) -> None:
         """Close connections. A later call opens them anew."""
         return
-
-
-class TakenJob(ABC):
-    """A job held off the shelf. What is neither acknowledged nor replaced goes back when the `take` ends."""
-
-    job: StoredJob
-
-    @abstractmethod
-    def acknowledge(self) -> bool:
-        """Remove the job for good; return False if it was no longer held, and is somebody else's now."""
-
-    @abstractmethod
-    def replace(self, envelope: JobEnvelope) -> bool:
-        """Put `envelope` in its place, due at its `due_at`: sent first, then acknowledged. Return as `acknowledge`."""
-
-
-class JobShelf(ABC):
-    """The jobs that wait or are parked, seen from outside. Works on raw envelopes: no job code is needed.
-
-    The last five methods are the core's, made of `take`; an adapter writes the first four. What `Capabilities` doesn't
-    list or can't take out is left out of a scan or a take, and refused where it is asked for by its state.
-    """
-
-    clock: Clock
-    capabilities: Capabilities
-    """The backend's: what can't be taken out is refused."""
-
-    @abstractmethod
-    def count(self) -> Mapping[JobState, int]:
-        """Return how many jobs are in each state that can be told; a state that can't is missing, never 0."""
-
-    @abstractmethod
-    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
-        """Return a page of the chosen jobs; `cursor` comes from the page before."""
-
-    @abstractmethod
-    def take(self, chosen: JobFilter, *, limit: int) -> AbstractContextManager[Sequence[TakenJob]]:
-        """Hold up to `limit` chosen jobs that no worker runs, for the length of the context."""
-
-    @abstractmethod
-    def park(self, raw: bytes, failure: JobFailure) -> str:
-        """Keep what can't run, with why, without expiry; return the id it got."""
-
-    def find(self, job_id: str) -> StoredJob | None:
-        """Return the job of that id in any state, or None."""
-        jobs = self.scan(JobFilter(ids=frozenset({job_id})), limit=1).jobs
-        return jobs[0] if jobs else None
-
-    def cancel(self, job_id: str) -> bool:
-        """Remove a job that waits; return whether there was one (running and parked jobs are not touched)."""
-        return self._remove(job_id, JobState.WAITING, JobState.SCHEDULED)
-
-    def discard(self, job_id: str) -> bool:
-        """Remove a parked job for good; return whether there was one."""
-        return self._remove(job_id, JobState.ABANDONED)
-
-    def retry(self, job_id: str) -> bool:
-        """Send a parked job anew, due now, with its whole retry budget; return whether there was one.
-
-        Raises `UnknownJobError` when what is parked can't be read as a job by this version.
-        """
-        now = self.clock.now()
-        return self._resend(
-            job_id,
-            JobState.ABANDONED,
-            lambda parked: replace(parked, try_count=0, lost_count=0, first_due_at=now, due_at=None),
-        )
-
-    def run_now(self, job_id: str) -> bool:
-        """Make a scheduled job due now; return whether there was one."""
-        now = self.clock.now()
-        return self._resend(
-            job_id,
-            JobState.SCHEDULED,
-            lambda later: replace(later, due_at=None, first_due_at=min(later.first_due_at, now)),
-        )
-
-    def _remove(self, job_id: str, *states: JobState) -> bool:
-        self.capabilities.refuse_removal(*states)
-        with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset(states)), limit=1) as taken:
-            return any(job.acknowledge() for job in taken)  # one at most
-
-    def _resend(self, job_id: str, state: JobState, change: Callable[[JobEnvelope], JobEnvelope]) -> bool:
-        self.capabilities.refuse_removal(state)
-        with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset({state})), limit=1) as taken:
-            for job in taken:
-                envelope = job.job.envelope
-                if envelope is None:
-                    raise UnknownJobError(f"{job_id} can't be read as a job: {_why(job.job)}")
-                headers = {
-                    key: value
-                    for key, value in envelope.headers.items()
-                    if key == ARGS_VERSION_HEADER or not key.startswith(RESERVED_HEADER_PREFIX)
-                }
-                return job.replace(replace(change(envelope), headers=headers))
-            return False
 
 
 def send_one_by_one(
@@ -229,7 +139,3 @@ def send_one_by_one(
                 in_doubt=[ids[number]],
                 rejected=ids[number + 1 :],
             ) from error
-
-
-def _why(job: StoredJob) -> str:
-    return job.failure.message if job.failure else "it is no envelope."

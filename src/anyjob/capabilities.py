@@ -55,7 +55,13 @@ class Capabilities:
     listing: frozenset[JobState] = frozenset()
     """The states whose jobs the shelf can show."""
     removal: frozenset[JobState] = frozenset()
-    """The states whose jobs the shelf can take out: cancelled, retried, discarded, run now, moved."""
+    """The states whose jobs the shelf can take out one by one: cancelled, retried, discarded, run now."""
+    moving: frozenset[JobState] = frozenset()
+    """The states whose jobs can be moved to another backend. Where that is more than `removal`, all jobs before the one
+    that is looked for have to be taken out."""
+    moves_once: bool = False
+    """What is moved here is here once, whatever becomes of the mover. Otherwise a mover that is killed leaves a batch
+    in doubt."""
     counts: Mapping[JobState, Quality] = field(default_factory=dict)
     """How well the jobs of a state can be counted; a state that is missing can't be."""
 
@@ -92,6 +98,15 @@ class Capabilities:
         if not self.removal.intersection(states):
             wanted = " or ".join(state.value for state in states)
             raise UnsupportedCapabilityError(f"This backend can't take out {wanted} jobs.")
+
+    def refuse_moving(self, states: frozenset[JobState], backend: str) -> None:
+        """Raise `UnsupportedCapabilityError`, with the way out, if jobs of one of these states can't be moved away."""
+        lacking = [state.value for state in JobState if state in states - self.moving]
+        if lacking:
+            raise UnsupportedCapabilityError(
+                f"Backend {backend!r} can't give away its {' and '.join(lacking)} jobs. Let its workers finish them; "
+                "`anyjob worker --backend A --backend B` serves it and the one where new jobs go."
+            )
 
     def refuse_listing(self, states: frozenset[JobState] | None) -> None:
         """Raise `UnsupportedCapabilityError` if jobs are asked for by states of which none can be shown."""
@@ -133,6 +148,7 @@ def _tell_redelivery(can: Capabilities) -> str:
     return "no bound" if can.redelivery_bound is None else f"{can.redelivery_bound.total_seconds():g} s"
 
 
+_ONCE: Final = {True: "once", False: "once, or twice if the mover dies"}
 _YES: Final = {True: "yes", False: "no"}
 
 _ROWS: Final[Mapping[str, Callable[[Capabilities], str]]] = {
@@ -142,7 +158,9 @@ _ROWS: Final[Mapping[str, Callable[[Capabilities], str]]] = {
     "bulk enqueue": lambda can: can.bulk.value,
     "a taken id is refused": lambda can: _YES[can.unique_ids],
     "lists jobs": lambda can: _tell_states(can.listing),
-    "takes out jobs": lambda can: _tell_states(can.removal),
+    "takes out single jobs": lambda can: _tell_states(can.removal),
+    "moves jobs away": lambda can: _tell_states(can.moving),
+    "what is moved here is here": lambda can: _ONCE[can.moves_once],
     "counts exactly": _tell_counts,
     "survives the process": lambda can: _YES[not can.in_process],
     "survives a server restart": lambda can: _YES[can.durable],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from msgspec import Raw
 
-from anyjob.backend import JobBackend, JobShelf, NativeCommand
+from anyjob.backend import JobBackend, NativeCommand
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds, read_envelope, write_envelope
 from anyjob.errors import (
@@ -29,12 +29,14 @@ from anyjob.errors import (
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.invoker import JobResolver, construct
 from anyjob.log import log_event
+from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
 from anyjob.observer import JobObserver, JobObservers
 from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.routing import JobBackends, JobRoute, JobRouter, JobWiring, OffLoop
 from anyjob.serializer import JobSerializer, JsonJobSerializer
+from anyjob.shelf import JobShelf
 from anyjob.upgrades import ARGS_VERSION_HEADER
 from anyjob.worker import JobWorker, WorkerOptions
 
@@ -251,6 +253,28 @@ class JobManager:
             logger.warning("enqueue_only is set: no worker was started")
             return worker
         return worker.start()
+
+    def migration(
+        self,
+        source: str,
+        destination: str,
+        options: MigrationOptions | None = None,
+        progress: Callable[[MigrationReport], None] = lambda _: None,
+    ) -> JobMigration:
+        """Return a migration of jobs from one alias to another, not begun; `progress` hears of each batch.
+
+        Raises `UnsupportedCapabilityError` if the source can't give them away.
+        """
+        self.import_jobs()  # some systems can't tell which queues there are: the jobs do
+        wiring = self._wiring
+        return JobMigration(
+            (source, self.backend(source)),
+            (destination, self.backend(destination)),
+            options or MigrationOptions(),
+            clock=wiring.clock,
+            refuse=lambda envelope: wiring.router.refuse_unknown_queue(destination, envelope.queue),
+            progress=progress,
+        )
 
     def drain(self, alias: str | None = None) -> int:
         """Run in this thread all jobs that are due; return how many ran. For tests and bursts.

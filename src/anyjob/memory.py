@@ -134,7 +134,7 @@ class InMemoryJobStore(JobStore):
         claims: list[JobClaim] = []
         with self._lock:
             free = (row for row in self._chosen(chosen) if row.id not in self._leases)
-            for row in list(itertools.islice(free, limit)):
+            for row in heapq.nsmallest(limit, free, key=lambda row: (-row.priority, row)):
                 held = row
                 if row.id not in self._failures:  # it is in a lane: what goes on from here is another row
                     held = self._rows[row.id] = replace(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -82,6 +82,8 @@ class JobFilter:
     states: frozenset[JobState] | None = None
     queues: frozenset[str] | None = None
     name: str | None = None
+    where: Callable[[StoredJob], bool] | None = None
+    """Asked last, about each job that fits otherwise."""
 
     def matches(self, job: StoredJob) -> bool:
         """Whether the job is chosen. One that can't be read has neither queue nor name to be chosen by."""
@@ -89,6 +91,9 @@ class JobFilter:
             return False
         if self.states is not None and job.state not in self.states:
             return False
+        return self._fits(job) and (self.where is None or self.where(job))
+
+    def _fits(self, job: StoredJob) -> bool:
         if self.queues is None and self.name is None:
             return True
         envelope = job.envelope
@@ -150,6 +155,7 @@ class JobStore(ABC):
     def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         """Hold up to `limit` jobs that no worker runs, due or not, parked ones too: to be cancelled, retried, moved.
 
+        In the order of `claim`, with no regard to what is due.
         `settle` ends the claim as ever and `release` puts a job back where it was; a lease that ends does so as well,
         and counts no loss, for nothing ran.
         """

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
-from anyjob.backend import BackendConfig, JobBackend, JobShelf, TakenJob
+from anyjob.backend import BackendConfig, JobBackend
 from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError
-from anyjob.executor import JobExecutor, worker_name
+from anyjob.executor import JobExecutor
 from anyjob.memory import InMemoryJobStore
 from anyjob.outcome import Completed, Deferred, JobFailure
+from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, StoredJob
 from anyjob.worker import JobWorker, WorkerOptions
 
@@ -38,6 +39,7 @@ class StoreBackend(JobBackend):
             capabilities,
             listing=ALL_STATES,
             removal=ALL_STATES - {JobState.RUNNING},
+            moving=ALL_STATES - {JobState.RUNNING},
             counts=dict.fromkeys(JobState, Quality.EXACT),
         )
         self.shelf = _StoreShelf(store, capabilities)
@@ -67,6 +69,7 @@ def memory_capabilities(lease: float) -> Capabilities:
         unique_ids=True,
         listing=ALL_STATES,
         removal=ALL_STATES - {JobState.RUNNING},
+        moving=ALL_STATES - {JobState.RUNNING},
         counts=dict.fromkeys(JobState, Quality.EXACT),
         in_process=True,
         redelivery_bound=timedelta(seconds=lease * 4 / 3),  # a lease, looked at three times in its length
@@ -119,15 +122,24 @@ class _StoreShelf(JobShelf):
         return self._store.scan(chosen, cursor=cursor, limit=limit)
 
     @contextmanager
-    def take(self, chosen: JobFilter, *, limit: int) -> Iterator[Sequence[TakenJob]]:
-        claims = self._store.take(chosen, limit=limit, lease=_HOLD, worker=worker_name())
+    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:
+        held: list[JobClaim] = []
+
+        def come_past() -> Iterator[TakenJob]:
+            while claims := self._store.take(chosen, limit=ahead, lease=_HOLD, worker=holder):
+                held.extend(claims)
+                ids = frozenset(claim.id for claim in claims)
+                by_id = {job.id: job for job in self._store.scan(JobFilter(ids=ids), limit=len(claims)).jobs}
+                for claim in claims:
+                    yield _TakenFromStore(self._store, claim, by_id[claim.id])
+
         try:
-            ids = frozenset(claim.id for claim in claims)
-            jobs = self._store.scan(JobFilter(ids=ids), limit=len(claims)).jobs if claims else ()
-            by_id = {job.id: job for job in jobs}
-            yield [_TakenFromStore(self._store, claim, by_id[claim.id]) for claim in claims]
+            yield come_past()
         finally:
-            self._store.release(claims)  # those settled are no longer held
+            self._store.release(held)  # those settled are no longer held
+
+    def recover(self) -> None:
+        self._store.recover()
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return self._store.park(raw, failure)

@@ -15,5 +15,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         sys.exit(f"The anyjob command needs {error.name}. Run: pip install 'anyjob[cli]'")
     from anyjob.cli.commands import cli
+    from anyjob.cli.migrate import migrate
 
+    cli.add_command(migrate)
     cli()

@@ -33,7 +33,7 @@ from anyjob.settings.doors import APP_VARIABLE, CONFIG_VARIABLE
 from anyjob.settings.urls import hide_password
 from anyjob.worker import JobWorker, WorkerOptions
 
-__all__ = ["ExitCode", "cli"]
+__all__ = ["ExitCode", "cli", "fail", "refuse_in_process", "split_queues", "with_exit_codes"]
 
 P = ParamSpec("P")
 
@@ -48,12 +48,13 @@ class ExitCode(IntEnum):
     ABORTED = 5
 
 
-def _fail(code: ExitCode, error: object) -> NoReturn:
+def fail(code: ExitCode, error: object) -> NoReturn:
+    """End the command with a message and an exit code."""
     click.echo(f"anyjob: {error}", err=True)
     sys.exit(code)
 
 
-def _with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
+def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
     """Turn our errors into a message and an exit code. What is not ours keeps its traceback."""
 
     @functools.wraps(command)
@@ -61,12 +62,12 @@ def _with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ConfigurationError as error:
-            _fail(ExitCode.SETTINGS, error)
+            fail(ExitCode.SETTINGS, error)
         except EnqueueError as error:
             taken = isinstance(error, DuplicateJobIdError)
-            _fail(ExitCode.FAILED if taken else ExitCode.UNREACHABLE, error)
+            fail(ExitCode.FAILED if taken else ExitCode.UNREACHABLE, error)
         except AnyjobError as error:
-            _fail(ExitCode.FAILED, error)
+            fail(ExitCode.FAILED, error)
 
     return run
 
@@ -91,7 +92,8 @@ def cli(app: str | None, config: Path | None, verbose: bool) -> None:
         sys.path.insert(0, "")  # the application's modules are here, as `python -m` would find them
 
 
-def _split_queues(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+def split_queues(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Read a list of queues; the callback of an option."""
     if value is None:
         return None
     names = tuple(name.strip() for name in value.split(","))
@@ -110,11 +112,11 @@ def _split_queues(_context: click.Context, _parameter: click.Parameter, value: s
     help="Serve this backend; several get a process each. Default: ANYJOB_WORKER_BACKEND, else `default`.",
 )
 @click.option("--all", "every", is_flag=True, help="Serve all backends of the settings.")
-@click.option("-Q", "--queues", metavar="A,B", callback=_split_queues, help="Serve these queues only.")
+@click.option("-Q", "--queues", metavar="A,B", callback=split_queues, help="Serve these queues only.")
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs at a time.")
 @click.option("--stop-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Default: the settings'.")
 @click.option("--print-command", is_flag=True, help="Show the native worker's command line, and don't run it.")
-@_with_exit_codes
+@with_exit_codes
 def worker(
     backends: Sequence[str],
     every: bool,
@@ -132,7 +134,7 @@ def worker(
     if stop_timeout is not None:
         options = replace(options, stop_timeout=stop_timeout)
     for alias in aliases:
-        _refuse_in_process(manager, alias, "a worker of another process never sees its jobs")
+        refuse_in_process(manager, alias, "a worker of another process never sees its jobs")
     manager.registry.check(manager.executor.serializer)
     found = {alias: manager.any_worker(alias, options) for alias in aliases}
     if print_command:
@@ -152,7 +154,7 @@ def worker(
 @click.option("--delay", type=float, metavar="SECONDS")
 @click.option("--queue")
 @click.option("--id", "job_id", metavar="ID")
-@_with_exit_codes
+@with_exit_codes
 def enqueue(
     name: str,
     payload: str,
@@ -171,13 +173,13 @@ def enqueue(
     if priority is not None:
         options["priority"] = JobPriority[priority.upper()]
     manager = current.load_application()
-    _refuse_in_process(manager, manager.default, "the job would end with this command")
+    refuse_in_process(manager, manager.default, "the job would end with this command")
     click.echo(manager.enqueue_by_name(name, data, **cast("EnqueueOptions", options)))
 
 
 @cli.command("config")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_with_exit_codes
+@with_exit_codes
 def show_config(as_json: bool) -> None:
     """Show the merged settings, each with the place it comes from; passwords are hidden."""
     settings = load_settings(schemes=installed_schemes())
@@ -196,7 +198,7 @@ def show_config(as_json: bool) -> None:
 
 @cli.command()
 @click.option("--backend", metavar="ALIAS", help="Default: the backend that new jobs go to.")
-@_with_exit_codes
+@with_exit_codes
 def capabilities(backend: str | None) -> None:
     """Show what a backend can do, and how well; nothing is connected to."""
     can = current.load_application().backend(backend).capabilities
@@ -208,7 +210,7 @@ def capabilities(backend: str | None) -> None:
 
 @cli.command()
 @click.option("--strict", is_flag=True, help="End with 1 if anything is at risk.")
-@_with_exit_codes
+@with_exit_codes
 def doctor(strict: bool) -> None:
     """Check settings and jobs, ask each backend whether it answers, and tell what is at risk, setting by setting."""
     found = list(examine(current.load_application()))
@@ -256,7 +258,8 @@ def _run(alias: str, worker: NativeCommand | JobWorker, options: WorkerOptions) 
         raise ConfigurationError(f"There is no program {worker.argv[0]!r} on the path to run the worker.") from error
 
 
-def _refuse_in_process(manager: JobManager, alias: str, why: str) -> None:
+def refuse_in_process(manager: JobManager, alias: str, why: str) -> None:
+    """Raise `ConfigurationError` if the jobs of a backend live in this process, and so end with it."""
     if manager.backend(alias).capabilities.in_process:
         raise ConfigurationError(
             f"Backend {alias!r} lives in one process: {why}. Start the worker inside the application, with "

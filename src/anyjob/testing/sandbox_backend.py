@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Final
 
 from msgspec.structs import replace
 
-from anyjob.backend import BackendConfig, JobShelf, TakenJob
+from anyjob.backend import BackendConfig
 from anyjob.capabilities import Capabilities
 from anyjob.envelope import JobEnvelope
 from anyjob.executor import JobExecutor
@@ -19,6 +19,7 @@ from anyjob.lanes import JobRow
 from anyjob.loader import load_backend
 from anyjob.memory import InMemoryJobStore
 from anyjob.outcome import JobFailure, Outcome
+from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState
 from anyjob.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.faults import SandboxFaults
@@ -144,8 +145,8 @@ class _LimitedShelf(JobShelf):
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         return self._shelf.scan(_within(chosen, self.capabilities.listing), cursor=cursor, limit=limit)
 
-    def take(self, chosen: JobFilter, *, limit: int) -> AbstractContextManager[Sequence[TakenJob]]:
-        return self._shelf.take(_within(chosen, self.capabilities.removal), limit=limit)
+    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> AbstractContextManager[Iterator[TakenJob]]:
+        return self._shelf.drain(chosen, holder=holder, ahead=ahead)
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return self._shelf.park(raw, failure)

@@ -9,13 +9,27 @@ A declared feature turns its tests on; where it is not declared, the same tests 
 
 import pytest
 
-_SUITES = ("crashes", "delay", "fixtures", "harness", "names", "order", "outages", "retries", "runs", "shelf", "store")
+_SUITES = (
+    "crashes",
+    "delay",
+    "fixtures",
+    "harness",
+    "moving",
+    "names",
+    "order",
+    "outages",
+    "retries",
+    "runs",
+    "shelf",
+    "store",
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{each}" for each in _SUITES))
 
 from anyjob.testing.conformance.crashes import CrashesConformance  # noqa: E402  # rewritten, so that failures explain
 from anyjob.testing.conformance.delay import DelayConformance  # noqa: E402
 from anyjob.testing.conformance.harness import BackendHarness, WorkerHandle, World  # noqa: E402
 from anyjob.testing.conformance.in_process import InProcessHarness  # noqa: E402
+from anyjob.testing.conformance.moving import MovingConformance  # noqa: E402
 from anyjob.testing.conformance.names import NamesConformance  # noqa: E402
 from anyjob.testing.conformance.order import OrderConformance  # noqa: E402
 from anyjob.testing.conformance.outages import OutagesConformance  # noqa: E402
@@ -46,5 +60,6 @@ class BackendConformance(
     CrashesConformance,
     OutagesConformance,
     ShelfConformance,
+    MovingConformance,
 ):
     """Everything that a backend must do. Subclass it and say by `make_harness` what it is to be run on."""

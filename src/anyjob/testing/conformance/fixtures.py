@@ -12,14 +12,19 @@ from typing import Any, Final, TypeVar, cast
 
 import pytest
 
+from anyjob.backend import JobBackend
 from anyjob.capabilities import Capabilities, Quality
+from anyjob.clock import SystemClock
 from anyjob.envelope import JobPriority
 from anyjob.errors import UnsupportedCapabilityError
+from anyjob.memory import InMemoryJobStore
+from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
 from anyjob.store import JobState
+from anyjob.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.conformance.harness import BackendHarness, World
 from anyjob.testing.probes.journal import Journal
 
-__all__ = ["KitFixtures", "needs", "promised", "slow"]
+__all__ = ["KitFixtures", "move", "needs", "promised", "slow"]
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -88,6 +93,11 @@ def _refuses_taking(world: World) -> None:
     _is_refused(world, lambda: world.manager.shelf().cancel(job_id), left=["x"])
 
 
+def _refuses_moving(world: World) -> None:
+    memory = StoreBackend(InMemoryJobStore(), memory_capabilities(30.0))
+    _is_refused(world, lambda: move(("world", world.manager.backend()), ("memory", memory)))
+
+
 def _refuses_parked_retry(world: World) -> None:
     _is_refused(world, lambda: world.manager.shelf().retry("x"))
 
@@ -111,11 +121,17 @@ _FEATURES: Final[Mapping[str, tuple[Callable[[Capabilities], bool], Callable[[Wo
     "unique ids": (lambda can: can.unique_ids, _accepts_the_same_id_again),
     "listing": (lambda can: can.listing >= _WAITS, _refuses_looking),
     "removal": (lambda can: can.removal >= _WAITS, _refuses_taking),
+    "moving": (lambda can: can.moving >= _WAITS, _refuses_moving),
     "parked jobs": (
         lambda can: JobState.ABANDONED in can.listing and JobState.ABANDONED in can.removal,
         _refuses_parked_retry,
     ),
 }
+
+
+def move(source: tuple[str, JobBackend], destination: tuple[str, JobBackend], **options: Any) -> MigrationReport:
+    """Move what waits from one backend to another."""
+    return JobMigration(source, destination, MigrationOptions(**options), clock=SystemClock()).move()
 
 
 def needs(*features: str) -> Callable[[Test], Test]:

@@ -1,0 +1,402 @@
+"""Moves jobs from one backend to another: take, send, acknowledge, in that order, so that a crash loses nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Final
+
+from msgspec import Struct, field
+
+from anyjob.backend import JobBackend
+from anyjob.clock import Clock
+from anyjob.envelope import JOB_ID, JobEnvelope, JobIds
+from anyjob.errors import AnyjobError, DuplicateJobIdError, EnqueueError, InvalidOptionError, UnsupportedCapabilityError
+from anyjob.shelf import JobShelf, TakenJob
+from anyjob.store import JobFilter, JobState, StoredJob
+
+__all__ = ["JobMigration", "MigrationError", "MigrationOptions", "MigrationReport", "MovedGroup"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MigrationOptions:
+    """What to move, and how. Raises `InvalidOptionError`."""
+
+    states: frozenset[JobState] = frozenset({JobState.WAITING, JobState.SCHEDULED})
+    """Of WAITING, SCHEDULED and ABANDONED. What runs is never touched."""
+    queues: frozenset[str] | None = None
+    name: str | None = None
+    """A pattern of job names, as `mail.*`."""
+    batch: int = 200
+    """How many jobs are on the way at a time: as many are in doubt if the mover is killed."""
+    rate: float | None = None
+    """At most so many jobs a second."""
+    verify: bool = False
+    """Read each batch back from the destination before the source lets go of it; refused where nobody can look."""
+    resume: str | None = None
+    """The run to go on with."""
+
+    def __post_init__(self) -> None:
+        if not self.states or JobState.RUNNING in self.states:
+            raise InvalidOptionError("states: some of waiting, scheduled and abandoned; what runs is not moved.")
+        if not 1 <= self.batch <= _LARGEST_BATCH:
+            raise InvalidOptionError(f"batch: {self.batch!r}: from 1 to {_LARGEST_BATCH}.")
+        if self.rate is not None and not self.rate > 0:
+            raise InvalidOptionError(f"rate: {self.rate!r}: jobs a second, more than 0.")
+        if self.resume is not None and not JOB_ID.fullmatch(self.resume):
+            raise InvalidOptionError(f"resume: {self.resume!r} is no run's name; who was interrupted told it.")
+
+
+class MovedGroup(Struct, frozen=True):
+    """The jobs of one queue, state and name, as they were at the source."""
+
+    queue: str
+    state: JobState
+    job: str
+    moved: int
+    left: int
+    why: Sequence[str] = ()
+    """Why some are left."""
+
+
+class MigrationReport(Struct, frozen=True, kw_only=True):
+    """How far a migration has come."""
+
+    run: str
+    """What `resume` takes."""
+    source: str
+    destination: str
+    dry_run: bool = False
+    passes: int = 0
+    read: int = 0
+    """How many different jobs it came past."""
+    moved: int = 0
+    """Taken on by the destination, and off the source; of a dry run: what would be."""
+    left: int = 0
+    """Left where they were; `groups` say why."""
+    foreign: int = 0
+    """No jobs of ours, or of a newer version: left untouched."""
+    verified: int = 0
+    """Of the moved: read back from the destination and found equal."""
+    in_doubt: Sequence[str] = ()
+    """Jobs that may be at the destination twice: a mover was killed, or a server away, when they were on the way."""
+    groups: Sequence[MovedGroup] = ()
+    remaining: Mapping[JobState, int] = field(default_factory=dict)
+    """What the source still counts, whether or not it was chosen."""
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether `read` = `moved` + `left` + `foreign`; what is missing went back to the source while under way."""
+        return self.read == self.moved + self.left + self.foreign
+
+
+class MigrationError(AnyjobError):
+    """A migration was interrupted, and nothing is lost; `report` says how far it came, and its `run` how to go on."""
+
+    def __init__(self, message: str, report: MigrationReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class JobMigration:
+    """One run that moves jobs from `source` to `destination`, each given with its alias. For one thread, and once.
+
+    Workers may go on on both sides: a job is either run by one or moved. It keeps every field, its due time included,
+    and its place among those of its queue and level. Begun anew, a migration moves what is left; after a crash,
+    `resume` tells the destination which jobs it may have got already.
+
+    `refuse` raises `AnyjobError` for a job that the destination must not get, beyond what its capabilities say.
+
+    Raises `UnsupportedCapabilityError` if the source can't give away jobs of these states.
+    """
+
+    def __init__(
+        self,
+        source: tuple[str, JobBackend],
+        destination: tuple[str, JobBackend],
+        options: MigrationOptions,
+        *,
+        clock: Clock,
+        refuse: Callable[[JobEnvelope], None] = lambda _: None,
+        progress: Callable[[MigrationReport], None] = lambda _: None,
+    ) -> None:
+        self._from, self._source = source
+        self._to, self._destination = destination
+        if self._source is self._destination:
+            raise InvalidOptionError(f"{self._from!r} and {self._to!r} are one backend: there is nothing to move.")
+        self._source.capabilities.refuse_moving(options.states, self._from)
+        self._shelf = _shelf_of(self._from, self._source)
+        self._parked = _shelf_of(self._to, self._destination) if JobState.ABANDONED in options.states else None
+        if options.verify:
+            self._destination.capabilities.refuse_listing(_TO_RUN)
+        self._options = options
+        self._clock = clock
+        self._refuse = refuse
+        self._progress = progress
+        self._tally = _Tally(self._reason_to_leave)
+        self._chosen = JobFilter(
+            states=options.states, queues=options.queues, name=options.name, where=self._tally.may_move
+        )
+        # What is held goes back by itself after five minutes: no batch may take longer.
+        self._batch = min(options.batch, max(1, int(60 * options.rate))) if options.rate else options.batch
+        self._next_at = clock.now()
+        self._verified = 0
+        self._in_doubt: dict[str, None] = {}
+        self.run = options.resume or JobIds().new(clock.now())
+        """What a `resume` needs to know."""
+
+    def preview(self) -> MigrationReport:
+        """Look, and move nothing.
+
+        A source that shows its waiting jobs to nobody is looked into by taking them and giving them back: to a worker
+        each then counts as delivered before.
+        """
+        self._tally.begin_pass()
+        with ExitStack() as stack:
+            looked = _pages(self._shelf, self._chosen) if self._can_look() else None
+            for job in looked or (each.job for each in stack.enter_context(self._drain())):
+                self._tally.move(job)
+        return self._report(dry_run=True, remaining=self._shelf.count())
+
+    def move(self) -> MigrationReport:
+        """Move all that is chosen, until a pass over the source finds nothing more to move.
+
+        Raises `MigrationError` when a side is away, or a job reads otherwise at the destination.
+        """
+        try:
+            for _ in range(_MOST_PASSES):
+                self._shelf.recover()
+                if self._pass() == 0 and self._is_empty():
+                    break
+            if not self._tally.under_way:  # else it is at the destination, and may come again from the source
+                self._destination.forget_moved(self.run)
+            return self._report(remaining=self._shelf.count())
+        except EnqueueError as error:
+            if not self._destination.capabilities.moves_once:
+                self._doubt(error.in_doubt)
+            raise MigrationError(f"Interrupted, nothing is lost: {error}", self._report()) from error
+
+    def _pass(self) -> int:
+        """Come past the whole source once; return how many jobs were moved."""
+        self._tally.begin_pass()
+        before = self._tally.moved
+        with self._drain() as taken:
+            while batch := list(islice(taken, self._batch)):
+                self._move(batch)
+                self._progress(self._report())
+                self._keep_the_rate(len(batch))
+        return self._tally.moved - before
+
+    def _move(self, batch: Sequence[TakenJob]) -> None:
+        self._tally.take(each.job for each in batch)
+        if self._options.resume is not None and not self._destination.capabilities.moves_once:
+            self._doubt(each.job.id for each in batch if each.again)
+        jobs: list[tuple[TakenJob, JobEnvelope]] = []
+        for each in batch:
+            job, envelope = each.job, each.job.envelope
+            if self._parked is not None and job.failure is not None:
+                self._parked.park(job.raw, job.failure)
+                self._let_go([each])
+            elif envelope is not None:
+                jobs.append((each, envelope))
+        if jobs:
+            self._send(jobs)
+
+    def _send(self, jobs: Sequence[tuple[TakenJob, JobEnvelope]]) -> None:
+        try:
+            self._destination.send_moved([envelope for _, envelope in jobs], self.run)
+        except DuplicateJobIdError:
+            if len(jobs) > 1:  # one by one, to tell them apart
+                for job in jobs:
+                    self._send([job])
+            else:
+                self._tally.leave(jobs[0][0].job, f"Backend {self._to!r} has a job of that id already.")
+            return
+        except EnqueueError as error:
+            self._let_go([each for each, _ in jobs if each.job.id in error.accepted])
+            raise
+        sent = [each for each, _ in jobs]
+        if self._options.verify:
+            self._verify(sent)
+        self._let_go(sent)
+
+    def _let_go(self, sent: Sequence[TakenJob]) -> None:
+        """Take off the source what the destination has."""
+        held = self._shelf.acknowledge(sent)
+        gone = [each.job for each, was_held in zip(sent, held, strict=True) if was_held]
+        for job in gone:
+            self._tally.move(job)
+        # What was no longer held is back at the source, and may come again: the destination is to know it then.
+        self._destination.forget_moved(self.run, [job.id for job in gone])
+
+    def _verify(self, sent: Sequence[TakenJob]) -> None:
+        """Compare with what the destination shows. What it doesn't show any more, a worker has taken meanwhile."""
+        wanted = {each.job.id: each.job.envelope for each in sent}
+        found = (
+            _shelf_of(self._to, self._destination)
+            .scan(JobFilter(ids=frozenset(wanted), states=_TO_RUN), limit=2 * len(wanted))
+            .jobs
+        )
+        for job in found:
+            if job.envelope != wanted[job.id]:
+                raise MigrationError(
+                    f"Job {job.id} reads otherwise in {self._to!r} than in {self._from!r}; it is in both now.",
+                    self._report(),
+                )
+        self._verified += len({job.id for job in found})
+
+    def _drain(self) -> AbstractContextManager[Iterator[TakenJob]]:
+        return self._shelf.drain(self._chosen, holder=f"move-{self.run}", ahead=self._batch)
+
+    def _can_look(self) -> bool:
+        return self._options.states <= self._source.capabilities.listing
+
+    def _is_empty(self) -> bool:
+        """Whether the source counts no more than what is left there: jobs on their way from one of a broker's queues to
+        the next are in no queue.
+        """
+        if self._options.queues is not None or self._options.name is not None:
+            return True
+        counts = self._shelf.count()
+        if not counts.keys() >= self._options.states:
+            return True  # nobody can tell: a pass found nothing
+        return sum(counts[state] for state in self._options.states) <= self._tally.left + self._tally.foreign
+
+    def _reason_to_leave(self, envelope: JobEnvelope) -> str | None:
+        delay = timedelta() if envelope.due_at is None else envelope.due_at - self._clock.now()
+        try:
+            self._destination.capabilities.refuse_unsupported(envelope, delay=delay, backend=self._to)
+            self._refuse(envelope)
+        except AnyjobError as error:
+            return str(error)
+        return None
+
+    def _doubt(self, ids: Iterable[str]) -> None:
+        self._in_doubt.update(dict.fromkeys(ids))
+
+    def _keep_the_rate(self, count: int) -> None:
+        if self._options.rate is None:
+            return
+        self._next_at = max(self._next_at, self._clock.now()) + timedelta(seconds=count / self._options.rate)
+        condition = threading.Condition()
+        with condition:
+            while self._clock.now() < self._next_at:
+                self._clock.wait(condition, self._next_at)
+
+    def _report(self, *, dry_run: bool = False, remaining: Mapping[JobState, int] | None = None) -> MigrationReport:
+        tally = self._tally
+        return MigrationReport(
+            run=self.run,
+            source=self._from,
+            destination=self._to,
+            dry_run=dry_run,
+            passes=tally.passes,
+            read=tally.moved + tally.left + tally.foreign + tally.under_way,
+            moved=tally.moved,
+            left=tally.left,
+            foreign=tally.foreign,
+            verified=self._verified,
+            in_doubt=list(self._in_doubt),
+            groups=tally.groups(),
+            remaining=remaining or {},
+        )
+
+
+class _Group(Struct, frozen=True, order=True):
+    queue: str
+    state: JobState
+    job: str
+
+    @classmethod
+    def of(cls, job: StoredJob) -> _Group:
+        envelope = job.envelope
+        return cls("", job.state, "") if envelope is None else cls(envelope.queue, job.state, envelope.name)
+
+
+class _Tally:
+    """Decides what is left where it is, and counts. What is left is counted by the last pass, by its id."""
+
+    def __init__(self, reason: Callable[[JobEnvelope], str | None]) -> None:
+        self.passes = 0
+        self._reason = reason
+        self._moved: Counter[_Group] = Counter()
+        self._left: dict[str, tuple[_Group, str]] = {}
+        self._foreign: set[str] = set()
+        self._under_way: set[str] = set()
+
+    def begin_pass(self) -> None:
+        self.passes += 1
+        self._left.clear()
+        self._foreign.clear()
+
+    def may_move(self, job: StoredJob) -> bool:
+        envelope = job.envelope
+        if job.state is JobState.ABANDONED and job.failure is not None:
+            return True  # as it is, whether or not it can be read
+        if job.state is JobState.ABANDONED or envelope is None:
+            self._foreign.add(job.id)
+            return False
+        reason = self._reason(envelope)
+        if reason is not None:
+            self._left[job.id] = _Group.of(job), reason
+        return reason is None
+
+    def take(self, jobs: Iterable[StoredJob]) -> None:
+        self._under_way.update(job.id for job in jobs)
+
+    def move(self, job: StoredJob) -> None:
+        self._under_way.discard(job.id)
+        self._moved[_Group.of(job)] += 1
+
+    def leave(self, job: StoredJob, reason: str) -> None:
+        self._under_way.discard(job.id)
+        self._left[job.id] = _Group.of(job), reason
+
+    @property
+    def moved(self) -> int:
+        return self._moved.total()
+
+    @property
+    def left(self) -> int:
+        return len(self._left)
+
+    @property
+    def foreign(self) -> int:
+        return len(self._foreign)
+
+    @property
+    def under_way(self) -> int:
+        return len(self._under_way)
+
+    def groups(self) -> Sequence[MovedGroup]:
+        left = Counter(group for group, _ in self._left.values())
+        why = {group: sorted({reason for each, reason in self._left.values() if each == group}) for group in left}
+        return [
+            MovedGroup(each.queue, each.state, each.job, self._moved[each], left[each], why.get(each, ()))
+            for each in sorted({*self._moved, *left})
+        ]
+
+
+def _pages(shelf: JobShelf, chosen: JobFilter) -> Iterator[StoredJob]:
+    page = shelf.scan(chosen, limit=_PAGE)
+    yield from page.jobs
+    while page.cursor is not None:
+        page = shelf.scan(chosen, cursor=page.cursor, limit=_PAGE)
+        yield from page.jobs
+
+
+def _shelf_of(alias: str, backend: JobBackend) -> JobShelf:
+    if backend.shelf is None:
+        raise UnsupportedCapabilityError(f"Backend {alias!r} keeps no parked jobs, and can't be looked into.")
+    return backend.shelf
+
+
+_LARGEST_BATCH: Final = 1_000
+_MOST_PASSES: Final = 10
+_PAGE: Final = 500
+_TO_RUN: Final = frozenset({JobState.WAITING, JobState.SCHEDULED})
