@@ -2,6 +2,7 @@
 
 from anyjob_amqp.capabilities import KnownQueues, capabilities_of
 from anyjob_amqp.links import Link, Links
+from anyjob_amqp.moves import MoveJournal
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.shelf import AmqpShelf
 from anyjob_amqp.topology import LEVELS, MAX_DELAY, AmqpNames, Route
@@ -16,6 +17,7 @@ __all__ = [
     "KnownQueues",
     "Link",
     "Links",
+    "MoveJournal",
     "Parcel",
     "Publisher",
     "Route",

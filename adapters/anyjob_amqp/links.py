@@ -9,15 +9,27 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import amqp
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, NotFound
 
+from anyjob.errors import EnqueueError
 from anyjob_amqp.topology import BindingDeclaration, ExchangeDeclaration, Place, QueueDeclaration, Route
 from anyjob_amqp.urls import AmqpAddress
 
-__all__ = ["AMQP_ERRORS", "Link", "Links"]
+__all__ = ["AMQP_ERRORS", "Link", "Links", "translated"]
 
 AMQP_ERRORS: Final = (AMQPError, OSError)
 """Whatever py-amqp raises; a timeout is an OSError."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise what py-amqp raises as `EnqueueError`, but for a queue that is not there."""
+    try:
+        yield
+    except NotFound:
+        raise
+    except AMQP_ERRORS as error:
+        raise EnqueueError(f"RabbitMQ can't be reached, or refused: {error}") from error
 
 
 class _Connection(amqp.Connection):  # type: ignore[misc]  # py-amqp is untyped

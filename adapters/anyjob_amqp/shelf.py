@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -20,11 +21,11 @@ from msgspec import Struct
 from anyjob.capabilities import ALL_STATES, Capabilities
 from anyjob.clock import Clock
 from anyjob.envelope import UNREADABLE, JobEnvelope, JobIds, read_envelope
-from anyjob.errors import EnqueueError, EnvelopeError
+from anyjob.errors import EnvelopeError
 from anyjob.outcome import JobFailure
 from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
-from anyjob_amqp.links import AMQP_ERRORS, Links
+from anyjob_amqp.links import AMQP_ERRORS, Links, translated
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.topology import AmqpNames
 
@@ -71,7 +72,7 @@ class AmqpShelf(JobShelf):
         self._ids = JobIds()
 
     def count(self) -> Mapping[JobState, int]:
-        with _translated(), self._links.link() as link:
+        with translated(), self._links.link() as link:
             return {
                 state: sum(_ready(link.connection, queue) for queue in queues)
                 for state, queues in self._counted.items()
@@ -118,11 +119,15 @@ class AmqpShelf(JobShelf):
     def _come_past(self, channel: Any, chosen: JobFilter) -> Iterator[TakenJob]:
         """Take, one after the other, everything that nobody else holds, and hand out what is chosen.
 
-        A delay's queues come first, the longest delay before the shorter, for that is the way of a message.
+        A delay's queues come first, the longest delay before the shorter, for that is the way of a message. It ends
+        before the broker minds (`consumer_timeout`) that what is not chosen is held for so long.
         """
+        until = monotonic() + _LONGEST_PASS
         for state, queues, read in self._sources(chosen):
             for queue in queues:
                 for message in self._messages(channel, queue):
+                    if monotonic() > until:
+                        return
                     job = read(message, state)
                     if chosen.matches(job):
                         yield _TakenMessage(channel, queue, job, message, self._send_again)
@@ -141,11 +146,11 @@ class AmqpShelf(JobShelf):
 
     def _messages(self, channel: Any, queue: str) -> Iterator[Message]:
         """Yield each message that nobody else holds; it is held until the channel closes."""
-        with _translated():
+        with translated():
             if _ready(channel.connection, queue) == 0:
                 return  # or there is no such queue, and to ask this channel for it would close it
         while True:
-            with _translated():
+            with translated():
                 message = channel.basic_get(queue)
             if message is None:
                 return
@@ -155,7 +160,7 @@ class AmqpShelf(JobShelf):
     def _channel(self) -> Iterator[Any]:
         """Lend a channel of its own; what was read over it and not acknowledged goes back, in its order."""
         with ExitStack() as stack:
-            with _translated():
+            with translated():
                 link = stack.enter_context(self._links.link())
                 channel = link.connection.channel()
             stack.callback(_close, channel)
@@ -174,7 +179,6 @@ class _TakenMessage(TakenJob):
         resend: Callable[[JobEnvelope], None],
     ) -> None:
         self.job = job
-        self.again = bool(message.delivery_info["redelivered"])
         self.channel = channel
         self.queue = queue
         self.tag = message.delivery_tag
@@ -241,17 +245,8 @@ def _close(channel: Any) -> None:
         channel.close()
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except NotFound:
-        raise
-    except AMQP_ERRORS as error:
-        raise EnqueueError(f"RabbitMQ can't be reached, or refused: {error}") from error
-
-
 _Read = Callable[[Message, JobState], StoredJob]
 
 _decoder: Final = msgspec.json.Decoder(_Parked)
 _LONGEST_ERROR: Final = 500
+_LONGEST_PASS: Final = 20 * 60.0

@@ -36,6 +36,7 @@ LEVELS: Final[Mapping[JobPriority, int]] = {level: number for number, level in e
 
 _BITS: Final = 28
 _MANY: Final = 1_000
+_A_MONTH: Final = 30 * 24 * 3600 * 1000
 MAX_DELAY: Final = timedelta(seconds=2**_BITS - 1)
 """Eight years and a half. One second more would silently be a key of 29 bits, and a wrong delay."""
 
@@ -115,6 +116,10 @@ class AmqpNames:
         """The queue of the jobs that were given up."""
         return f"{self.namespace}:parked"
 
+    def moving(self, move: str) -> str:
+        """Return the queue of what is noted of a move into this namespace."""
+        return f"{self.namespace}:moving.{move}"
+
     def route(self, logical: str, seconds: int = 0) -> Route:
         """Return the way into a queue, at once or in so many whole seconds."""
         if seconds < 1:
@@ -126,6 +131,11 @@ class AmqpNames:
     def route_to_parked(self) -> Route:
         """Return the way into the parked jobs."""
         return Route("", self.parked, Place(self.parked, (QueueDeclaration(self.parked),)))
+
+    def route_to_moving(self, move: str) -> Route:
+        """Return the way into a move's notes, which expire if nobody goes on with it."""
+        queue = QueueDeclaration(self.moving(move), {"x-expires": _A_MONTH})
+        return Route("", queue.name, Place(queue.name, (queue,)))
 
 
 @lru_cache(_MANY)

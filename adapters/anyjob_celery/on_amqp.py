@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,7 @@ from anyjob_amqp import (
     AmqpShelf,
     KnownQueues,
     Links,
+    MoveJournal,
     Parcel,
     Publisher,
     capabilities_of,
@@ -44,6 +45,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             options = {**options, "ssl": self.options["broker_use_ssl"]}
         self._links = Links(read_url(self.url, config.alias), config.enqueue_timeout, options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
+        self._moves = MoveJournal(self._links, self._publisher, self._names)
         self._queues = KnownQueues(self._names, config)
         # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
         self.capabilities = replace(capabilities_of(config), redelivery_bound=timedelta(seconds=6))
@@ -65,6 +67,14 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         self._publisher.publish(list(map(self._parcel, envelopes, headers)))
         for envelope, told in zip(envelopes, headers, strict=True):
             tell_published(envelope, told)
+
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
+        in_doubt = self._moves.note(move, [envelope.id for envelope in envelopes])
+        self.send(envelopes)
+        return in_doubt
+
+    def forget_moved(self, move: str | None = None) -> None:
+        self._moves.forget(move)
 
     def close(self) -> None:
         self._links.close()

@@ -16,7 +16,7 @@ from anyjob_celery.publishing import announced_headers, tell_published
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
 from anyjob_celery.redis_places import CeleryPlaces
 from anyjob_celery.redis_wire import LEVELS
-from anyjob_redis import ON_REDIS, ParkedJobs, RedisShelf, connect, forget_moved, moved_key
+from anyjob_redis import ON_REDIS, Moves, ParkedJobs, RedisShelf, connect
 
 __all__ = ["RedisCeleryBackend"]
 
@@ -30,6 +30,7 @@ class RedisCeleryBackend(OwnCeleryBackend):
         client = self.client = connect(replace(config, options=options), self.url)
         self.messages = RedisMessages(client, config.namespace, config.clock)
         self.held = HeldMessages(self.messages, config.lease)
+        self._moves = Moves(client, config.namespace)
         self.capabilities = replace(
             ON_REDIS,
             delay=Quality.APPROXIMATE if self.native_delay else Quality.EXACT,
@@ -49,11 +50,12 @@ class RedisCeleryBackend(OwnCeleryBackend):
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self._send(envelopes)
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> None:
-        self._send(envelopes, moved=moved_key(self.config.namespace, move))
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
+        self._send(envelopes, moved=self._moves.key(move))
+        return ()
 
-    def forget_moved(self, move: str, ids: Collection[str] | None = None) -> None:
-        forget_moved(self.client, moved_key(self.config.namespace, move), ids)
+    def forget_moved(self, move: str | None = None) -> None:
+        self._moves.forget(move)
 
     def _send(self, envelopes: Sequence[JobEnvelope], *, moved: str = "") -> None:
         headers = [announced_headers(envelope, self.native_eta(envelope)) for envelope in envelopes]

@@ -17,7 +17,7 @@ from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, JobIds
 from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, PUSH, SEND, SWEEP, TAKE
 from anyjob_celery.redis_wire import LEVELS, item_of
-from anyjob_redis import ScheduledMessages, send_in_batches
+from anyjob_redis import Moves, ScheduledMessages, send_in_batches
 from anyjob_redis.scheduled import score_of
 
 __all__ = ["HeldMessages", "RedisMessages"]
@@ -45,7 +45,7 @@ class RedisMessages:
         moved: str = "",
     ) -> None:
         """Send jobs, each batch of them all or none; `at_once` leaves delays to whoever takes them; `moved` is the key
-        of what a move brought already.
+        of the move that brings them.
         """
         told = zip(envelopes, headers, strict=True)
         jobs = [(envelope.id, self._sent(envelope, each, at_once=at_once)) for envelope, each in told]
@@ -134,7 +134,8 @@ class RedisMessages:
     def _sent(self, envelope: JobEnvelope, headers: Mapping[str, Any], *, at_once: bool) -> Sequence[Any]:
         tag = self._ids.new(self.clock.now())
         due = "" if at_once or envelope.due_at is None else envelope.due_at.timestamp()
-        return envelope.id, envelope.queue, LEVELS[envelope.priority], due, tag, item_of(envelope, headers, tag)
+        mark, level = Moves.mark(envelope), LEVELS[envelope.priority]
+        return mark, envelope.queue, level, due, tag, item_of(envelope, headers, tag)
 
 
 class HeldMessages:

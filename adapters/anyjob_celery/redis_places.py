@@ -53,10 +53,8 @@ class CeleryPlaces(Places):
     def acknowledge(self, holder: str, entry: str) -> bool:  # noqa: ARG002
         return self._messages.acknowledge([entry]) == 1
 
-    def give_back(self, holder: str) -> Sequence[str]:
-        held = self._messages.held_by(holder)
-        self._messages.give_back(list(held), lost=False)
-        return [_job(item, JobState.WAITING).id for item in held.values()]
+    def give_back(self, holder: str) -> None:
+        self._messages.give_back(self._messages.held_by(holder), lost=False)
 
     def recover(self) -> None:
         if is_steady(self._messages.client, self._lease):

@@ -97,7 +97,7 @@ end
 """
 )
 
-# what a move brought or '', then of each job: id, queue, level, due ('' is now), member, message
+# a move or '', then of each job: mark, queue, level, due ('' is now), member, message
 SEND: Final = (
     _PRELUDE
     + MOVED
@@ -108,6 +108,7 @@ local function send(queue, level, due, member, item)
     else schedule(namespace, member, due, queue .. ' ' .. level .. '\\n' .. item) end
 end
 local moved = ARGV[2]
+note_move(moved)
 for i = 3, #ARGV, 6 do
     if not has_come(moved, ARGV[i]) then
         note_come(moved, ARGV[i])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,7 @@ from anyjob_amqp import (
     AmqpShelf,
     KnownQueues,
     Links,
+    MoveJournal,
     Parcel,
     Publisher,
     capabilities_of,
@@ -50,6 +51,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         self._names = names_of(config.namespace)
         self._links = Links(self._address, config.enqueue_timeout, self.native_config.options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
+        self._moves = MoveJournal(self._links, self._publisher, self._names)
         self._queues = KnownQueues(self._names, config)
         self.capabilities = replace(capabilities_of(config), priority_lag=1)
         self.shelf = AmqpShelf(
@@ -79,6 +81,14 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
             publish_again=self._publish_again,
             forbidden=lambda: self.broker.forbidden,
         )
+
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
+        in_doubt = self._moves.note(move, [envelope.id for envelope in envelopes])
+        self.send(envelopes)
+        return in_doubt
+
+    def forget_moved(self, move: str | None = None) -> None:
+        self._moves.forget(move)
 
     def close(self) -> None:
         self._links.close()

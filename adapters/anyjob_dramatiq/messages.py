@@ -24,6 +24,7 @@ class NativeMessage(Struct, frozen=True):
     """A message to be sent."""
 
     id: str
+    mark: str
     queue: str
     level: str
     due: datetime | None
@@ -58,10 +59,10 @@ class Messages:
 
     def send(self, messages: Sequence[NativeMessage], *, again: bool = False, moved: str = "") -> None:
         """Put messages where they wait, in batches that are atomic; `again`: in place of what is there by their ids;
-        `moved`: the key of what a move brought already.
+        `moved`: the key of the move that brings them.
         """
         jobs = [
-            (each.id, (each.id, each.queue, each.level, "" if each.due is None else score_of(each.due), each.data))
+            (each.id, (each.id, each.mark, each.queue, each.level, score_of(each.due) if each.due else "", each.data))
             for each in messages
         ]
         send_in_batches(self.client, self._script(scripts.SEND), ["again" if again else "new", moved], jobs)

@@ -51,8 +51,8 @@ class DramatiqPlaces(Places):
     def acknowledge(self, holder: str, entry: str) -> bool:
         return self._messages.acknowledge(holder, entry)
 
-    def give_back(self, holder: str) -> Sequence[str]:
-        return self._messages.give_back(holder)
+    def give_back(self, holder: str) -> None:
+        self._messages.give_back(holder)
 
     def recover(self) -> None:
         if is_steady(self._client, self._lease):

@@ -20,7 +20,7 @@ from anyjob_dramatiq.names import Names, root_of
 from anyjob_dramatiq.places import DramatiqPlaces
 from anyjob_dramatiq.redis_source import RedisSource
 from anyjob_redis.connection import connect
-from anyjob_redis.moved import forget_moved, moved_key
+from anyjob_redis.moved import Moves
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
 
@@ -38,7 +38,7 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         self.client = connect(self.native_config, config.url.partition("+")[2])
         self.messages = Messages(self.client, Names(root), config.clock)
         self.capabilities = _capabilities(config.lease)
-        parked = ParkedJobs(self.client, root, config.clock)
+        parked, self._moves = ParkedJobs(self.client, root, config.clock), Moves(self.client, root)
         self.shelf = RedisShelf(
             parked,
             DramatiqPlaces(self.messages, config.lease),
@@ -52,11 +52,12 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         messages = [self._native(envelope, message, now) for envelope, message in jobs]
         self.messages.send(messages, again=again, moved=moved)
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> None:
-        self.send_by(partial(self.publish, again=False, moved=self._moved(move)), envelopes)
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
+        self.send_by(partial(self.publish, again=False, moved=self._moves.key(move)), envelopes)
+        return ()
 
-    def forget_moved(self, move: str, ids: Collection[str] | None = None) -> None:
-        forget_moved(self.client, self._moved(move), ids)
+    def forget_moved(self, move: str | None = None) -> None:
+        self._moves.forget(move)
 
     def source(self) -> RedisSource:
         return RedisSource(self.messages, self.config.lease, lambda: self.broker.forbidden)
@@ -64,12 +65,10 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
     def close(self) -> None:
         self.client.close()
 
-    def _moved(self, move: str) -> str:
-        return moved_key(self.messages.names.root, move)
-
     def _native(self, envelope: JobEnvelope, message: Message[Any], now: Any) -> NativeMessage:
         due = envelope.due_at if envelope.due_at is not None and envelope.due_at > now else None
-        return NativeMessage(envelope.id, envelope.queue, self.messages.names.level(envelope), due, encode(message))
+        level, mark = self.messages.names.level(envelope), Moves.mark(envelope)
+        return NativeMessage(envelope.id, mark, envelope.queue, level, due, encode(message))
 
 
 def _capabilities(lease: float) -> Capabilities:

@@ -90,17 +90,17 @@ local function push_due(_, payload)
 end
 """
 
-# mode ('new': refuse ids that are there | 'again'), what a move brought or '', then of each job: id, queue, level, due
-# ('' is now), message. Returns the ids that are taken.
+# mode ('new': refuse ids that are there | 'again'), a move or '', then of each job: id, mark, queue, level, due ('' is
+# now), message. Returns the ids that are taken.
 SEND: Final = (
     MOVED
     + """
 local again, moved = ARGV[1] == 'again', ARGV[2]
 local taken, seen = {}, {}
 if not again then
-    for i = 3, #ARGV, 5 do
+    for i = 3, #ARGV, 6 do
         local id = ARGV[i]
-        if has_come(moved, id) then -- no second one
+        if has_come(moved, ARGV[i + 1]) then -- no second one
         elseif seen[id] or place_of(id) or is_scheduled(id) or redis.call('HEXISTS', parked_key, id) == 1 then
             taken[#taken + 1] = id
         end
@@ -125,10 +125,11 @@ local function send(id, queue, level, due, message)
     redis.call('SADD', ns .. ':queues', queue)
     if due ~= '' then schedule_message(id, due, level, message) else put(push, id, level, message) end
 end
-for i = 3, #ARGV, 5 do
-    if not has_come(moved, ARGV[i]) then
-        note_come(moved, ARGV[i])
-        send(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+note_move(moved)
+for i = 3, #ARGV, 6 do
+    if not has_come(moved, ARGV[i + 1]) then
+        note_come(moved, ARGV[i + 1])
+        send(ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
     end
 end
 return taken

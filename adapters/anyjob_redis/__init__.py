@@ -1,7 +1,7 @@
 """What the adapters share that keep their jobs in Redis. Knows no job library."""
 
 from anyjob_redis.connection import connect, send_in_batches, translated
-from anyjob_redis.moved import MOVED, forget_moved, moved_key
+from anyjob_redis.moved import MOVED, Moves
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
 from anyjob_redis.presence import Presence
@@ -14,6 +14,7 @@ __all__ = [
     "LONGEST_HOLD",
     "MOVED",
     "ON_REDIS",
+    "Moves",
     "ParkedJobs",
     "Places",
     "Presence",
@@ -23,8 +24,6 @@ __all__ = [
     "Section",
     "Seen",
     "connect",
-    "forget_moved",
-    "moved_key",
     "section_by_id",
     "section_of_held",
     "send_in_batches",

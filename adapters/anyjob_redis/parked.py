@@ -92,12 +92,11 @@ class ParkedJobs(Places):
     def acknowledge(self, holder: str, entry: str) -> bool:
         return bool(self._end(self._keys, [holder, 1, entry]))
 
-    def give_back(self, holder: str) -> Sequence[str]:
+    def give_back(self, holder: str) -> None:
         held: Mapping[bytes, bytes] = self._client.hgetall(self._holds)
         ids = [job_id.decode() for job_id, by in held.items() if by.decode().partition(" ")[0] == holder]
         if ids:
             self._end(self._keys, [holder, 0, *ids])
-        return ids
 
     def _walk(self, after: str) -> Iterator[Seen]:
         while page := self.page(after, CHUNK):

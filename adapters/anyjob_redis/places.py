@@ -99,8 +99,8 @@ class Places(ABC):
         """Remove a job for good, unless it was sent again; return whether it was still held."""
 
     @abstractmethod
-    def give_back(self, holder: str) -> Collection[str]:
-        """Put all that the holder still holds back to its very place; return the ids."""
+    def give_back(self, holder: str) -> object:
+        """Put all that the holder still holds back to its very place."""
 
     def recover(self) -> None:
         """Give back what workers died with, as a worker would."""

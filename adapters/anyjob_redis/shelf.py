@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
@@ -70,9 +70,9 @@ class RedisShelf(JobShelf):
 
     @contextmanager
     def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:
-        again = self._give_back(holder)
+        self._give_back(holder)
         try:
-            yield self._come_past(chosen, holder, ahead, again)
+            yield self._come_past(chosen, holder, ahead)
         finally:
             self._give_back(holder)
 
@@ -84,7 +84,7 @@ class RedisShelf(JobShelf):
             for places in self._all:
                 places.recover()
 
-    def _come_past(self, chosen: JobFilter, holder: str, ahead: int, again: Collection[str]) -> Iterator[TakenJob]:
+    def _come_past(self, chosen: JobFilter, holder: str, ahead: int) -> Iterator[TakenJob]:
         for places in self._all:
             free = (seen for _, seen in _matching([places], chosen, _Cursor()) if seen.place is not None)
             while True:
@@ -94,11 +94,12 @@ class RedisShelf(JobShelf):
                 if not found:
                     break
                 for entry, job in held:
-                    yield _TakenJob(places, holder, entry, job, self._send_again, job.id in again)
+                    yield _TakenJob(places, holder, entry, job, self._send_again)
 
-    def _give_back(self, holder: str) -> Collection[str]:
+    def _give_back(self, holder: str) -> None:
         with translated():
-            return frozenset(job_id for places in self._all for job_id in places.give_back(holder))
+            for places in self._all:
+                places.give_back(holder)
 
 
 class _TakenJob(TakenJob):
@@ -109,10 +110,8 @@ class _TakenJob(TakenJob):
         entry: Any,
         job: StoredJob,
         resend: Callable[[JobEnvelope], None],
-        again: bool,
     ) -> None:
         self.job = job
-        self.again = again
         self._places = places
         self._holder = holder
         self._entry = entry

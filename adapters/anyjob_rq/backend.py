@@ -17,7 +17,7 @@ from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.worker import WorkerOptions
 from anyjob_redis.connection import connect, refuse_decoding
-from anyjob_redis.moved import forget_moved, moved_key
+from anyjob_redis.moved import Moves
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_rq.messages import Messages
@@ -49,7 +49,8 @@ class RQBackend(JobBackend):
         self.client = connection
         self.messages = Messages(connection, Names(config.namespace), config.clock)
         self.capabilities = _capabilities(config.lease)
-        parked = ParkedJobs(connection, root_of(config.namespace), config.clock)
+        root = root_of(config.namespace)
+        parked, self._moves = ParkedJobs(connection, root, config.clock), Moves(connection, root)
         self.shelf = RedisShelf(
             parked,
             RQPlaces(self.messages, config.clock, config.lease),
@@ -64,11 +65,12 @@ class RQBackend(JobBackend):
     def resend(self, envelope: JobEnvelope) -> None:
         self.messages.send([envelope], again=True)
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> None:
-        self.messages.send(envelopes, moved=self._moved(move))
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
+        self.messages.send(envelopes, moved=self._moves.key(move))
+        return ()
 
-    def forget_moved(self, move: str, ids: Collection[str] | None = None) -> None:
-        forget_moved(self.client, self._moved(move), ids)
+    def forget_moved(self, move: str | None = None) -> None:
+        self._moves.forget(move)
 
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
         if self._own_connection is not None:
@@ -86,9 +88,6 @@ class RQBackend(JobBackend):
     def close(self) -> None:
         if self._own_connection is None:
             self.client.close()
-
-    def _moved(self, move: str) -> str:
-        return moved_key(root_of(self.config.namespace), move)
 
     @property
     def _url(self) -> str:

@@ -16,6 +16,7 @@ from anyjob.clock import Clock
 from anyjob.envelope import JOB_ID, JobEnvelope, write_envelope
 from anyjob.errors import EnqueueError
 from anyjob_redis.connection import send_in_batches
+from anyjob_redis.moved import Moves
 from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import score_of
 from anyjob_rq import scripts
@@ -67,7 +68,7 @@ class Messages:
 
     def send(self, envelopes: Sequence[JobEnvelope], *, again: bool = False, moved: str = "") -> None:
         """Put jobs where they wait, in batches that are atomic; `again`: in place of what is there by their ids;
-        `moved`: the key of what a move brought already.
+        `moved`: the key of the move that brings them.
         """
         jobs = [(envelope.id, self._native(envelope)) for envelope in envelopes]
         start = [*self._common, "again" if again else "new", moved]
@@ -98,7 +99,8 @@ class Messages:
                 rejected=[envelope.id],
             )
         fields = [part for field in job.to_dict().items() for part in field]
-        return [job.id, envelope.id, envelope.queue, queue, "" if due is None else score_of(due), len(fields), *fields]
+        names = (job.id, envelope.id, Moves.mark(envelope), envelope.queue, queue)
+        return [*names, "" if due is None else score_of(due), len(fields), *fields]
 
     # Workers
 

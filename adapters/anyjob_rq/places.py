@@ -64,9 +64,8 @@ class RQPlaces(Places):
     def acknowledge(self, holder: str, entry: bytes) -> bool:
         return self._messages.acknowledge(holder, entry)
 
-    def give_back(self, holder: str) -> Sequence[str]:
-        back = self._messages.give_back(holder, lost=False)
-        return [self._names.job_id(native_id) or native_id for native_id in back]
+    def give_back(self, holder: str) -> None:
+        self._messages.give_back(holder, lost=False)
 
     def recover(self) -> None:
         if is_steady(self._client, self._lease):

@@ -55,8 +55,8 @@ end
 """
 )
 
-# mode ('new': refuse ids that are there | 'again'), what a move brought or '', then of each job: native id, id, logical
-# queue, native queue, due ('' is now), number of fields and values, fields and values. Returns the ids that are taken.
+# mode ('new': refuse ids that are there | 'again'), a move or '', then of each job: native id, id, mark, logical queue,
+# native queue, due ('' is now), number of fields and values, fields and values. Returns the ids that are taken.
 SEND: Final = (
     _PRELUDE
     + MOVED
@@ -65,11 +65,11 @@ local again, moved = ARGV[4] == 'again', ARGV[5]
 local function each_job(visit)
     local i = 6
     while i <= #ARGV do
-        local n = tonumber(ARGV[i + 5])
-        if not has_come(moved, ARGV[i + 1]) then
-            visit(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], i + 6, i + 5 + n)
+        local n = tonumber(ARGV[i + 6])
+        if not has_come(moved, ARGV[i + 2]) then
+            visit(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], i + 7, i + 6 + n)
         end
-        i = i + 6 + n
+        i = i + 7 + n
     end
 end
 local taken, seen = {}, {}
@@ -87,8 +87,9 @@ local function is_there_already(key, first, last)
         if ARGV[i] == 'data' then return redis.call('HGET', key, 'data') == ARGV[i + 1] end
     end
 end
-each_job(function(native, id, logical, queue, due, first, last)
-    note_come(moved, id)
+note_move(moved)
+each_job(function(native, _, mark, logical, queue, due, first, last)
+    note_come(moved, mark)
     local key, push = job_key(native), 'RPUSH'
     if again and is_hash(key) then
         if is_there_already(key, first, last) then return end -- the answer to the first attempt was lost

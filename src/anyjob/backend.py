@@ -102,16 +102,19 @@ class JobBackend(ABC):
         """
         self.send([envelope])
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> None:  # noqa: ARG002  # nothing to remember it by
-        """Send jobs that a move brings from another backend. Raises as `send`.
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:  # noqa: ARG002
+        """Send jobs that a move brings from another backend; return the ids that may be here twice. Raises as `send`.
 
-        With `Capabilities.moves_once`, however often a job is sent under the name of one `move`, it is here once: until
-        `forget_moved`, the server remembers it, in the same step in which it takes the job. To be overridden for that.
+        A mover that was killed comes again, with jobs that it may have sent already. To be overridden, by one of these:
+        a server that can remember a job of a `move` in the very step in which it takes it, takes it once, and
+        `Capabilities.moves_once` says so; another is told first which jobs will come, so that what comes again is known
+        by its id, now and in later calls of the same move.
         """
         self.send(envelopes)
+        return ()
 
-    def forget_moved(self, move: str, ids: Collection[str] | None = None) -> None:  # noqa: ARG002  # see above
-        """Forget what `send_moved` remembers of these jobs (None: of all), for the source has them no longer."""
+    def forget_moved(self, move: str | None = None) -> None:  # noqa: ARG002
+        """Forget what `send_moved` remembers, for the move is over. None: of every move, for jobs now leave here."""
         return
 
     def close(self) -> None:

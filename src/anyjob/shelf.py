@@ -26,8 +26,6 @@ class TakenJob(ABC):
     """A job held off the shelf. What is neither acknowledged nor replaced goes back when the context ends."""
 
     job: StoredJob
-    again: bool = False
-    """Somebody took it before and vanished: what they did with it, nobody knows."""
 
     @abstractmethod
     def acknowledge(self) -> bool:
@@ -63,7 +61,7 @@ class JobShelf(ABC):
 
         In the order in which they would run, within a level of a queue. Up to `ahead` are held before they are asked
         for, each for five minutes at least. What goes back goes to its very place. What a context of the same `holder`
-        still holds, for its process was killed, goes back first, and comes marked `again`.
+        still holds, for its process was killed, goes back first. It may end before the jobs do, to let go of others.
         """
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -83,6 +83,11 @@ class World(AbstractContextManager["World"], ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop all workers and remove what is left."""
+
+    @contextmanager
+    def another_manager(self) -> Iterator[JobManager]:
+        """Give a manager as another process of the application would have it."""
+        yield self.manager
 
     @property
     def can(self) -> Capabilities:

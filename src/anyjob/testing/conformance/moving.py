@@ -18,8 +18,9 @@ from anyjob.migration import JobMigration, MigrationError, MigrationOptions, Mig
 from anyjob.options import EnqueueOptions
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob.store_backend import StoreBackend, memory_capabilities
-from anyjob.testing.conformance.fixtures import KitFixtures, move, needs
+from anyjob.testing.conformance.fixtures import KitFixtures, move, needs, promised
 from anyjob.testing.conformance.harness import World
+from anyjob.testing.probes.journal import wait_until
 
 __all__ = ["MovingConformance"]
 
@@ -166,11 +167,47 @@ class MovingConformance(KitFixtures):
         world.enqueue("sentinel")
         world.journal.wait(3)
         assert world.journal.begun() == ["a", "b", "sentinel"]
-        backend.forget_moved("run-1", [each.id for each in moved])
-        backend.send_moved(moved[:1], "run-1")  # the way back, and here again
         backend.forget_moved("run-1")
+        backend.send_moved(moved[:1], "run-1")  # the way back, and here again
         world.journal.wait(4)
-        assert world.journal.begun()[3:] == ["a"]
+        _wait_until_empty(world)
+        backend.forget_moved()  # jobs are moved away from here: whoever comes again is new
+        backend.send_moved(moved[:1], "run-1")
+        world.journal.wait(5)
+        backend.forget_moved("run-1")
+        assert world.journal.begun()[3:] == ["a", "a"]
+
+    @needs("moving")
+    def test_a_taken_id_is_no_reason_to_pass_over_a_new_job(self, *, world: World) -> None:
+        """A job that was moved, ran, and was enqueued anew by the id that its application gave it."""
+        backend = world.manager.backend()
+        first = world.manager.prepare(world.probe("first"), job_id="nightly")
+        backend.send_moved([first], "run-1")
+        world.start_worker()
+        world.journal.wait(1)
+        _wait_until_empty(world)
+        backend.send_moved([world.manager.prepare(world.probe("second"), job_id="nightly")], "run-1")
+        world.journal.wait(2)
+        backend.forget_moved("run-1")
+        assert world.journal.begun() == ["first", "second"]
+
+    @needs("moving")
+    def test_what_may_be_here_twice_is_told(self, *, world: World) -> None:
+        """The mover died after it sent the second batch, and the one who went on with it died as well."""
+        promised(world, lambda can: not can.in_process, "anything to a mover of another process")
+        envelopes = [world.manager.prepare(world.probe(label)) for label in "abcdef"]
+        ids = [each.id for each in envelopes]
+        movers: list[list[tuple[Sequence[JobEnvelope], Sequence[str]]]] = [
+            [(envelopes[:2], []), (envelopes[2:4], [])],
+            [(envelopes[2:3], ids[2:3])],
+            [(envelopes[2:4], ids[2:4]), (envelopes[4:], ids[2:4])],
+        ]
+        for sent in movers:
+            with world.another_manager() as manager:
+                for batch, in_doubt in sent:
+                    told = manager.backend().send_moved(batch, "run-1")
+                    assert sorted(told) == ([] if world.can.moves_once else in_doubt)
+        world.manager.backend().forget_moved("run-1")
 
     @needs("moving", "unique ids")
     def test_an_id_that_is_taken_stays_at_the_source(self, *, world: World) -> None:
@@ -197,6 +234,10 @@ class MovingConformance(KitFixtures):
         ran = {each.id for each in world.journal.entries("begin")} - {world.journal.entries("begin", "warm")[0].id}
         assert ran | moved == set(ids)
         assert not ran & moved
+
+
+def _wait_until_empty(world: World) -> None:
+    wait_until(lambda: not world.jobs(), what="the end of all that is listed")
 
 
 class _Away(StoreBackend):

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +82,8 @@ class ServerWorld(World):
             **settings,
         }
         self._workers: list[WorkerProcess] = []
-        self.manager = _manager_of({}, self._write(JOBS))
+        self._file = self._write(JOBS)
+        self.manager = _manager_of({}, self._file)
         self._override = override(self.manager)  # for what finds its manager by itself
         self._override.__enter__()
 
@@ -107,6 +109,11 @@ class ServerWorld(World):
         worker = WorkerProcess(argv, plain, self.folder / f"worker-{len(self._workers)}.log")
         self._workers.append(worker)
         return worker
+
+    @contextmanager
+    def another_manager(self) -> Iterator[JobManager]:
+        with closing(_manager_of({}, self._file)) as manager:
+            yield manager
 
     def close(self) -> None:
         for worker in self._workers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -11,16 +10,15 @@ from datetime import timedelta
 from itertools import islice
 from typing import Final
 
-from msgspec import Struct, field
-
 from anyjob.backend import JobBackend
 from anyjob.clock import Clock
 from anyjob.envelope import JOB_ID, JobEnvelope, JobIds
 from anyjob.errors import AnyjobError, DuplicateJobIdError, EnqueueError, InvalidOptionError, UnsupportedCapabilityError
+from anyjob.migration.report import MigrationError, MigrationReport, Tally
 from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobFilter, JobState, StoredJob
 
-__all__ = ["JobMigration", "MigrationError", "MigrationOptions", "MigrationReport", "MovedGroup"]
+__all__ = ["JobMigration", "MigrationOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,57 +48,6 @@ class MigrationOptions:
             raise InvalidOptionError(f"rate: {self.rate!r}: jobs a second, more than 0.")
         if self.resume is not None and not JOB_ID.fullmatch(self.resume):
             raise InvalidOptionError(f"resume: {self.resume!r} is no run's name; who was interrupted told it.")
-
-
-class MovedGroup(Struct, frozen=True):
-    """The jobs of one queue, state and name, as they were at the source."""
-
-    queue: str
-    state: JobState
-    job: str
-    moved: int
-    left: int
-    why: Sequence[str] = ()
-    """Why some are left."""
-
-
-class MigrationReport(Struct, frozen=True, kw_only=True):
-    """How far a migration has come."""
-
-    run: str
-    """What `resume` takes."""
-    source: str
-    destination: str
-    dry_run: bool = False
-    passes: int = 0
-    read: int = 0
-    """How many different jobs it came past."""
-    moved: int = 0
-    """Taken on by the destination, and off the source; of a dry run: what would be."""
-    left: int = 0
-    """Left where they were; `groups` say why."""
-    foreign: int = 0
-    """No jobs of ours, or of a newer version: left untouched."""
-    verified: int = 0
-    """Of the moved: read back from the destination and found equal."""
-    in_doubt: Sequence[str] = ()
-    """Jobs that may be at the destination twice: a mover was killed, or a server away, when they were on the way."""
-    groups: Sequence[MovedGroup] = ()
-    remaining: Mapping[JobState, int] = field(default_factory=dict)
-    """What the source still counts, whether or not it was chosen."""
-
-    @property
-    def is_balanced(self) -> bool:
-        """Whether `read` = `moved` + `left` + `foreign`; what is missing went back to the source while under way."""
-        return self.read == self.moved + self.left + self.foreign
-
-
-class MigrationError(AnyjobError):
-    """A migration was interrupted, and nothing is lost; `report` says how far it came, and its `run` how to go on."""
-
-    def __init__(self, message: str, report: MigrationReport) -> None:
-        super().__init__(message)
-        self.report = report
 
 
 class JobMigration:
@@ -138,13 +85,15 @@ class JobMigration:
         self._clock = clock
         self._refuse = refuse
         self._progress = progress
-        self._tally = _Tally(self._reason_to_leave)
+        self._tally = Tally(self._reason_to_leave)
         self._chosen = JobFilter(
             states=options.states, queues=options.queues, name=options.name, where=self._tally.may_move
         )
         # What is held goes back by itself after five minutes: no batch may take longer.
         self._batch = min(options.batch, max(1, int(60 * options.rate))) if options.rate else options.batch
         self._next_at = clock.now()
+        self._pause = threading.Condition()
+        self._is_stopped = False
         self._verified = 0
         self._in_doubt: dict[str, None] = {}
         self.run = options.resume or JobIds().new(clock.now())
@@ -169,9 +118,10 @@ class JobMigration:
         Raises `MigrationError` when a side is away, or a job reads otherwise at the destination.
         """
         try:
+            self._source.forget_moved()
             for _ in range(_MOST_PASSES):
                 self._shelf.recover()
-                if self._pass() == 0 and self._is_empty():
+                if (self._pass() == 0 and self._is_empty()) or self._is_stopped:
                     break
             if not self._tally.under_way:  # else it is at the destination, and may come again from the source
                 self._destination.forget_moved(self.run)
@@ -181,12 +131,16 @@ class JobMigration:
                 self._doubt(error.in_doubt)
             raise MigrationError(f"Interrupted, nothing is lost: {error}", self._report()) from error
 
+    def stop(self) -> None:
+        """End `move` after the batch that is on its way. From any thread, or a signal's handler."""
+        self._is_stopped = True
+
     def _pass(self) -> int:
         """Come past the whole source once; return how many jobs were moved."""
         self._tally.begin_pass()
         before = self._tally.moved
         with self._drain() as taken:
-            while batch := list(islice(taken, self._batch)):
+            while not self._is_stopped and (batch := list(islice(taken, self._batch))):
                 self._move(batch)
                 self._progress(self._report())
                 self._keep_the_rate(len(batch))
@@ -194,8 +148,6 @@ class JobMigration:
 
     def _move(self, batch: Sequence[TakenJob]) -> None:
         self._tally.take(each.job for each in batch)
-        if self._options.resume is not None and not self._destination.capabilities.moves_once:
-            self._doubt(each.job.id for each in batch if each.again)
         jobs: list[tuple[TakenJob, JobEnvelope]] = []
         for each in batch:
             job, envelope = each.job, each.job.envelope
@@ -209,7 +161,7 @@ class JobMigration:
 
     def _send(self, jobs: Sequence[tuple[TakenJob, JobEnvelope]]) -> None:
         try:
-            self._destination.send_moved([envelope for _, envelope in jobs], self.run)
+            self._doubt(self._destination.send_moved([envelope for _, envelope in jobs], self.run))
         except DuplicateJobIdError:
             if len(jobs) > 1:  # one by one, to tell them apart
                 for job in jobs:
@@ -228,11 +180,11 @@ class JobMigration:
     def _let_go(self, sent: Sequence[TakenJob]) -> None:
         """Take off the source what the destination has."""
         held = self._shelf.acknowledge(sent)
-        gone = [each.job for each, was_held in zip(sent, held, strict=True) if was_held]
-        for job in gone:
-            self._tally.move(job)
-        # What was no longer held is back at the source, and may come again: the destination is to know it then.
-        self._destination.forget_moved(self.run, [job.id for job in gone])
+        for each, was_held in zip(sent, held, strict=True):
+            if was_held:
+                self._tally.move(each.job)
+            elif not self._destination.capabilities.moves_once:
+                self._doubt([each.job.id])  # it is back at the source, and comes again
 
     def _verify(self, sent: Sequence[TakenJob]) -> None:
         """Compare with what the destination shows. What it doesn't show any more, a worker has taken meanwhile."""
@@ -283,10 +235,9 @@ class JobMigration:
         if self._options.rate is None:
             return
         self._next_at = max(self._next_at, self._clock.now()) + timedelta(seconds=count / self._options.rate)
-        condition = threading.Condition()
-        with condition:
-            while self._clock.now() < self._next_at:
-                self._clock.wait(condition, self._next_at)
+        with self._pause:
+            while not self._is_stopped and self._clock.now() < self._next_at:
+                self._clock.wait(self._pause, self._next_at)
 
     def _report(self, *, dry_run: bool = False, remaining: Mapping[JobState, int] | None = None) -> MigrationReport:
         tally = self._tally
@@ -305,81 +256,6 @@ class JobMigration:
             groups=tally.groups(),
             remaining=remaining or {},
         )
-
-
-class _Group(Struct, frozen=True, order=True):
-    queue: str
-    state: JobState
-    job: str
-
-    @classmethod
-    def of(cls, job: StoredJob) -> _Group:
-        envelope = job.envelope
-        return cls("", job.state, "") if envelope is None else cls(envelope.queue, job.state, envelope.name)
-
-
-class _Tally:
-    """Decides what is left where it is, and counts. What is left is counted by the last pass, by its id."""
-
-    def __init__(self, reason: Callable[[JobEnvelope], str | None]) -> None:
-        self.passes = 0
-        self._reason = reason
-        self._moved: Counter[_Group] = Counter()
-        self._left: dict[str, tuple[_Group, str]] = {}
-        self._foreign: set[str] = set()
-        self._under_way: set[str] = set()
-
-    def begin_pass(self) -> None:
-        self.passes += 1
-        self._left.clear()
-        self._foreign.clear()
-
-    def may_move(self, job: StoredJob) -> bool:
-        envelope = job.envelope
-        if job.state is JobState.ABANDONED and job.failure is not None:
-            return True  # as it is, whether or not it can be read
-        if job.state is JobState.ABANDONED or envelope is None:
-            self._foreign.add(job.id)
-            return False
-        reason = self._reason(envelope)
-        if reason is not None:
-            self._left[job.id] = _Group.of(job), reason
-        return reason is None
-
-    def take(self, jobs: Iterable[StoredJob]) -> None:
-        self._under_way.update(job.id for job in jobs)
-
-    def move(self, job: StoredJob) -> None:
-        self._under_way.discard(job.id)
-        self._moved[_Group.of(job)] += 1
-
-    def leave(self, job: StoredJob, reason: str) -> None:
-        self._under_way.discard(job.id)
-        self._left[job.id] = _Group.of(job), reason
-
-    @property
-    def moved(self) -> int:
-        return self._moved.total()
-
-    @property
-    def left(self) -> int:
-        return len(self._left)
-
-    @property
-    def foreign(self) -> int:
-        return len(self._foreign)
-
-    @property
-    def under_way(self) -> int:
-        return len(self._under_way)
-
-    def groups(self) -> Sequence[MovedGroup]:
-        left = Counter(group for group, _ in self._left.values())
-        why = {group: sorted({reason for each, reason in self._left.values() if each == group}) for group in left}
-        return [
-            MovedGroup(each.queue, each.state, each.job, self._moved[each], left[each], why.get(each, ()))
-            for each in sorted({*self._moved, *left})
-        ]
 
 
 def _pages(shelf: JobShelf, chosen: JobFilter) -> Iterator[StoredJob]:

@@ -1,0 +1,77 @@
+"""Which jobs of a move were on their way when its mover died: nothing on RabbitMQ tells, so it is noted beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+from amqp import Message
+from amqp.exceptions import NotFound
+from msgspec import Struct
+
+from anyjob_amqp.links import Links, translated
+from anyjob_amqp.publisher import Parcel, Publisher
+from anyjob_amqp.topology import AmqpNames
+
+__all__ = ["MoveJournal"]
+
+
+class _Note(Struct, frozen=True):
+    under_way: frozenset[str] = frozenset()
+    """What is being sent; and what was when a mover died, if it did not come again yet."""
+    in_doubt: frozenset[str] = frozenset()
+    """What came again after it was under way."""
+
+
+class MoveJournal:
+    """The moves into one namespace, each with a queue that holds its newest note. Raises `EnqueueError`.
+
+    For one mover of a move at a time.
+    """
+
+    def __init__(self, links: Links, publisher: Publisher, names: AmqpNames) -> None:
+        self._links = links
+        self._publisher = publisher
+        self._names = names
+        self._left: dict[str, _Note] = {}
+        """Of each move under way here: what earlier movers left."""
+
+    def note(self, move: str, ids: Collection[str]) -> Collection[str]:
+        """Note, before jobs are sent, that they will be; return all ids of the move that may be there twice."""
+        left = self._left.get(move) or self._read(move)
+        again = left.under_way & frozenset(ids)
+        left = self._left[move] = _Note(left.under_way - again, left.in_doubt | again)
+        self._write(move, _Note(left.under_way | frozenset(ids), left.in_doubt))
+        return left.in_doubt
+
+    def forget(self, move: str | None) -> None:
+        """Forget a move. What is noted of others harms nobody: it is only told, and expires."""
+        if move is not None:
+            self._left.pop(move, None)
+            with translated(), self._links.link() as link:
+                link.channel.queue_delete(self._names.moving(move))
+
+    def _read(self, move: str) -> _Note:
+        """Return what is noted, which stays there. A mover may have died between a new note and the end of the old."""
+        notes: list[_Note] = []
+        with translated(), self._links.link() as link, link.connection.channel() as channel, suppress(NotFound):
+            while (message := channel.basic_get(self._names.moving(move))) is not None:
+                notes.append(_decoder.decode(message.body))
+        return _Note(
+            frozenset[str]().union(*(note.under_way for note in notes)),
+            frozenset[str]().union(*(note.in_doubt for note in notes)),
+        )
+
+    def _write(self, move: str, note: _Note) -> None:
+        route = self._names.route_to_moving(move)
+        message = Message(msgspec.json.encode(note), delivery_mode=2, message_id=move)
+        self._publisher.publish([Parcel(move, route, message)])
+        with translated(), self._links.link() as link:
+            older = link.channel.queue_declare(route.key, passive=True).message_count - 1
+            for _ in range(older):
+                link.channel.basic_get(route.key, no_ack=True)
+
+
+_decoder: Final = msgspec.json.Decoder(_Note)

@@ -1,0 +1,140 @@
+"""What a migration did: counted by job while it goes, told as a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from msgspec import Struct, field
+
+from anyjob.envelope import JobEnvelope
+from anyjob.errors import AnyjobError
+from anyjob.store import JobState, StoredJob
+
+__all__ = ["MigrationError", "MigrationReport", "MovedGroup", "Tally"]
+
+
+class MovedGroup(Struct, frozen=True):
+    """The jobs of one queue, state and name, as they were at the source."""
+
+    queue: str
+    state: JobState
+    job: str
+    moved: int
+    left: int
+    why: Sequence[str] = ()
+    """Why some are left."""
+
+
+class MigrationReport(Struct, frozen=True, kw_only=True):
+    """How far a migration has come."""
+
+    run: str
+    """What `resume` takes."""
+    source: str
+    destination: str
+    dry_run: bool = False
+    passes: int = 0
+    read: int = 0
+    """How many different jobs it came past."""
+    moved: int = 0
+    """Taken on by the destination, and off the source; of a dry run: what would be."""
+    left: int = 0
+    """Left where they were; `groups` say why."""
+    foreign: int = 0
+    """No jobs of ours, or of a newer version: left untouched."""
+    verified: int = 0
+    """Of the moved: read back from the destination and found equal."""
+    in_doubt: Sequence[str] = ()
+    """Jobs that may be at the destination twice: a mover was killed, or a server away, when they were on the way."""
+    groups: Sequence[MovedGroup] = ()
+    remaining: Mapping[JobState, int] = field(default_factory=dict)
+    """What the source still counts, whether or not it was chosen."""
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether `read` = `moved` + `left` + `foreign`; what is missing went back to the source while under way."""
+        return self.read == self.moved + self.left + self.foreign
+
+
+class MigrationError(AnyjobError):
+    """A migration was interrupted, and nothing is lost; `report` says how far it came, and its `run` how to go on."""
+
+    def __init__(self, message: str, report: MigrationReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class _Group(Struct, frozen=True, order=True):
+    queue: str
+    state: JobState
+    job: str
+
+    @classmethod
+    def of(cls, job: StoredJob) -> _Group:
+        envelope = job.envelope
+        return cls("", job.state, "") if envelope is None else cls(envelope.queue, job.state, envelope.name)
+
+
+class Tally:
+    """Decides what is left where it is, and counts. What is left is counted by the last pass, by its id."""
+
+    def __init__(self, reason: Callable[[JobEnvelope], str | None]) -> None:
+        self.passes = 0
+        self._reason = reason
+        self._moved: Counter[_Group] = Counter()
+        self._left: dict[str, tuple[_Group, str]] = {}
+        self._foreign: set[str] = set()
+        self._under_way: set[str] = set()
+
+    def begin_pass(self) -> None:
+        self.passes += 1
+        self._left.clear()
+        self._foreign.clear()
+
+    def may_move(self, job: StoredJob) -> bool:
+        envelope = job.envelope
+        if job.state is JobState.ABANDONED and job.failure is not None:
+            return True  # as it is, whether or not it can be read
+        if job.state is JobState.ABANDONED or envelope is None:
+            self._foreign.add(job.id)
+            return False
+        reason = self._reason(envelope)
+        if reason is not None:
+            self._left[job.id] = _Group.of(job), reason
+        return reason is None
+
+    def take(self, jobs: Iterable[StoredJob]) -> None:
+        self._under_way.update(job.id for job in jobs)
+
+    def move(self, job: StoredJob) -> None:
+        self._under_way.discard(job.id)
+        self._moved[_Group.of(job)] += 1
+
+    def leave(self, job: StoredJob, reason: str) -> None:
+        self._under_way.discard(job.id)
+        self._left[job.id] = _Group.of(job), reason
+
+    @property
+    def moved(self) -> int:
+        return self._moved.total()
+
+    @property
+    def left(self) -> int:
+        return len(self._left)
+
+    @property
+    def foreign(self) -> int:
+        return len(self._foreign)
+
+    @property
+    def under_way(self) -> int:
+        return len(self._under_way)
+
+    def groups(self) -> Sequence[MovedGroup]:
+        left = Counter(group for group, _ in self._left.values())
+        why = {group: sorted({reason for each, reason in self._left.values() if each == group}) for group in left}
+        return [
+            MovedGroup(each.queue, each.state, each.job, self._moved[each], left[each], why.get(each, ()))
+            for each in sorted({*self._moved, *left})
+        ]
