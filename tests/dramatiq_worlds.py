@@ -84,13 +84,13 @@ class DramatiqRedisWorld(ServerWorld):
 
     def put(self, raw: bytes, *, queue: str = "default") -> None:
         with self.client() as client:
-            self._push(client, queue, message(queue, Raw(raw)))
+            self.push(client, queue, message(queue, Raw(raw)))
 
     def put_hostile(self, path: Path) -> int:
         hostile = [data for data in hostile_messages(path) if data]
         with self.client() as client:
             for data in hostile:
-                self._push(client, "default", data)
+                self.push(client, "default", data)
             level = self.names.key("default.normal")
             for native_id in (b"no-such-message", b"\xff \x00 %s\n"):
                 client.rpush(level, native_id)
@@ -104,7 +104,7 @@ class DramatiqRedisWorld(ServerWorld):
     def client(self) -> Redis:
         return Redis.from_url(self.url.partition("+")[2])
 
-    def _push(self, client: Redis, queue: str, data: bytes) -> None:
+    def push(self, client: Redis, queue: str, data: bytes) -> None:
         level, native_id = self.names.key(f"{queue}.normal"), secrets.token_hex(8)
         client.hset(f"{level}.msgs", native_id, data)
         client.rpush(level, native_id)

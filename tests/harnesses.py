@@ -20,7 +20,7 @@ from anyjob.testing.conformance import InProcessHarness, ServerWorld
 from anyjob_rq.frame import ENTRY, EnvelopeSerializer
 from anyjob_rq.names import Names
 
-__all__ = ["RQHarness", "memory_harness"]
+__all__ = ["RQHarness", "RQWorld", "memory_harness"]
 
 
 def memory_harness(make: Callable[[BackendConfig], StoreBackend] = memory_backend) -> InProcessHarness:
@@ -37,7 +37,7 @@ def _put_into_memory(store: JobStore, raw: bytes, queue: str) -> None:
     store._rows[job_id].raw = raw  # noqa: SLF001
 
 
-class _RQWorld(ServerWorld):
+class RQWorld(ServerWorld):
     def put(self, raw: bytes, *, queue: str = "default") -> None:
         self._queue(queue).enqueue(ENTRY, Raw(raw), job_id=self._native_id(), description="raw", **_AS_OURS)
 
@@ -83,11 +83,11 @@ class _RQWorld(ServerWorld):
         return Queue(native, connection=self._redis, serializer=EnvelopeSerializer)
 
 
-class RQHarness(RedisHarness[_RQWorld]):
+class RQHarness(RedisHarness[RQWorld]):
     """RQ on a Redis of the tests' own, which they may kill."""
 
     library = "rq"
-    world = _RQWorld
+    world = RQWorld
 
 
 class _Touch:

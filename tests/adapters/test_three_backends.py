@@ -25,14 +25,6 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "06_three_backends"
 pytestmark = pytest.mark.timeout(90)
 
 
-class _Celerys(CeleryAmqpWorld):
-    """Only to clear what is the example's."""
-
-    def __init__(self, url: str, folder: Path, namespace: str) -> None:
-        super().__init__(url, folder, {}, None)
-        self.namespace = namespace
-
-
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[Mapping[str, str]]:
     redis, rabbit, namespace = redis_url(), amqp_url(), f"three{secrets.token_hex(4)}"
@@ -44,7 +36,7 @@ def environment(tmp_path: Path) -> Iterator[Mapping[str, str]]:
         for name in client.smembers("rq:queues"):
             if namespace.encode() in name:
                 client.srem("rq:queues", name)
-    celerys = _Celerys(f"celery+{rabbit}", tmp_path, namespace)
+    celerys = CeleryAmqpWorld(f"celery+{rabbit}", tmp_path, {"namespace": namespace}, None)
     celerys.clear()
     with celerys.connect() as connection, connection.channel() as channel:
         channel.queue_delete(celerys.names.queue("mail"))

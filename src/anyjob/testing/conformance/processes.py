@@ -73,7 +73,7 @@ class ServerWorld(World):
     def __init__(self, url: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self.url = url
         self.folder = folder
-        self.namespace = f"kit{secrets.token_hex(6)}"
+        self.namespace: str = settings.get("namespace", f"kit{secrets.token_hex(6)}")
         self.journal = Journal(folder / "journal")
         self._settings = {
             "backends": {"main": {"url": url, "queues": list(QUEUES)}},

@@ -1,0 +1,66 @@
+"""Everything that waits, from each backend to another: each field, its place in line, and what is not ours left alone.
+
+`ANYJOB_TEST_LONG=1` takes all ordered pairs, with 10,000 jobs each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pytest
+from migration.pairs import LONG, Pair, in_line, mixed, pairs
+
+from anyjob import InMemoryJobStore, JobEnvelope, JobFilter, JobState, StoreBackend
+from anyjob.store_backend import memory_capabilities
+from anyjob.testing.conformance.fixtures import move
+
+JOBS, NATIVES = (10_000, 1_000) if LONG else (300, 30)
+
+pytestmark = pytest.mark.timeout(900 if LONG else 90)
+
+
+@pairs
+def test_everything_moves_and_arrives_as_it_was(pair: Pair) -> None:
+    sent = mixed(pair.b, JOBS)
+    pair.fill(sent, NATIVES)
+
+    report = pair.move()
+
+    assert (report.read, report.moved, report.left, report.foreign) == (JOBS + NATIVES, JOBS, 0, NATIVES)
+    assert report.is_balanced
+    assert report.in_doubt == []
+    assert sum(group.moved for group in report.groups) == JOBS
+    assert pair.natives() == list(range(NATIVES))
+    assert pair.count("a") == {JobState.WAITING: NATIVES, JobState.SCHEDULED: 0}
+    assert pair.count("b") == {JobState.WAITING: JOBS // 2, JobState.SCHEDULED: JOBS // 2}
+
+    memory = StoreBackend(InMemoryJobStore(), memory_capabilities(30.0))
+    assert move(("b", pair.manager.backend("b")), ("memory", memory)).moved == JOBS
+    got = [job.envelope for job in memory.store.scan(JobFilter(), limit=JOBS).jobs]
+    found = [each for each in got if each is not None]
+    assert {each.id: each for each in found} == {each.id: each for each in sent}
+    assert in_line(found) == in_line(sent)
+
+    assert move(("memory", memory), ("b", pair.manager.backend("b"))).moved == JOBS
+    due = {each.id: each for each in sent if each.due_at is None}
+    pair.b.start_worker()
+    pair.b.journal.wait(len(due), timeout=600 if LONG else 60)
+    begun = pair.b.journal.entries("begin")
+    assert _by_queue(due[each.id] for each in begun) == _by_queue(
+        sorted(due.values(), key=lambda job: -job.priority)  # and in a level as they were enqueued
+    )
+    for entry in begun:
+        job = due[entry.id]
+        assert (entry.try_count, entry.lost_count, entry.last_error) == (
+            job.try_count + 1,
+            job.lost_count,
+            job.last_error,
+        )
+        assert entry.headers == job.headers
+
+
+def _by_queue(envelopes: Iterable[JobEnvelope]) -> Mapping[str, Sequence[str]]:
+    queues: dict[str, list[str]] = {}
+    for each in envelopes:
+        queues.setdefault(each.queue, []).append(each.id)
+    return queues
