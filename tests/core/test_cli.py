@@ -29,7 +29,8 @@ from anyjob import (
     override,
 )
 from anyjob.backend import JobBackend, NativeCommand
-from anyjob.cli.commands import ExitCode, cli
+from anyjob.cli import load
+from anyjob.cli.commands import ExitCode
 from anyjob.executor import JobExecutor
 from anyjob.store import JobFilter
 from anyjob.worker import WorkerOptions
@@ -70,7 +71,7 @@ def anyjob(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     del sys.modules["shop"]
 
     def run(*argv: str, **environ: str) -> Result:
-        result = CliRunner(env={"ANYJOB_CONFIG": "", **environ}).invoke(cli, argv)
+        result = CliRunner(env={"ANYJOB_CONFIG": "", **environ}).invoke(load(), argv)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result

@@ -118,7 +118,8 @@ class _OnDramatiqAmqp(_OnAmqp):
 
 def natives_of(world: ServerWorld) -> Natives:
     """Return the native messages in the queue `default` of a world, at the level of the jobs of no priority."""
-    return _NATIVES[type(world)](world)
+    made: Natives = _NATIVES[type(world)](world)
+    return made
 
 
 def _celery_message(number: int) -> tuple[Mapping[str, object], Mapping[str, object]]:

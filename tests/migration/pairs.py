@@ -47,7 +47,7 @@ _KINDS: Final = tuple(_WORLDS)
 _RING: Final = tuple(zip(_KINDS, (*_KINDS[1:], _KINDS[0]), strict=True))
 """Each backend is a source once and a destination once, and each kind of server comes after each."""
 
-pairs = pytest.mark.parametrize("kinds", permutations(_KINDS, 2) if LONG else _RING, ids="-to-".join)
+pairs = pytest.mark.parametrize("kinds", [*permutations(_KINDS, 2)] if LONG else _RING, ids="-to-".join)
 
 
 class Servers:
@@ -159,7 +159,7 @@ def mixed(world: ServerWorld, count: int) -> Sequence[JobEnvelope]:
             queue=("default", "a", "b")[number % 3],
             priority=list(JobPriority)[number % 5],
             headers={"tenant": f"{number}"} if number % 4 == 0 else {},
-            **({"delay": later} if number % 2 else {}),
+            delay=later if number % 2 else None,
         )
         made.append(
             replace(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from click import Group
+
+__all__ = ["load", "main"]
 
 
 def main() -> None:
@@ -14,8 +18,13 @@ def main() -> None:
         import rich  # noqa: F401
     except ModuleNotFoundError as error:
         sys.exit(f"The anyjob command needs {error.name}. Run: pip install 'anyjob[cli]'")
+    load()()
+
+
+def load() -> Group:
+    """Return the command with all its commands."""
     from anyjob.cli.commands import cli
     from anyjob.cli.migrate import migrate
 
     cli.add_command(migrate)
-    cli()
+    return cli

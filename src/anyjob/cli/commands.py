@@ -31,6 +31,7 @@ from anyjob.registry import QUEUE_RULE
 from anyjob.settings import Settings, load_settings
 from anyjob.settings.doors import APP_VARIABLE, CONFIG_VARIABLE
 from anyjob.settings.urls import hide_password
+from anyjob.store import JobState
 from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = ["ExitCode", "cli", "fail", "refuse_in_process", "split_queues", "with_exit_codes"]
@@ -223,6 +224,27 @@ def doctor(strict: bool) -> None:
         sys.exit(ExitCode.UNREACHABLE)
     if strict and Verdict.RISK in verdicts:
         sys.exit(ExitCode.FAILED)
+
+
+@cli.command()
+@click.option("--backend", "backends", metavar="ALIAS", multiple=True, help="Default: every backend of the settings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; what can't be counted is null.")
+@with_exit_codes
+def count(backends: Sequence[str], as_json: bool) -> None:
+    """Count the jobs of each backend by their state; '?' is what its job system can't tell."""
+    manager = current.load_application()
+    aliases = list(dict.fromkeys(backends or manager.backends))
+    for alias in aliases:
+        refuse_in_process(manager, alias, "another process never sees its jobs")
+    counts = {alias: manager.shelf(alias).count() for alias in aliases}
+    if as_json:
+        told = {alias: {state.value: found.get(state) for state in JobState} for alias, found in counts.items()}
+        click.echo(json.dumps(told, indent=2))
+        return
+    table = Table("backend", *(Column(state.value, justify="right") for state in JobState), box=None, pad_edge=False)
+    for alias, found in counts.items():
+        table.add_row(alias, *(str(found.get(state, "?")) for state in JobState))
+    Console(markup=False, highlight=False).print(table)
 
 
 def _value(settings: Settings, path: str) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +20,7 @@ from anyjob import current
 from anyjob.cli.commands import ExitCode, fail, refuse_in_process, split_queues, with_exit_codes
 from anyjob.errors import ConfigurationError
 from anyjob.manager import JobManager
-from anyjob.migration import MigrationError, MigrationOptions, MigrationReport
+from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
 from anyjob.settings import Settings, load_settings
 from anyjob.store import JobState
 
@@ -68,15 +70,17 @@ def migrate(source: str, destination: str, *, dry_run: bool, report: Path | None
         given["states"] = frozenset(map(_STATES.__getitem__, states))
     if "queues" in given:
         given["queues"] = frozenset(given["queues"])
-    done = _run(manager, source, destination, MigrationOptions(**given), dry_run=dry_run, file=report)
+    migration, done = _run(manager, source, destination, MigrationOptions(**given), dry_run=dry_run, file=report)
     _print(done)
+    if migration.is_stopped:
+        fail(ExitCode.ABORTED, f"stopped after a whole batch; run it again to move what {source!r} still has.")
     if done.left or done.foreign or not done.is_balanced:
         sys.exit(ExitCode.FAILED)
 
 
 def _run(
     manager: JobManager, source: str, destination: str, options: MigrationOptions, *, dry_run: bool, file: Path | None
-) -> MigrationReport:
+) -> tuple[JobMigration, MigrationReport]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     console = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
@@ -91,17 +95,33 @@ def _run(
             done = migration.preview()
         else:
             click.echo(f"run {migration.run}: after a crash, go on with --resume {migration.run}", err=True)
-            counts = manager.shelf(source).count()
-            if counts.keys() >= options.states:
-                bar.update(task, total=sum(counts[state] for state in options.states))
+            bar.update(task, total=_total(manager.shelf(source).count(), options))
             try:
-                done = migration.move()
+                with _stops(migration):
+                    done = migration.move()
             except MigrationError as error:
                 _write(file, error.report)
                 _print(error.report)
                 fail(ExitCode.UNREACHABLE, f"{error} Go on with --resume {migration.run}")
     _write(file, done)
-    return done
+    return migration, done
+
+
+def _total(counts: Mapping[JobState, int], options: MigrationOptions) -> int | None:
+    if options.queues is not None or options.name is not None or not counts.keys() >= options.states:
+        return None  # nobody knows before it is done
+    return sum(counts[state] for state in options.states)
+
+
+@contextmanager
+def _stops(migration: JobMigration) -> Iterator[None]:
+    """Let TERM and Ctrl-C end the migration after the batch that is on its way."""
+    before = {each: signal.signal(each, lambda *_: migration.stop()) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _refuse_same_place(source: str, destination: str) -> None:

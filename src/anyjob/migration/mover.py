@@ -93,7 +93,8 @@ class JobMigration:
         self._batch = min(options.batch, max(1, int(60 * options.rate))) if options.rate else options.batch
         self._next_at = clock.now()
         self._pause = threading.Condition()
-        self._is_stopped = False
+        self.is_stopped = False
+        """Whether `stop` was called."""
         self._verified = 0
         self._in_doubt: dict[str, None] = {}
         self.run = options.resume or JobIds().new(clock.now())
@@ -121,7 +122,7 @@ class JobMigration:
             self._source.forget_moved()
             for _ in range(_MOST_PASSES):
                 self._shelf.recover()
-                if (self._pass() == 0 and self._is_empty()) or self._is_stopped:
+                if (self._pass() == 0 and self._is_empty()) or self.is_stopped:
                     break
             if not self._tally.under_way:  # else it is at the destination, and may come again from the source
                 self._destination.forget_moved(self.run)
@@ -133,14 +134,14 @@ class JobMigration:
 
     def stop(self) -> None:
         """End `move` after the batch that is on its way. From any thread, or a signal's handler."""
-        self._is_stopped = True
+        self.is_stopped = True
 
     def _pass(self) -> int:
         """Come past the whole source once; return how many jobs were moved."""
         self._tally.begin_pass()
         before = self._tally.moved
         with self._drain() as taken:
-            while not self._is_stopped and (batch := list(islice(taken, self._batch))):
+            while not self.is_stopped and (batch := list(islice(taken, self._batch))):
                 self._move(batch)
                 self._progress(self._report())
                 self._keep_the_rate(len(batch))
@@ -236,7 +237,7 @@ class JobMigration:
             return
         self._next_at = max(self._next_at, self._clock.now()) + timedelta(seconds=count / self._options.rate)
         with self._pause:
-            while not self._is_stopped and self._clock.now() < self._next_at:
+            while not self.is_stopped and self._clock.now() < self._next_at:
                 self._clock.wait(self._pause, self._next_at)
 
     def _report(self, *, dry_run: bool = False, remaining: Mapping[JobState, int] | None = None) -> MigrationReport:
