@@ -20,9 +20,9 @@ __all__ = ["MoveJournal"]
 
 class _Note(Struct, frozen=True):
     under_way: frozenset[str] = frozenset()
-    """What is being sent; and what was when a mover died, if it did not come again yet."""
+    """What is sent, or was before a mover died, and is not known to be gone from its source."""
     in_doubt: frozenset[str] = frozenset()
-    """What came again after it was under way."""
+    """What came again."""
 
 
 class MoveJournal:
@@ -35,21 +35,22 @@ class MoveJournal:
         self._links = links
         self._publisher = publisher
         self._names = names
-        self._left: dict[str, _Note] = {}
-        """Of each move under way here: what earlier movers left."""
+        self._notes: dict[str, _Note] = {}
 
-    def note(self, move: str, ids: Collection[str]) -> Collection[str]:
-        """Note, before jobs are sent, that they will be; return all ids of the move that may be there twice."""
-        left = self._left.get(move) or self._read(move)
-        again = left.under_way & frozenset(ids)
-        left = self._left[move] = _Note(left.under_way - again, left.in_doubt | again)
-        self._write(move, _Note(left.under_way | frozenset(ids), left.in_doubt))
-        return left.in_doubt
+    def note(self, move: str, ids: Collection[str], gone: Collection[str]) -> Collection[str]:
+        """Note, before jobs are sent, that they will be, and which others can't come again; return all ids of the move
+        that may be there twice.
+        """
+        last = self._notes.get(move) or self._read(move)
+        under_way, coming = last.under_way.difference(gone), frozenset(ids)
+        note = self._notes[move] = _Note(under_way | coming, last.in_doubt | under_way & coming)
+        self._write(move, note)
+        return note.in_doubt
 
     def forget(self, move: str | None) -> None:
         """Forget a move. What is noted of others harms nobody: it is only told, and expires."""
         if move is not None:
-            self._left.pop(move, None)
+            self._notes.pop(move, None)
             with translated(), self._links.link() as link:
                 link.channel.queue_delete(self._names.moving(move))
 

@@ -68,8 +68,8 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         for envelope, told in zip(envelopes, headers, strict=True):
             tell_published(envelope, told)
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
-        in_doubt = self._moves.note(move, [envelope.id for envelope in envelopes])
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str, *, gone: Collection[str] = ()) -> Collection[str]:
+        in_doubt = self._moves.note(move, [envelope.id for envelope in envelopes], gone)
         self.send(envelopes)
         return in_doubt
 

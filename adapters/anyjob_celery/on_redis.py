@@ -50,7 +50,13 @@ class RedisCeleryBackend(OwnCeleryBackend):
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self._send(envelopes)
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
+    def send_moved(
+        self,
+        envelopes: Sequence[JobEnvelope],
+        move: str,
+        *,
+        gone: Collection[str] = (),  # noqa: ARG002  # a mark lasts until the move is over
+    ) -> Collection[str]:
         self._send(envelopes, moved=self._moves.key(move))
         return ()
 

@@ -82,8 +82,8 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
             forbidden=lambda: self.broker.forbidden,
         )
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
-        in_doubt = self._moves.note(move, [envelope.id for envelope in envelopes])
+    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str, *, gone: Collection[str] = ()) -> Collection[str]:
+        in_doubt = self._moves.note(move, [envelope.id for envelope in envelopes], gone)
         self.send(envelopes)
         return in_doubt
 

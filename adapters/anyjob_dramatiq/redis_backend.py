@@ -52,7 +52,13 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         messages = [self._native(envelope, message, now) for envelope, message in jobs]
         self.messages.send(messages, again=again, moved=moved)
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
+    def send_moved(
+        self,
+        envelopes: Sequence[JobEnvelope],
+        move: str,
+        *,
+        gone: Collection[str] = (),  # noqa: ARG002  # a mark lasts until the move is over
+    ) -> Collection[str]:
         self.send_by(partial(self.publish, again=False, moved=self._moves.key(move)), envelopes)
         return ()
 

@@ -65,7 +65,13 @@ class RQBackend(JobBackend):
     def resend(self, envelope: JobEnvelope) -> None:
         self.messages.send([envelope], again=True)
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:
+    def send_moved(
+        self,
+        envelopes: Sequence[JobEnvelope],
+        move: str,
+        *,
+        gone: Collection[str] = (),  # noqa: ARG002  # a mark lasts until the move is over
+    ) -> Collection[str]:
         self.messages.send(envelopes, moved=self._moves.key(move))
         return ()
 

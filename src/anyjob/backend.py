@@ -102,13 +102,19 @@ class JobBackend(ABC):
         """
         self.send([envelope])
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str) -> Collection[str]:  # noqa: ARG002
+    def send_moved(
+        self,
+        envelopes: Sequence[JobEnvelope],
+        move: str,  # noqa: ARG002
+        *,
+        gone: Collection[str] = (),  # noqa: ARG002
+    ) -> Collection[str]:
         """Send jobs that a move brings from another backend; return the ids that may be here twice. Raises as `send`.
 
         A mover that was killed comes again, with jobs that it may have sent already. To be overridden, by one of these:
         a server that can remember a job of a `move` in the very step in which it takes it, takes it once, and
         `Capabilities.moves_once` says so; another is told first which jobs will come, so that what comes again is known
-        by its id, now and in later calls of the same move.
+        by its id, in this and in later calls of the same move. `gone` are ids of earlier calls that can't come again.
         """
         self.send(envelopes)
         return ()

@@ -12,13 +12,15 @@ from itertools import permutations
 from pathlib import Path
 from typing import Final
 
+import amqp
 import pytest
 from celery_worlds import CeleryAmqpWorld, CeleryRedisWorld
 from dramatiq_worlds import DramatiqAmqpWorld, DramatiqRedisWorld
 from harnesses import RQWorld
 from migration.natives import natives_of
 from msgspec.structs import replace
-from rabbit import PrivateRabbit, amqp_url
+from rabbit import PrivateRabbit, RabbitWorld, amqp_url
+from redis import Redis
 from servers import PrivateRedis
 
 from anyjob import JobEnvelope, JobFilter, JobManager, JobPriority, JobState, StoredJob
@@ -142,6 +144,18 @@ class Pair(AbstractContextManager["Pair"]):
         assert shelf is not None
         with shelf.drain(JobFilter(states=frozenset(states) or WAITS), holder="look", ahead=500) as jobs:
             return [each.job for each in jobs]
+
+    def is_forgotten(self, run: str) -> bool:
+        """Whether the destination's server knows no more of a run."""
+        if not isinstance(self.b, RabbitWorld):
+            with Redis.from_url(self.b.url.partition("+")[2]) as client:
+                return not list(client.scan_iter(f"{self.b.namespace}*:moved*"))
+        with self.b.connect() as connection, connection.channel() as channel:
+            try:
+                channel.queue_declare(self.b.names.moving(run), passive=True)
+            except amqp.NotFound:
+                return True
+            return False
 
     def __exit__(self, *_: object) -> None:
         self.manager.close()

@@ -11,6 +11,7 @@ import pytest
 from migration.pairs import LONG, Pair, in_line, mixed, pairs
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobFilter, JobState, StoreBackend
+from anyjob.envelope import write_envelope
 from anyjob.store_backend import memory_capabilities
 from anyjob.testing.conformance.fixtures import move
 
@@ -57,6 +58,24 @@ def test_everything_moves_and_arrives_as_it_was(pair: Pair) -> None:
             job.last_error,
         )
         assert entry.headers == job.headers
+
+
+@pairs
+def test_parked_jobs_move_if_asked(pair: Pair) -> None:
+    executor, shelf = pair.manager.executor, pair.manager.shelf("a")
+    for raw in (*(write_envelope(job) for job in mixed(pair.a, 10)), b"\x00 no job"):
+        shelf.park(raw, executor.refuse(raw, f"for {raw!r}").failure)
+    pair.fill(mixed(pair.a, 10))
+    parked = frozenset({JobState.ABANDONED})
+
+    before = {job.raw: job.failure for job in pair.look("a", JobState.ABANDONED)}
+    assert len(before) == 11
+    report = pair.move(states=parked)
+
+    assert (report.moved, report.left, report.is_balanced) == (11, 0, True)
+    assert {job.raw: job.failure for job in pair.look("b", JobState.ABANDONED)} == before
+    assert report.remaining[JobState.ABANDONED] == 0
+    assert sum(pair.count("a").values()) == 10
 
 
 def _by_queue(envelopes: Iterable[JobEnvelope]) -> Mapping[str, Sequence[str]]:

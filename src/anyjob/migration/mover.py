@@ -97,6 +97,7 @@ class JobMigration:
         """Whether `stop` was called."""
         self._verified = 0
         self._in_doubt: dict[str, None] = {}
+        self._gone: list[str] = []
         self.run = options.resume or JobIds().new(clock.now())
         """What a `resume` needs to know."""
 
@@ -162,7 +163,8 @@ class JobMigration:
 
     def _send(self, jobs: Sequence[tuple[TakenJob, JobEnvelope]]) -> None:
         try:
-            self._doubt(self._destination.send_moved([envelope for _, envelope in jobs], self.run))
+            self._doubt(self._destination.send_moved([each for _, each in jobs], self.run, gone=self._gone))
+            self._gone = []
         except DuplicateJobIdError:
             if len(jobs) > 1:  # one by one, to tell them apart
                 for job in jobs:
@@ -182,10 +184,9 @@ class JobMigration:
         """Take off the source what the destination has."""
         held = self._shelf.acknowledge(sent)
         for each, was_held in zip(sent, held, strict=True):
-            if was_held:
+            if was_held:  # else it is back at the source, and comes again
                 self._tally.move(each.job)
-            elif not self._destination.capabilities.moves_once:
-                self._doubt([each.job.id])  # it is back at the source, and comes again
+                self._gone.append(each.job.id)
 
     def _verify(self, sent: Sequence[TakenJob]) -> None:
         """Compare with what the destination shows. What it doesn't show any more, a worker has taken meanwhile."""

@@ -197,15 +197,15 @@ class MovingConformance(KitFixtures):
         promised(world, lambda can: not can.in_process, "anything to a mover of another process")
         envelopes = [world.manager.prepare(world.probe(label)) for label in "abcdef"]
         ids = [each.id for each in envelopes]
-        movers: list[list[tuple[Sequence[JobEnvelope], Sequence[str]]]] = [
-            [(envelopes[:2], []), (envelopes[2:4], [])],
-            [(envelopes[2:3], ids[2:3])],
-            [(envelopes[2:4], ids[2:4]), (envelopes[4:], ids[2:4])],
+        movers: list[list[tuple[Sequence[JobEnvelope], Sequence[str], Sequence[str]]]] = [
+            [(envelopes[:2], [], []), (envelopes[2:4], ids[:2], [])],
+            [(envelopes[2:3], [], ids[2:3])],
+            [(envelopes[2:4], [], ids[2:4]), (envelopes[4:], ids[2:4], ids[2:4]), (envelopes[:2], [], ids[2:4])],
         ]
         for sent in movers:
             with world.another_manager() as manager:
-                for batch, in_doubt in sent:
-                    told = manager.backend().send_moved(batch, "run-1")
+                for batch, gone, in_doubt in sent:
+                    told = manager.backend().send_moved(batch, "run-1", gone=gone)
                     assert sorted(told) == ([] if world.can.moves_once else in_doubt)
         world.manager.backend().forget_moved("run-1")
 
