@@ -51,8 +51,8 @@ def test_the_settings_shown_are_right(tmp_path: Path) -> None:
     assert set(settings.backends) == {"main", "ledger"}
 
 
-# tests/conformance/test_folder.py and tests/adapters/test_three_backends.py run the others.
-ELSEWHERE = ("05_write_an_adapter", "06_three_backends")
+# tests/conformance/test_folder.py, adapters/test_three_backends.py and migration/test_example.py run the others.
+ELSEWHERE = ("05_write_an_adapter", "06_three_backends", "07_move_to_another_broker")
 EXAMPLES = [path for path in sorted(ROOT.glob("examples/*/*.py")) if path.parent.name not in ELSEWHERE]
 
 
