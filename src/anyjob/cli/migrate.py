@@ -70,11 +70,12 @@ def migrate(source: str, destination: str, *, dry_run: bool, report: Path | None
         given["states"] = frozenset(map(_STATES.__getitem__, states))
     if "queues" in given:
         given["queues"] = frozenset(given["queues"])
-    migration, done = _run(manager, source, destination, MigrationOptions(**given), dry_run=dry_run, file=report)
+    options = MigrationOptions(**given)
+    migration, done = _run(manager, source, destination, options, dry_run=dry_run, file=report)
     _print(done)
     if migration.is_stopped:
         fail(ExitCode.ABORTED, f"stopped after a whole batch; run it again to move what {source!r} still has.")
-    if done.left or done.foreign or not done.is_balanced:
+    if done.left or done.foreign or not done.is_balanced or (_total(done.remaining, options) and not dry_run):
         sys.exit(ExitCode.FAILED)
 
 

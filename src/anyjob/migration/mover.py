@@ -14,7 +14,7 @@ from anyjob.backend import JobBackend
 from anyjob.clock import Clock
 from anyjob.envelope import JOB_ID, JobEnvelope, JobIds
 from anyjob.errors import AnyjobError, DuplicateJobIdError, EnqueueError, InvalidOptionError, UnsupportedCapabilityError
-from anyjob.migration.report import MigrationError, MigrationReport, Tally
+from anyjob.migration.report import MigrationError, MigrationReport, MovedGroup, Tally
 from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobFilter, JobState, StoredJob
 
@@ -58,6 +58,7 @@ class JobMigration:
     `resume` tells the destination which jobs it may have got already.
 
     `refuse` raises `AnyjobError` for a job that the destination must not get, beyond what its capabilities say.
+    `progress` hears of each batch; its reports have no groups.
 
     Raises `UnsupportedCapabilityError` if the source can't give away jobs of these states.
     """
@@ -136,6 +137,8 @@ class JobMigration:
     def stop(self) -> None:
         """End `move` after the batch that is on its way. From any thread, or a signal's handler."""
         self.is_stopped = True
+        with self._pause:
+            self._pause.notify_all()
 
     def _pass(self) -> int:
         """Come past the whole source once; return how many jobs were moved."""
@@ -144,7 +147,7 @@ class JobMigration:
         with self._drain() as taken:
             while not self.is_stopped and (batch := list(islice(taken, self._batch))):
                 self._move(batch)
-                self._progress(self._report())
+                self._progress(self._report(groups=()))
                 self._keep_the_rate(len(batch))
         return self._tally.moved - before
 
@@ -241,7 +244,13 @@ class JobMigration:
             while not self.is_stopped and self._clock.now() < self._next_at:
                 self._clock.wait(self._pause, self._next_at)
 
-    def _report(self, *, dry_run: bool = False, remaining: Mapping[JobState, int] | None = None) -> MigrationReport:
+    def _report(
+        self,
+        *,
+        dry_run: bool = False,
+        groups: Sequence[MovedGroup] | None = None,
+        remaining: Mapping[JobState, int] | None = None,
+    ) -> MigrationReport:
         tally = self._tally
         return MigrationReport(
             run=self.run,
@@ -255,7 +264,7 @@ class JobMigration:
             foreign=tally.foreign,
             verified=self._verified,
             in_doubt=list(self._in_doubt),
-            groups=tally.groups(),
+            groups=tally.groups() if groups is None else groups,
             remaining=remaining or {},
         )
 

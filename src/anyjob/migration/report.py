@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct, field
 
@@ -15,15 +16,16 @@ __all__ = ["MigrationError", "MigrationReport", "MovedGroup", "Tally"]
 
 
 class MovedGroup(Struct, frozen=True):
-    """The jobs of one queue, state and name, as they were at the source."""
+    """The jobs of one queue, state and name, as they were at the source; what is no job of ours has neither."""
 
     queue: str
     state: JobState
     job: str
     moved: int
     left: int
+    """Left there, foreign ones too."""
     why: Sequence[str] = ()
-    """Why some are left."""
+    """Why, in up to five ways."""
 
 
 class MigrationReport(Struct, frozen=True, kw_only=True):
@@ -83,25 +85,26 @@ class Tally:
         self.passes = 0
         self._reason = reason
         self._moved: Counter[_Group] = Counter()
-        self._left: dict[str, tuple[_Group, str]] = {}
-        self._foreign: set[str] = set()
+        self._left: dict[str, _Group] = {}
+        self._foreign: dict[str, _Group] = {}
+        self._why: dict[_Group, dict[str, None]] = {}
         self._under_way: set[str] = set()
 
     def begin_pass(self) -> None:
         self.passes += 1
-        self._left.clear()
-        self._foreign.clear()
+        for each in (self._left, self._foreign, self._why):
+            each.clear()
 
     def may_move(self, job: StoredJob) -> bool:
         envelope = job.envelope
         if job.state is JobState.ABANDONED and job.failure is not None:
             return True  # as it is, whether or not it can be read
         if job.state is JobState.ABANDONED or envelope is None:
-            self._foreign.add(job.id)
+            self._leave(self._foreign, job, "It is no job of ours, or of a newer version.")
             return False
         reason = self._reason(envelope)
         if reason is not None:
-            self._left[job.id] = _Group.of(job), reason
+            self.leave(job, reason)
         return reason is None
 
     def take(self, jobs: Iterable[StoredJob]) -> None:
@@ -113,7 +116,7 @@ class Tally:
 
     def leave(self, job: StoredJob, reason: str) -> None:
         self._under_way.discard(job.id)
-        self._left[job.id] = _Group.of(job), reason
+        self._leave(self._left, job, reason)
 
     @property
     def moved(self) -> int:
@@ -132,9 +135,17 @@ class Tally:
         return len(self._under_way)
 
     def groups(self) -> Sequence[MovedGroup]:
-        left = Counter(group for group, _ in self._left.values())
-        why = {group: sorted({reason for each, reason in self._left.values() if each == group}) for group in left}
+        left = Counter(self._left.values()) + Counter(self._foreign.values())
         return [
-            MovedGroup(each.queue, each.state, each.job, self._moved[each], left[each], why.get(each, ()))
+            MovedGroup(each.queue, each.state, each.job, self._moved[each], left[each], list(self._why.get(each, ())))
             for each in sorted({*self._moved, *left})
         ]
+
+    def _leave(self, where: dict[str, _Group], job: StoredJob, reason: str) -> None:
+        group = where[job.id] = _Group.of(job)
+        why = self._why.setdefault(group, {})
+        if len(why) < _MOST_REASONS:
+            why[reason] = None
+
+
+_MOST_REASONS: Final = 5
