@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anyjob import JobManager, JobRegistry, JobStore, StoreBackend
+from anyjob import JobManager, JobRegistry, JobStore, StoreBackend, current
 from anyjob.backend import BackendConfig
 from anyjob.store_backend import memory_backend
 from anyjob.testing import FakeClock
+
+if TYPE_CHECKING:
+    from click.testing import Result
 
 
 @pytest.fixture
@@ -52,6 +57,34 @@ def make_manager(backend: StoreBackend, registry: JobRegistry, clock: FakeClock)
 @pytest.fixture
 def manager(make_manager: Callable[..., JobManager]) -> JobManager:
     return make_manager()
+
+
+@pytest.fixture
+def server(backend: StoreBackend) -> StoreBackend:
+    """A backend that says its jobs live elsewhere."""
+    backend.capabilities = replace(backend.capabilities, in_process=False)
+    return backend
+
+
+@pytest.fixture
+def anyjob(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command in this process, as if it were a fresh one."""
+    from click.testing import CliRunner
+
+    from anyjob.cli import load
+
+    monkeypatch.setattr(current, "_manager", None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "shop", sys)  # so that it is forgotten at the end
+    del sys.modules["shop"]
+
+    def run(*argv: str, **environ: str) -> Result:
+        result = CliRunner(env={"ANYJOB_CONFIG": "", **environ}).invoke(load(), argv)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
 
 
 @pytest.fixture

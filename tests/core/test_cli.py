@@ -9,11 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from anyjob import (
     BackgroundJob,
@@ -24,12 +24,10 @@ from anyjob import (
     JobRegistry,
     JobState,
     StoreBackend,
-    current,
     job_name,
     override,
 )
 from anyjob.backend import JobBackend, NativeCommand
-from anyjob.cli import load
 from anyjob.cli.commands import ExitCode
 from anyjob.executor import JobExecutor
 from anyjob.store import JobFilter
@@ -53,30 +51,6 @@ def registry() -> JobRegistry:
         def execute(self, args: Email) -> None: ...
 
     return registry
-
-
-@pytest.fixture
-def server(backend: StoreBackend) -> StoreBackend:
-    """A backend that says its jobs live elsewhere."""
-    backend.capabilities = replace(backend.capabilities, in_process=False)
-    return backend
-
-
-@pytest.fixture
-def anyjob(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run the command in this process, as if it were a fresh one."""
-    monkeypatch.setattr(current, "_manager", None)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setitem(sys.modules, "shop", sys)  # so that it is forgotten at the end
-    del sys.modules["shop"]
-
-    def run(*argv: str, **environ: str) -> Result:
-        result = CliRunner(env={"ANYJOB_CONFIG": "", **environ}).invoke(load(), argv)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return run
 
 
 Run = Callable[..., Result]
