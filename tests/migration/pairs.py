@@ -31,7 +31,7 @@ from anyjob.settings import load_settings
 from anyjob.testing.conformance import ServerWorld
 from anyjob.testing.conformance.harness import JOBS, SHORT
 
-__all__ = ["LONG", "WAITS", "Pair", "Servers", "in_line", "mixed", "pairs"]
+__all__ = ["KINDS", "LONG", "WAITS", "Pair", "Servers", "in_line", "mixed", "pairs"]
 
 LONG: Final = os.environ.get("ANYJOB_TEST_LONG") == "1"
 """Whether to run all pairs, with the numbers of a real campaign."""
@@ -45,11 +45,11 @@ _WORLDS: Final[Mapping[str, type[ServerWorld]]] = {
     "dramatiq+redis": DramatiqRedisWorld,
     "celery+redis": CeleryRedisWorld,
 }
-_KINDS: Final = tuple(_WORLDS)
-_RING: Final = tuple(zip(_KINDS, (*_KINDS[1:], _KINDS[0]), strict=True))
+KINDS: Final = tuple(_WORLDS)
+_RING: Final = tuple(zip(KINDS, (*KINDS[1:], KINDS[0]), strict=True))
 """Each backend is a source once and a destination once, and each kind of server comes after each."""
 
-pairs = pytest.mark.parametrize("kinds", [*permutations(_KINDS, 2)] if LONG else _RING, ids="-to-".join)
+pairs = pytest.mark.parametrize("kinds", [*permutations(KINDS, 2)] if LONG else _RING, ids="-to-".join)
 
 
 class Servers:
