@@ -239,6 +239,43 @@ class RepeatsPages(InMemoryJobStore):
         return super().scan(chosen, cursor=cursor and str(max(0, int(cursor) - 1)), limit=limit)
 
 
+class TakesInAnyOrder(InMemoryJobStore):
+    def take(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
+        return super().take(chosen, **rest)[::-1]
+
+
+class TakesWhatIsNotChosen(InMemoryJobStore):
+    def take(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
+        return super().take(JobFilter(states=chosen.states, where=chosen.where), **rest)
+
+
+class LosesWhatAMoverHeld(InMemoryJobStore):
+    def release(self, claims: Sequence[JobClaim]) -> None:
+        for claim in claims:
+            if claim.id in self._leases and not self._leases[claim.id].running:
+                self.settle(claim, Completed())
+        super().release(claims)
+
+
+class MovesWhatIsNoJob(InMemoryJobStore):
+    def take(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
+        claims = super().take(JobFilter(states=chosen.states), **rest)
+        for claim in claims:
+            if b'"no": "job"' in claim.raw:
+                self.settle(claim, Completed())
+        return claims
+
+
+class GivesMovedJobsNewTries(EnvelopesChanged):
+    def change(self, envelope: JobEnvelope) -> JobEnvelope:
+        return replace(envelope, try_count=0)
+
+
+class ParksForAnotherReason(InMemoryJobStore):
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        return super().park(raw, replace(failure, message="lost"))
+
+
 # Which test has to find which of them.
 FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
     DropsPriority: "test_high_priorities_overtake_at_a_stopped_worker",
@@ -274,6 +311,12 @@ FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
     CountsWrong: "test_counts",
     HidesWhatWaits: "test_lists_what_waits_without_touching_it",
     RepeatsPages: "test_pages_hold_every_job_once",
+    TakesInAnyOrder: "test_what_waits_moves_away_as_it_is",
+    TakesWhatIsNotChosen: "test_part_of_it_moves_away",
+    LosesWhatAMoverHeld: "test_a_mover_that_fails_loses_nothing",
+    MovesWhatIsNoJob: "test_what_is_no_job_stays_in_its_place",
+    GivesMovedJobsNewTries: "test_what_is_moved_here_runs_here_in_order",
+    ParksForAnotherReason: "test_parked_jobs_move_if_asked",
 }
 
 

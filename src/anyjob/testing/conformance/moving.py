@@ -110,9 +110,10 @@ class MovingConformance(KitFixtures):
     def test_parked_jobs_move_if_asked(self, *, world: World) -> None:
         shelf = world.manager.shelf()
         raws = [b"\x00\xff no job", b'{"v":99}']
-        for raw in raws:
-            shelf.park(raw, world.manager.executor.refuse(raw, f"because of {raw!r}").failure)
-        before = {job.raw: job.failure for job in world.jobs(JobState.ABANDONED)}
+        before = {raw: world.manager.executor.refuse(raw, f"because of {raw!r}").failure for raw in raws}
+        for raw, failure in before.items():
+            shelf.park(raw, failure)
+        assert {job.raw: job.failure for job in world.jobs(JobState.ABANDONED)} == before
         memory = _memory()
         assert _move_away(world, memory).read == 0
         report = _move_away(world, memory, states=frozenset({JobState.ABANDONED}))
