@@ -169,7 +169,7 @@ def test_a_destination_that_is_away_ends_it_with_4_and_the_way_on(
     result = anyjob("migrate", "old", "new", "--resume", RUN, "--report", str(file), "--batch", "2")
 
     assert result.exit_code == ExitCode.UNREACHABLE
-    assert "Interrupted, nothing is lost: it is away Go on with --resume the-run" in result.stderr
+    assert "Interrupted, nothing is lost: it is away\nGo on with --resume the-run" in result.stderr
     assert "may be in 'new' twice: later-0, later-1" in result.stdout or "now-0" in result.stdout
     assert len(json.loads(file.read_text())["in_doubt"]) == 2
 

@@ -103,7 +103,7 @@ def _run(
             except MigrationError as error:
                 _write(file, error.report)
                 _print(error.report)
-                fail(ExitCode.UNREACHABLE, f"{error} Go on with --resume {migration.run}")
+                fail(ExitCode.UNREACHABLE, f"{error}\nGo on with --resume {migration.run}")
     _write(file, done)
     return migration, done
 

@@ -223,6 +223,18 @@ class MovingConformance(KitFixtures):
             world.manager.backend().send_moved([envelope], "another-run")
 
     @needs("moving")
+    def test_what_a_dead_worker_held_moves_too(self, *, world: World) -> None:
+        worker = world.start_worker()
+        held = world.manager.enqueue(world.probe("held", gate=str(world.new_gate())))
+        world.journal.wait(1, "begin", "held")
+        memory = _memory()
+        assert _move_away(world, memory).moved == 0
+        worker.kill()
+        wait_until(lambda: _move_away(world, memory).moved, what="what it held to be moved")
+        assert [each.id for each in _envelopes(memory)] == [held]
+        assert not world.jobs()
+
+    @needs("moving")
     def test_a_worker_and_a_mover_share_no_job(self, *, world: World) -> None:
         world.start_worker()
         world.enqueue("warm")
