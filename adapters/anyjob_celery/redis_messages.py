@@ -61,9 +61,9 @@ class RedisMessages:
         """Return the command that waits until something is sent to one of `queues`."""
         return ("BLPOP", *(f"{self.namespace}:wake:{queue}" for queue in queues), timeout)
 
-    def acknowledge(self, tags: Collection[str]) -> int:
-        """Remove held messages for good; return how many were still held."""
-        return int(self._run(ACKNOWLEDGE, *tags))
+    def acknowledge(self, tags: Collection[str]) -> Sequence[bool]:
+        """Remove held messages for good; return of each whether it was still held."""
+        return list(map(bool, self._run(ACKNOWLEDGE, *tags)))
 
     def give_back(self, tags: Collection[str], *, lost: bool) -> None:
         """Put held messages back where they came from; `lost` ones count as delivered before."""
@@ -103,12 +103,11 @@ class RedisMessages:
             length, place = pipeline.llen(key).lpos(key, item, rank=-1, maxlen=within).execute()
         return 0 if place is None else int(length - place)
 
-    def held_by(self, holder: str) -> Mapping[str, bytes]:
-        """Return what a holder of the shelf's holds: messages by tag."""
-        key, infix = f"{self.namespace}:held", f"-{holder}-".encode()
-        tags = [tag for tag in self.client.hkeys(key) if infix in tag]
-        entries = zip(tags, self.client.hmget(key, tags) if tags else (), strict=True)
-        return {tag.decode(): entry.partition(b"\n")[2] for tag, entry in entries if entry is not None}
+    def held_by(self, holder: str) -> Sequence[str]:
+        """Return the tags of what a holder of the shelf's holds, what was taken first in front."""
+        infix = f"-{holder}-".encode()
+        tags = [tag.decode() for tag in self.client.hkeys(f"{self.namespace}:held") if infix in tag]
+        return sorted(tags, key=lambda tag: tag.rpartition("-")[2])
 
     def held(self) -> Mapping[str, tuple[str, bytes]]:
         """Return what is held, by tag: kind and place, and the message."""
@@ -200,7 +199,7 @@ class HeldMessages:
 
     def _acknowledge_done(self) -> None:
         done = list(self._done)
-        if done and self.messages.acknowledge(done) < len(done):
+        if done and not all(self.messages.acknowledge(done)):
             logger.warning("fenced: a job took longer than its worker could show, and runs again")
         self._done.difference_update(done)
 

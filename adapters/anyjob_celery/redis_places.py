@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from anyjob.envelope import read_envelope
+from anyjob.envelope import JobIds, read_envelope
 from anyjob.errors import EnvelopeError
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob_celery.frame import ForeignMessageError
@@ -29,6 +29,7 @@ class CeleryPlaces(Places):
     def __init__(self, messages: RedisMessages, lease: float) -> None:
         self._messages = messages
         self._lease = lease
+        self._ids = JobIds()
 
     def count(self) -> Mapping[JobState, int]:
         return dict(zip(COUNTED, self._messages.count(), strict=True))
@@ -43,15 +44,17 @@ class CeleryPlaces(Places):
         yield section_of_held(self._held)
 
     def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[str, StoredJob]]:
-        by_tag = {f"{seen.place[0].partition(' ')[0]}-{holder}-{_digest(seen.place[1])}": seen for seen in found}
+        now = self._messages.clock.now()
+        # In order, for a worker may pass the marks meanwhile: then all go back to the front, the first one last.
+        by_tag = {f"{seen.place[0].partition(' ')[0]}-{holder}-{self._ids.new(now)}": seen for seen in found}
         taken = self._messages.hold(LONGEST_HOLD, [(tag, *seen.place) for tag, seen in by_tag.items()])
         return [(tag, by_tag[tag].job) for tag in map(bytes.decode, taken)]
 
     def holds(self, holder: str, entry: str) -> bool:  # noqa: ARG002  # a tag is the holder's own
         return self._messages.holds(entry)
 
-    def acknowledge(self, holder: str, entry: str) -> bool:  # noqa: ARG002
-        return self._messages.acknowledge([entry]) == 1
+    def acknowledge(self, holder: str, entries: Sequence[str]) -> Sequence[bool]:  # noqa: ARG002
+        return self._messages.acknowledge(entries)
 
     def give_back(self, holder: str) -> None:
         self._messages.give_back(self._messages.held_by(holder), lost=False)

@@ -138,20 +138,20 @@ return false
 """
 )
 
-# tags. Returns how many were still held.
+# tags. Returns of each whether it was still held.
 ACKNOWLEDGE: Final = (
     _PRELUDE
     + """
-local count = 0
+local were_held = {}
 for i = 2, #ARGV do
     local tag = ARGV[i]
     if string.sub(tag, 1, 8) == 'waiting-' then -- its mark has gone from the list as well
         local queue, level = string.match(redis.call('HGET', held, tag) or '', '^waiting (%S+) (%S+)\\n')
         if queue then redis.call('LREM', list_of(namespace, queue, level), -1, mark .. tag) end
     end
-    count = count + let_go(tag)
+    were_held[#were_held + 1] = let_go(tag)
 end
-return count
+return were_held
 """
 )
 

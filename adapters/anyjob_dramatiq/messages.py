@@ -13,7 +13,7 @@ from redis.commands.core import Script
 from anyjob.clock import Clock
 from anyjob_dramatiq import scripts
 from anyjob_dramatiq.names import Names
-from anyjob_redis.connection import send_in_batches
+from anyjob_redis.connection import run_each, send_in_batches
 from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import ScheduledMessages, score_of
 
@@ -86,9 +86,9 @@ class Messages:
         """Whether the message was not given back meanwhile."""
         return bool(self.client.hexists(f"{self.names.held(holder)}.msgs", entry))
 
-    def acknowledge(self, holder: str, entry: str) -> bool:
-        """Remove a message for good, unless the job was sent again; return whether it was still held."""
-        return bool(self._run(scripts.ACKNOWLEDGE, holder, entry))
+    def acknowledge(self, holder: str, entries: Sequence[str]) -> Sequence[bool]:
+        """Remove messages for good, but for jobs that were sent again; return of each whether it was still held."""
+        return run_each(self.client, self._script(scripts.ACKNOWLEDGE), ((holder, entry) for entry in entries))
 
     def give_back(self, holder: str, *entries: str) -> Sequence[str]:
         """Put back what `holder` holds, all of it or these entries, as if it had never been taken. Return the ids."""

@@ -48,8 +48,8 @@ class DramatiqPlaces(Places):
     def holds(self, holder: str, entry: str) -> bool:
         return self._messages.holds(holder, entry)
 
-    def acknowledge(self, holder: str, entry: str) -> bool:
-        return self._messages.acknowledge(holder, entry)
+    def acknowledge(self, holder: str, entries: Sequence[str]) -> Sequence[bool]:
+        return self._messages.acknowledge(holder, entries)
 
     def give_back(self, holder: str) -> None:
         self._messages.give_back(holder)

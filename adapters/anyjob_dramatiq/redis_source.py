@@ -82,7 +82,7 @@ class RedisSource(JobSource):
 
     def acknowledge(self, delivery: Delivery) -> bool:
         with translated():
-            held = self._messages.acknowledge(self._holder, delivery.place)
+            (held,) = self._messages.acknowledge(self._holder, [delivery.place])
         self._forget(delivery)
         return held
 

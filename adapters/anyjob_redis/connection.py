@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from redis.retry import Retry
 from anyjob.backend import BackendConfig
 from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
 
-__all__ = ["connect", "refuse_decoding", "send_in_batches", "translated"]
+__all__ = ["connect", "refuse_decoding", "run_each", "send_in_batches", "translated"]
 
 
 def connect(config: BackendConfig, url: str) -> Redis:
@@ -69,6 +69,16 @@ def send_in_batches(
             raise DuplicateJobIdError(
                 f"Already enqueued, or parked: {which}.", accepted=ids[:first], rejected=ids[first:]
             )
+
+
+def run_each(
+    client: Redis, script: Script, calls: Iterable[Sequence[Any]], *, keys: Sequence[str] = ()
+) -> Sequence[bool]:
+    """Run a script once for the arguments of each call, in one round trip; return whether each returned 1."""
+    with client.pipeline(transaction=False) as pipe:
+        for args in calls:
+            script(keys, args, client=pipe)
+        return [bool(each) for each in pipe.execute()]
 
 
 def _run_once(

@@ -13,7 +13,7 @@ from anyjob.envelope import JobIds, read_envelope
 from anyjob.errors import EnvelopeError
 from anyjob.outcome import JobFailure
 from anyjob.store import JobFilter, JobState, StoredJob
-from anyjob_redis.connection import translated
+from anyjob_redis.connection import run_each, translated
 from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen, section_by_id
 
 __all__ = ["ParkedJobs", "parked_key"]
@@ -89,8 +89,8 @@ class ParkedJobs(Places):
         value: bytes | None = self._client.hget(self._holds, entry)
         return value is not None and value.decode().partition(" ")[0] == holder
 
-    def acknowledge(self, holder: str, entry: str) -> bool:
-        return bool(self._end(self._keys, [holder, 1, entry]))
+    def acknowledge(self, holder: str, entries: Sequence[str]) -> Sequence[bool]:
+        return run_each(self._client, self._end, ([holder, 1, each] for each in entries), keys=self._keys)
 
     def give_back(self, holder: str) -> None:
         held: Mapping[bytes, bytes] = self._client.hgetall(self._holds)

@@ -95,8 +95,8 @@ class Places(ABC):
         """Whether that is still held."""
 
     @abstractmethod
-    def acknowledge(self, holder: str, entry: Any) -> bool:
-        """Remove a job for good, unless it was sent again; return whether it was still held."""
+    def acknowledge(self, holder: str, entries: Sequence[Any]) -> Sequence[bool]:
+        """Remove jobs for good, but for those that were sent again; return of each whether it was still held."""
 
     @abstractmethod
     def give_back(self, holder: str) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Final
 
 import msgspec
@@ -76,6 +76,15 @@ class RedisShelf(JobShelf):
         finally:
             self._give_back(holder)
 
+    def acknowledge(self, taken: Sequence[TakenJob]) -> Sequence[bool]:
+        ours = [each for each in taken if isinstance(each, _TakenJob)]
+        with translated():
+            return [
+                held
+                for (places, holder), jobs in groupby(ours, lambda each: (each.places, each.holder))
+                for held in places.acknowledge(holder, [each.entry for each in jobs])
+            ]
+
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return self._parked.park(raw, failure)
 
@@ -112,18 +121,18 @@ class _TakenJob(TakenJob):
         resend: Callable[[JobEnvelope], None],
     ) -> None:
         self.job = job
-        self._places = places
-        self._holder = holder
-        self._entry = entry
+        self.places = places
+        self.holder = holder
+        self.entry = entry
         self._resend = resend
 
     def acknowledge(self) -> bool:
         with translated():
-            return self._places.acknowledge(self._holder, self._entry)
+            return self.places.acknowledge(self.holder, [self.entry]) == [True]
 
     def replace(self, envelope: JobEnvelope) -> bool:
         with translated():
-            if not self._places.holds(self._holder, self._entry):
+            if not self.places.holds(self.holder, self.entry):
                 return False
         self._resend(envelope)
         return self.acknowledge()

@@ -15,7 +15,7 @@ from rq.utils import utcformat
 from anyjob.clock import Clock
 from anyjob.envelope import JOB_ID, JobEnvelope, write_envelope
 from anyjob.errors import EnqueueError
-from anyjob_redis.connection import send_in_batches
+from anyjob_redis.connection import run_each, send_in_batches
 from anyjob_redis.moved import Moves
 from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import score_of
@@ -147,6 +147,11 @@ class Messages:
         `counter` is the field of RQ's worker that counts it, and the time it took.
         """
         return bool(self._run(scripts.ACKNOWLEDGE, holder, entry, counter, seconds))
+
+    def acknowledge_all(self, holder: str, entries: Sequence[bytes]) -> Sequence[bool]:
+        """Remove messages that nobody ran, as `acknowledge` does."""
+        calls = ((*self._common, holder, entry, "", 0.0) for entry in entries)
+        return run_each(self.client, self._script(scripts.ACKNOWLEDGE), calls)
 
     def give_back(self, holder: str, *, lost: bool) -> Sequence[str]:
         """Put back all that `holder` holds; `lost`: what it ran is marked as redelivered. Return the ids."""

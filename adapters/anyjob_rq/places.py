@@ -61,8 +61,8 @@ class RQPlaces(Places):
     def holds(self, holder: str, entry: bytes) -> bool:
         return self._messages.holds(holder, entry)
 
-    def acknowledge(self, holder: str, entry: bytes) -> bool:
-        return self._messages.acknowledge(holder, entry)
+    def acknowledge(self, holder: str, entries: Sequence[bytes]) -> Sequence[bool]:
+        return self._messages.acknowledge_all(holder, entries)
 
     def give_back(self, holder: str) -> None:
         self._messages.give_back(holder, lost=False)

@@ -118,7 +118,7 @@ def test_a_beat_keeps_what_is_held_and_brings_back_nothing_else(messages: RedisM
     after = times(messages)
     assert {*after} == {"run-w-0"}  # XX: the other was acknowledged, or given back, meanwhile
     assert after["run-w-0"] > before
-    assert messages.acknowledge(["run-w-0"]) == 1
+    assert messages.acknowledge(["run-w-0"]) == [True]
     messages.beat(["run-w-0"])
     assert times(messages) == {}
 
@@ -132,7 +132,7 @@ def test_a_silent_holders_message_comes_back_in_front_as_lost(messages: RedisMes
     assert taken is not None
     assert taken[1].startswith(b'{"redelivered":true,')
     assert envelope_in(taken[1]) == write_envelope(envelope("a"))
-    assert messages.acknowledge(["run-dead-0"]) == 0  # fenced
+    assert messages.acknowledge(["run-dead-0"]) == [False]  # fenced
 
 
 def test_nobody_is_declared_dead_after_an_outage(messages: RedisMessages, monkeypatch: pytest.MonkeyPatch) -> None:

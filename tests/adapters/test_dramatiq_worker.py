@@ -164,4 +164,4 @@ def test_the_dead_give_back_in_front_and_in_order(messages: Messages) -> None:
     again = messages.take("you", ["default"], 3, 0, known=[])
     assert [each.data for each in again[:2]] == [each.data for each in taken]
     assert [each.redelivered for each in again] == [True, True, False]
-    assert not messages.acknowledge("me", taken[0].entry)
+    assert messages.acknowledge("me", [taken[0].entry]) == [False]

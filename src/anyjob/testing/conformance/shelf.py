@@ -207,20 +207,21 @@ class ShelfConformance(KitFixtures):
 
     @needs("removal")
     def test_what_is_taken_is_nobody_elses_and_goes_back(self, *, world: World) -> None:
-        ids = world.enqueue("a", "b", "c")
+        labels = [f"{number}" for number in range(9)]
+        ids = world.enqueue(*labels, "last")
         shelf = world.manager.shelf()
-        chosen = JobFilter(ids=frozenset(ids[:2]))
+        chosen = JobFilter(ids=frozenset(ids[:9]))
         with shelf.take(chosen, limit=10) as taken:
-            assert {each.job.id for each in taken} == set(ids[:2])
+            assert {each.job.id for each in taken} == set(ids[:9])
             with shelf.take(chosen, limit=10) as again:
                 assert list(again) == []
             worker = world.start_worker()
             world.journal.wait(1)
-            assert world.journal.begun() == ["c"]
+            assert world.journal.begun() == ["last"]
             worker.stop()
         world.start_worker()
-        world.journal.wait(3)
-        assert world.journal.begun() == ["c", "a", "b"]
+        world.journal.wait(10)
+        assert world.journal.begun() == ["last", *labels]
         assert {each.lost_count for each in world.journal.entries()} == {0}
 
     @needs("delay", "removal")
