@@ -11,6 +11,7 @@ from amqp import Message
 from amqp.exceptions import NotFound
 from msgspec import Struct
 
+from anyjob.errors import EnqueueError
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.topology import AmqpNames
@@ -43,8 +44,12 @@ class MoveJournal:
         """
         last = self._notes.get(move) or self._read(move)
         under_way, coming = last.under_way.difference(gone), frozenset(ids)
-        note = self._notes[move] = _Note(under_way | coming, last.in_doubt | under_way & coming)
-        self._write(move, note)
+        note = _Note(under_way | coming, last.in_doubt | under_way & coming)
+        try:
+            self._write(move, note)
+        except EnqueueError as error:
+            raise EnqueueError(str(error), rejected=list(ids)) from error  # the note is in doubt; no job was sent
+        self._notes[move] = note
         return note.in_doubt
 
     def forget(self, move: str | None) -> None:

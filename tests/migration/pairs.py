@@ -139,10 +139,15 @@ class Pair(AbstractContextManager["Pair"]):
         return {state: counts[state] for state in WAITS}
 
     def look(self, alias: str, *states: JobState) -> Sequence[StoredJob]:
-        """Return all jobs that wait, in the order in which they are found; they stay."""
-        shelf = self.manager.backend(alias).shelf
-        assert shelf is not None
-        with shelf.drain(JobFilter(states=frozenset(states) or WAITS), holder="look", ahead=500) as jobs:
+        """Return all jobs that wait; they stay."""
+        backend = self.manager.backend(alias)
+        chosen = JobFilter(states=frozenset(states) or WAITS)
+        assert backend.shelf is not None
+        if backend.capabilities.listing >= WAITS:
+            page = backend.shelf.scan(chosen, limit=1_000_000)
+            assert page.cursor is None
+            return page.jobs
+        with backend.shelf.drain(chosen, holder="look", ahead=500) as jobs:
             return [each.job for each in jobs]
 
     def is_forgotten(self, run: str) -> bool:

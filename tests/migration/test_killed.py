@@ -42,6 +42,7 @@ def test_a_mover_that_is_killed_loses_nothing(pair: Pair) -> None:
     assert {each.id: each for each in there if each is not None} == {each.id: each for each in sent}
     twice = {job_id for job_id, times in Counter(each.id for each in there if each is not None).items() if times > 1}
     assert twice <= in_doubt
+    assert in_doubt <= {each.id for each in sent}
     assert len(in_doubt) <= sum(killed) * BATCH
     if moves_once:
         assert not in_doubt

@@ -63,6 +63,7 @@ def test_a_server_that_is_killed_loses_nothing(pair: Pair, servers: Servers, kin
     assert {each.id: each for each in there if each is not None} == {each.id: each for each in sent}
     twice = {job_id for job_id, times in Counter(each.id for each in there if each is not None).items() if times > 1}
     assert twice <= in_doubt
+    assert in_doubt <= {each.id for each in sent}
     assert len(in_doubt) <= (0 if moves_once else BATCH)
     assert (report.left, report.foreign, report.is_balanced) == (0, 10, True)
     assert pair.natives() == list(range(10))
