@@ -11,6 +11,7 @@ from amqp import Message
 from amqp.exceptions import NotFound
 from msgspec import Struct
 
+from anyjob.backend import MoveMemory
 from anyjob.errors import EnqueueError
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.publisher import Parcel, Publisher
@@ -26,7 +27,7 @@ class _Note(Struct, frozen=True):
     """What came again."""
 
 
-class MoveJournal:
+class MoveJournal(MoveMemory):
     """The moves into one namespace, each with a queue that holds its newest note. Raises `EnqueueError`.
 
     For one mover of a move at a time.
@@ -37,6 +38,17 @@ class MoveJournal:
         self._publisher = publisher
         self._names = names
         self._notes: dict[str, _Note] = {}
+
+    def begin(self, move: str) -> None:
+        self.note(move, (), ())
+
+    def knows(self, move: str) -> bool:
+        with translated(), self._links.link() as link, link.connection.channel() as channel:
+            try:
+                channel.queue_declare(self._names.moving(move), passive=True)
+            except NotFound:
+                return False
+            return True
 
     def note(self, move: str, ids: Collection[str], gone: Collection[str]) -> Collection[str]:
         """Note, before jobs are sent, that they will be, and which others can't come again; return all ids of the move
@@ -53,8 +65,7 @@ class MoveJournal:
         return note.in_doubt
 
     def forget(self, move: str | None) -> None:
-        """Forget a move. What is noted of others harms nobody: it is only told, and expires."""
-        if move is not None:
+        if move is not None:  # what is noted of others harms nobody: it is only told, and expires
             self._notes.pop(move, None)
             with translated(), self._links.link() as link:
                 link.channel.queue_delete(self._names.moving(move))

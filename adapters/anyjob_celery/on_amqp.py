@@ -36,6 +36,8 @@ __all__ = ["AmqpCeleryBackend"]
 class AmqpCeleryBackend(OwnCeleryBackend):
     """Celery over RabbitMQ: `celery+amqp://` and `celery+amqps://`."""
 
+    moves: MoveJournal
+
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
         self._clock = config.clock
@@ -45,7 +47,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             options = {**options, "ssl": self.options["broker_use_ssl"]}
         self._links = Links(read_url(self.url, config.alias), config.enqueue_timeout, options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
-        self._moves = MoveJournal(self._links, self._publisher, self._names)
+        self.moves = MoveJournal(self._links, self._publisher, self._names)
         self._queues = KnownQueues(self._names, config)
         # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
         self.capabilities = replace(capabilities_of(config), redelivery_bound=timedelta(seconds=6))
@@ -69,12 +71,9 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             tell_published(envelope, told)
 
     def send_moved(self, envelopes: Sequence[JobEnvelope], move: str, *, gone: Collection[str] = ()) -> Collection[str]:
-        in_doubt = self._moves.note(move, [envelope.id for envelope in envelopes], gone)
+        in_doubt = self.moves.note(move, [envelope.id for envelope in envelopes], gone)
         self.send(envelopes)
         return in_doubt
-
-    def forget_moved(self, move: str | None = None) -> None:
-        self._moves.forget(move)
 
     def close(self) -> None:
         self._links.close()

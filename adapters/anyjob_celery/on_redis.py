@@ -24,13 +24,15 @@ __all__ = ["RedisCeleryBackend"]
 class RedisCeleryBackend(OwnCeleryBackend):
     """Celery over Redis: `celery+redis://` and `celery+rediss://`."""
 
+    moves: Moves
+
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
         options = {**self.options.get("broker_use_ssl", {}), **self.transport_options}
         client = self.client = connect(replace(config, options=options), self.url)
         self.messages = RedisMessages(client, config.namespace, config.clock)
         self.held = HeldMessages(self.messages, config.lease)
-        self._moves = Moves(client, config.namespace)
+        self.moves = Moves(client, config.namespace)
         self.capabilities = replace(
             ON_REDIS,
             delay=Quality.APPROXIMATE if self.native_delay else Quality.EXACT,
@@ -57,11 +59,8 @@ class RedisCeleryBackend(OwnCeleryBackend):
         *,
         gone: Collection[str] = (),  # noqa: ARG002  # a mark lasts until the move is over
     ) -> Collection[str]:
-        self._send(envelopes, moved=self._moves.key(move))
+        self._send(envelopes, moved=self.moves.key(move))
         return ()
-
-    def forget_moved(self, move: str | None = None) -> None:
-        self._moves.forget(move)
 
     def _send(self, envelopes: Sequence[JobEnvelope], *, moved: str = "") -> None:
         headers = [announced_headers(envelope, self.native_eta(envelope)) for envelope in envelopes]

@@ -108,7 +108,6 @@ local function send(queue, level, due, member, item)
     else schedule(namespace, member, due, queue .. ' ' .. level .. '\\n' .. item) end
 end
 local moved = ARGV[2]
-note_move(moved)
 for i = 3, #ARGV, 6 do
     if not has_come(moved, ARGV[i]) then
         note_come(moved, ARGV[i])

@@ -43,6 +43,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
     """The scheme is `dramatiq+amqp:` or `dramatiq+amqps:`; `options` are those of py-amqp's connection, which sends."""
 
     shelf: AmqpShelf
+    moves: MoveJournal
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
@@ -51,7 +52,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         self._names = names_of(config.namespace)
         self._links = Links(self._address, config.enqueue_timeout, self.native_config.options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
-        self._moves = MoveJournal(self._links, self._publisher, self._names)
+        self.moves = MoveJournal(self._links, self._publisher, self._names)
         self._queues = KnownQueues(self._names, config)
         self.capabilities = replace(capabilities_of(config), priority_lag=1)
         self.shelf = AmqpShelf(
@@ -83,12 +84,9 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         )
 
     def send_moved(self, envelopes: Sequence[JobEnvelope], move: str, *, gone: Collection[str] = ()) -> Collection[str]:
-        in_doubt = self._moves.note(move, [envelope.id for envelope in envelopes], gone)
+        in_doubt = self.moves.note(move, [envelope.id for envelope in envelopes], gone)
         self.send(envelopes)
         return in_doubt
-
-    def forget_moved(self, move: str | None = None) -> None:
-        self._moves.forget(move)
 
     def close(self) -> None:
         self._links.close()

@@ -31,6 +31,7 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
     """The scheme is `dramatiq+redis:`, `dramatiq+rediss:` or `dramatiq+unix:`; the rest of the URL is redis-py's."""
 
     shelf: RedisShelf
+    moves: Moves
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
@@ -38,7 +39,7 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         self.client = connect(self.native_config, config.url.partition("+")[2])
         self.messages = Messages(self.client, Names(root), config.clock)
         self.capabilities = _capabilities(config.lease)
-        parked, self._moves = ParkedJobs(self.client, root, config.clock), Moves(self.client, root)
+        parked, self.moves = ParkedJobs(self.client, root, config.clock), Moves(self.client, root)
         self.shelf = RedisShelf(
             parked,
             DramatiqPlaces(self.messages, config.lease),
@@ -59,11 +60,8 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         *,
         gone: Collection[str] = (),  # noqa: ARG002  # a mark lasts until the move is over
     ) -> Collection[str]:
-        self.send_by(partial(self.publish, again=False, moved=self._moves.key(move)), envelopes)
+        self.send_by(partial(self.publish, again=False, moved=self.moves.key(move)), envelopes)
         return ()
-
-    def forget_moved(self, move: str | None = None) -> None:
-        self._moves.forget(move)
 
     def source(self) -> RedisSource:
         return RedisSource(self.messages, self.config.lease, lambda: self.broker.forbidden)

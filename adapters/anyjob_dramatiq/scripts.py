@@ -125,7 +125,6 @@ local function send(id, queue, level, due, message)
     redis.call('SADD', ns .. ':queues', queue)
     if due ~= '' then schedule_message(id, due, level, message) else put(push, id, level, message) end
 end
-note_move(moved)
 for i = 3, #ARGV, 6 do
     if not has_come(moved, ARGV[i + 1]) then
         note_come(moved, ARGV[i + 1])

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from redis import Redis
 
+from anyjob.backend import MoveMemory
 from anyjob.envelope import JobEnvelope
 from anyjob_redis.connection import translated
 
@@ -13,19 +14,19 @@ __all__ = ["MOVED", "Moves"]
 
 MOVED: Final = """
 local function has_come(moved, mark) return moved ~= '' and redis.call('SISMEMBER', moved, mark) == 1 end
-local function note_come(moved, mark) if moved ~= '' then redis.call('SADD', moved, mark) end end
-local function note_move(moved)
+local function note_come(moved, mark)
     if moved == '' then return end
-    local moves = string.match(moved, '^(.*):')
-    redis.call('SADD', moves, moved)
-    for _, key in ipairs({moves, moved}) do redis.call('EXPIRE', key, 2592000) end -- if nobody ends it: after 30 days
+    redis.call('SADD', moved, mark)
+    redis.call('EXPIRE', moved, 2592000)
 end
 """
-"""Lua for an adapter's script that sends; `moved` is a `Moves.key`, or '' if the jobs are no move's."""
+"""Lua for an adapter's script that sends; `moved` is a `Moves.key`, or '' if the jobs are no move's. What nobody
+ends is forgotten after 30 days.
+"""
 
 
-class Moves:
-    """The moves into one adapter's keys, which begin with `root`."""
+class Moves(MoveMemory):
+    """The moves into one adapter's keys, which begin with `root`. Raises `EnqueueError`."""
 
     def __init__(self, client: Redis, root: str) -> None:
         self._client: Any = client
@@ -40,10 +41,20 @@ class Moves:
         """Return what tells a job from a later one that was given the same id."""
         return f"{envelope.id} {envelope.created_at.timestamp()}"
 
-    def forget(self, move: str | None) -> None:
-        """Forget a move, or all of them. Raises `EnqueueError`."""
+    def begin(self, move: str) -> None:
+        with translated(), self._client.pipeline() as pipe:
+            pipe.sadd(self._moves, move).expire(self._moves, _A_MONTH).execute()
+
+    def knows(self, move: str) -> bool:
         with translated():
-            keys = self._client.smembers(self._moves) if move is None else [self.key(move)]
-            if keys:
-                self._client.delete(*keys)
-                self._client.srem(self._moves, *keys)
+            return bool(self._client.sismember(self._moves, move))
+
+    def forget(self, move: str | None) -> None:
+        with translated():
+            moves = [each.decode() for each in self._client.smembers(self._moves)] if move is None else [move]
+            if moves:
+                self._client.delete(*map(self.key, moves))
+                self._client.srem(self._moves, *moves)
+
+
+_A_MONTH: Final = 30 * 24 * 3600

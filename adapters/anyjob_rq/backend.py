@@ -38,6 +38,7 @@ class RQBackend(JobBackend):
     """
 
     shelf: RedisShelf
+    moves: Moves
 
     def __init__(self, config: BackendConfig, *, connection: Redis | None = None) -> None:
         self.config = config
@@ -50,7 +51,7 @@ class RQBackend(JobBackend):
         self.messages = Messages(connection, Names(config.namespace), config.clock)
         self.capabilities = _capabilities(config.lease)
         root = root_of(config.namespace)
-        parked, self._moves = ParkedJobs(connection, root, config.clock), Moves(connection, root)
+        parked, self.moves = ParkedJobs(connection, root, config.clock), Moves(connection, root)
         self.shelf = RedisShelf(
             parked,
             RQPlaces(self.messages, config.clock, config.lease),
@@ -72,11 +73,8 @@ class RQBackend(JobBackend):
         *,
         gone: Collection[str] = (),  # noqa: ARG002  # a mark lasts until the move is over
     ) -> Collection[str]:
-        self.messages.send(envelopes, moved=self._moves.key(move))
+        self.messages.send(envelopes, moved=self.moves.key(move))
         return ()
-
-    def forget_moved(self, move: str | None = None) -> None:
-        self._moves.forget(move)
 
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
         if self._own_connection is not None:

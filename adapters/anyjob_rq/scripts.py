@@ -87,7 +87,6 @@ local function is_there_already(key, first, last)
         if ARGV[i] == 'data' then return redis.call('HGET', key, 'data') == ARGV[i + 1] end
     end
 end
-note_move(moved)
 each_job(function(native, _, mark, logical, queue, due, first, last)
     note_come(moved, mark)
     local key, push = job_key(native), 'RPUSH'

@@ -57,6 +57,22 @@ class BackendConfig:
     """The logical queues that the application's jobs go to, as far as it knows by now; for systems that can't tell."""
 
 
+class MoveMemory:
+    """What a backend's server remembers of the moves into it; this one remembers nothing. Raises `EnqueueError`."""
+
+    def begin(self, move: str) -> None:  # noqa: ARG002
+        """Prepare for the jobs of a move, which may have been begun before."""
+        return
+
+    def knows(self, move: str) -> bool:  # noqa: ARG002
+        """Whether a move into this place was begun and is not over."""
+        return False
+
+    def forget(self, move: str | None) -> None:  # noqa: ARG002
+        """Forget a move, for it is over; None: all of them, for jobs now leave here."""
+        return
+
+
 class JobBackend(ABC):
     """Carries envelopes from `send` to an executor. Thread-safe and fork-safe: connects on first use per process."""
 
@@ -65,6 +81,9 @@ class JobBackend(ABC):
 
     shelf: JobShelf | None = None
     """What waits, seen from outside; None where the system can't be looked into."""
+
+    moves: MoveMemory = MoveMemory()
+    """What `send_moved` remembers."""
 
     risks: Sequence[str] = ()
     """What the configuration puts at risk, a line each that begins with the setting; `anyjob doctor` shows them."""
@@ -118,10 +137,6 @@ class JobBackend(ABC):
         """
         self.send(envelopes)
         return ()
-
-    def forget_moved(self, move: str | None = None) -> None:  # noqa: ARG002
-        """Forget what `send_moved` remembers, for the move is over. None: of every move, for jobs now leave here."""
-        return
 
     def close(self) -> None:
         """Close connections. A later call opens them anew."""

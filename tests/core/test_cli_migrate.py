@@ -126,15 +126,6 @@ def test_what_makes_no_sense(
     assert (result.exit_code, told in result.stderr) == (code, True), result.stderr
 
 
-def test_one_place_by_two_names(anyjob: Run, jobs: Sequence[JobEnvelope]) -> None:
-    urls = {"ANYJOB_BACKENDS__OLD__URL": "rq+redis://h/1", "ANYJOB_BACKENDS__NEW__URL": "rq+redis://h/1"}
-
-    result = anyjob("migrate", "old", "new", **urls, ANYJOB_BACKEND="old")
-
-    assert result.exit_code == ExitCode.SETTINGS
-    assert "Backends 'old' and 'new' are one place" in result.stderr
-
-
 def test_memory_is_refused(anyjob: Run) -> None:
     result = anyjob(
         "migrate", "a", "b", ANYJOB_BACKENDS__A__URL="memory:", ANYJOB_BACKENDS__B__URL="memory:", ANYJOB_BACKEND="a"

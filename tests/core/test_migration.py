@@ -65,7 +65,7 @@ def test_options_that_make_no_sense(options: dict[str, Any], told: str) -> None:
 
 
 def test_a_backend_is_not_moved_to_itself(old: StoreBackend, clock: FakeClock) -> None:
-    with pytest.raises(InvalidOptionError, match="'old' and 'same' are one backend"):
+    with pytest.raises(InvalidOptionError, match="'old' and 'same' are one place"):
         JobMigration(("old", old), ("same", old), MigrationOptions(), clock=clock)
 
 

@@ -18,10 +18,8 @@ from rich.table import Table
 
 from anyjob import current
 from anyjob.cli.commands import ExitCode, fail, refuse_in_process, split_queues, with_exit_codes
-from anyjob.errors import ConfigurationError
 from anyjob.manager import JobManager
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
-from anyjob.settings import Settings, load_settings
 from anyjob.store import JobState
 
 __all__ = ["migrate"]
@@ -63,7 +61,6 @@ def migrate(source: str, destination: str, *, dry_run: bool, report: Path | None
     manager = current.load_application()
     for alias in (source, destination):
         refuse_in_process(manager, alias, "another process never sees its jobs. Move them in Python, by migration()")
-    _refuse_same_place(source, destination)
     given = {key: value for key, value in chosen.items() if value is not None}
     states = given.pop("states")
     if states:
@@ -123,15 +120,6 @@ def _stops(migration: JobMigration) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-def _refuse_same_place(source: str, destination: str) -> None:
-    settings: Settings | None = load_settings()
-    if settings is None:
-        return
-    here, there = settings.backends.get(source), settings.backends.get(destination)
-    if here is not None and there is not None and here.url == there.url:
-        raise ConfigurationError(f"Backends {source!r} and {destination!r} are one place: there is nothing to move.")
 
 
 def _write(file: Path | None, report: MigrationReport) -> None:

@@ -76,7 +76,7 @@ class JobMigration:
         self._from, self._source = source
         self._to, self._destination = destination
         if self._source is self._destination:
-            raise InvalidOptionError(f"{self._from!r} and {self._to!r} are one backend: there is nothing to move.")
+            raise _same_place(self._from, self._to)
         self._source.capabilities.refuse_moving(options.states, self._from)
         self._shelf = _shelf_of(self._from, self._source)
         self._parked = _shelf_of(self._to, self._destination) if JobState.ABANDONED in options.states else None
@@ -118,21 +118,29 @@ class JobMigration:
     def move(self) -> MigrationReport:
         """Move all that is chosen, until a pass over the source finds nothing more to move.
 
-        Raises `MigrationError` when a side is away, or a job reads otherwise at the destination.
+        Raises `MigrationError` when a side is away, or a job reads otherwise at the destination; `InvalidOptionError`
+        if both turn out to be one place.
         """
         try:
-            self._source.forget_moved()
+            self._begin()
             for _ in range(_MOST_PASSES):
                 self._shelf.recover()
                 if (self._pass() == 0 and self._is_empty()) or self.is_stopped:
                     break
             if not self._tally.under_way:  # else it is at the destination, and may come again from the source
-                self._destination.forget_moved(self.run)
+                self._destination.moves.forget(self.run)
             return self._report(remaining=self._shelf.count())
         except EnqueueError as error:
             if not self._destination.capabilities.moves_once:
                 self._doubt(error.in_doubt)
             raise MigrationError(f"Interrupted, nothing is lost: {error}", self._report()) from error
+
+    def _begin(self) -> None:
+        self._source.moves.forget(None)
+        self._destination.moves.begin(self.run)
+        if self._source.moves.knows(self.run):
+            self._destination.moves.forget(self.run)
+            raise _same_place(self._from, self._to)
 
     def stop(self) -> None:
         """End `move` after the batch that is on its way. From any thread, or a signal's handler."""
@@ -267,6 +275,10 @@ class JobMigration:
             groups=tally.groups() if groups is None else groups,
             remaining=remaining or {},
         )
+
+
+def _same_place(source: str, destination: str) -> InvalidOptionError:
+    return InvalidOptionError(f"{source!r} and {destination!r} are one place: there is nothing to move.")
 
 
 def _pages(shelf: JobShelf, chosen: JobFilter) -> Iterator[StoredJob]:

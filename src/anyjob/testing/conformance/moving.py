@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from anyjob.capabilities import Quality
 from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.errors import DuplicateJobIdError, EnqueueError
+from anyjob.errors import DuplicateJobIdError, EnqueueError, InvalidOptionError
 from anyjob.memory import InMemoryJobStore
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
 from anyjob.options import EnqueueOptions
@@ -156,6 +156,7 @@ class MovingConformance(KitFixtures):
     def test_what_is_moved_here_is_here_once(self, *, world: World) -> None:
         backend = world.manager.backend()
         moved = [world.manager.prepare(world.probe(label)) for label in ("a", "b")]
+        backend.moves.begin("run-1")
         backend.send_moved(moved[:1], "run-1")
         if world.can.moves_once:
             backend.send_moved(moved, "run-1")  # as by a mover that was killed, and came again
@@ -168,14 +169,15 @@ class MovingConformance(KitFixtures):
         world.enqueue("sentinel")
         world.journal.wait(3)
         assert world.journal.begun() == ["a", "b", "sentinel"]
-        backend.forget_moved("run-1")
+        backend.moves.forget("run-1")
+        backend.moves.begin("run-1")
         backend.send_moved(moved[:1], "run-1")  # the way back, and here again
         world.journal.wait(4)
         _wait_until_empty(world)
-        backend.forget_moved()  # jobs are moved away from here: whoever comes again is new
+        backend.moves.forget(None)  # jobs are moved away from here: whoever comes again is new
         backend.send_moved(moved[:1], "run-1")
         world.journal.wait(5)
-        backend.forget_moved("run-1")
+        backend.moves.forget("run-1")
         assert world.journal.begun()[3:] == ["a", "a"]
 
     @needs("moving")
@@ -183,13 +185,14 @@ class MovingConformance(KitFixtures):
         """A job that was moved, ran, and was enqueued anew by the id that its application gave it."""
         backend = world.manager.backend()
         first = world.manager.prepare(world.probe("first"), job_id="nightly")
+        backend.moves.begin("run-1")
         backend.send_moved([first], "run-1")
         world.start_worker()
         world.journal.wait(1)
         _wait_until_empty(world)
         backend.send_moved([world.manager.prepare(world.probe("second"), job_id="nightly")], "run-1")
         world.journal.wait(2)
-        backend.forget_moved("run-1")
+        backend.moves.forget("run-1")
         assert world.journal.begun() == ["first", "second"]
 
     @needs("moving")
@@ -205,10 +208,24 @@ class MovingConformance(KitFixtures):
         ]
         for sent in movers:
             with world.another_manager() as manager:
+                manager.backend().moves.begin("run-1")
                 for batch, gone, in_doubt in sent:
                     told = manager.backend().send_moved(batch, "run-1", gone=gone)
                     assert sorted(told) == ([] if world.can.moves_once else in_doubt)
-        world.manager.backend().forget_moved("run-1")
+        world.manager.backend().moves.forget("run-1")
+
+    @needs("moving")
+    def test_a_place_is_not_moved_to_itself(self, *, world: World) -> None:
+        """By another alias, or another way to its server."""
+        labels = [f"{number}" for number in range(5)]
+        world.enqueue(*labels)
+        with world.another_manager() as manager, pytest.raises(InvalidOptionError, match="'one' and 'other' are one"):
+            move(("one", world.manager.backend()), ("other", manager.backend()))
+        world.start_worker()
+        world.journal.wait(5)
+        world.enqueue("sentinel")
+        world.journal.wait(6)
+        assert world.journal.begun() == [*labels, "sentinel"]
 
     @needs("moving", "unique ids")
     def test_an_id_that_is_taken_stays_at_the_source(self, *, world: World) -> None:
