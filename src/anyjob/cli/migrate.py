@@ -92,7 +92,8 @@ def _run(
         if dry_run:
             done = migration.preview()
         else:
-            click.echo(f"run {migration.run}: after a crash, go on with --resume {migration.run}", err=True)
+            told = f"run {migration.run}: after a crash, go on with --resume {migration.run}"
+            bar.console.print(told, markup=False, highlight=False, soft_wrap=True)
             bar.update(task, total=_total(manager.shelf(source).count(), options))
             try:
                 with _stops(migration):
