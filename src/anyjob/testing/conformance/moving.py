@@ -198,7 +198,7 @@ class MovingConformance(KitFixtures):
     @needs("moving")
     def test_what_may_be_here_twice_is_told(self, *, world: World) -> None:
         """The mover died after it sent the second batch, and the one who went on with it died as well."""
-        promised(world, lambda can: not can.in_process, "anything to a mover of another process")
+        promised(world, lambda can: can.moves_once or not can.unique_ids, "to take an id that is there already")
         envelopes = [world.manager.prepare(world.probe(label)) for label in "abcdef"]
         ids = [each.id for each in envelopes]
         movers: list[list[tuple[Sequence[JobEnvelope], Sequence[str], Sequence[str]]]] = [
