@@ -16,7 +16,8 @@ from anyjob.loader import installed_schemes
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(anyjob.__path__, "anyjob.")
-    if name not in ("anyjob.__main__", "anyjob.cli.commands", "anyjob.cli.doctor", "anyjob.cli.process")
+    if name
+    not in ("anyjob.__main__", "anyjob.cli.commands", "anyjob.cli.doctor", "anyjob.cli.migrate", "anyjob.cli.process")
 ]
 
 

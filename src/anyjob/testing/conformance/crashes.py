@@ -137,7 +137,9 @@ class CrashesConformance(KitFixtures):
         labels = [f"{number}" for number in range(20)]
         world.enqueue(*labels)
         world.journal.wait(21)
-        assert sorted(world.journal.begun()) == sorted(["first", *labels])
+        begun = world.journal.begun()
+        assert sorted(each for each in begun if each != "first") == sorted(labels)
+        assert begun.count("first") <= 2  # it had ended, but the worker may not have said so yet
 
     def test_kills_between_many_jobs_lose_none(self, world: World) -> None:
         labels = [f"{number}" for number in range(60)]
