@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -29,13 +33,29 @@ def connect(config: BackendConfig, url: str) -> Redis:
     defaults = {"socket_connect_timeout": half, "socket_timeout": half, "retry": Retry(NoBackoff(), 0)}
     try:
         _refuse_wrong_database(url)
-        client: Redis = Redis.from_url(url, **{**defaults, **config.options})
+        new_client: Callable[[], Redis] = partial(Redis.from_url, url, **{**defaults, **config.options})
+        client = new_client()
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # only now are options looked at; nothing connects
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"backends.{config.alias}: the redis client can't use this: {error}") from None
     refuse_decoding(client, config.alias)
+    _renew_in_children(client, new_client)
     return client
+
+
+def _renew_in_children(client: Redis, new_client: Callable[[], Redis]) -> None:
+    """Give the client a new pool in every child: redis-py 8 goes on with the parent's, whose lock a thread of the
+    parent's may have held just then. Nobody in the child would ever release it, and its first command would hang.
+    """
+    known = weakref.ref(client)
+
+    def in_child() -> None:
+        if (there := known()) is not None:
+            there.connection_pool = new_client().connection_pool
+
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=in_child)
 
 
 def _refuse_wrong_database(url: str) -> None:
