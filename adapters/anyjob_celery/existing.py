@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -19,6 +18,7 @@ from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, JobPriority, write_envelope
 from anyjob.errors import ConfigurationError, InvalidOptionError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.shelf import JobShelf
 from anyjob.store import JobState
 from anyjob_amqp import LEVELS, AmqpAddress, AmqpNames, AmqpShelf, Links, Publisher
@@ -31,7 +31,7 @@ from anyjob_redis import ParkedJobs, RedisShelf, connect
 
 __all__ = ["ExistingCeleryBackend"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class ExistingCeleryBackend(CeleryBackend):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import secrets
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 
 from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, JobIds
+from anyjob.log import JobLogger
 from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, PUSH, SEND, SWEEP, TAKE
 from anyjob_celery.redis_wire import LEVELS, item_of
 from anyjob_redis import Moves, ScheduledMessages, send_in_batches
@@ -22,7 +22,7 @@ from anyjob_redis.scheduled import score_of
 
 __all__ = ["HeldMessages", "RedisMessages"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class RedisMessages:

@@ -15,11 +15,12 @@ from typing import Any
 from billiard import active_children
 from celery import bootsteps, signals
 
+from anyjob.log import JobLogger
 from anyjob_celery.backend import CeleryBackend
 
 __all__ = ["StopBound", "StopFlag", "TellJobs"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class StopFlag(threading.Event):

@@ -14,6 +14,7 @@ from celery.worker.strategy import default as celery_strategy
 
 from anyjob.errors import AnyjobError, EnqueueError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
@@ -21,7 +22,8 @@ from anyjob_celery.stopping import StopFlag
 
 __all__ = ["JobAbandonedError", "JobTask", "job_strategy"]
 
-logger = get_logger("anyjob.worker")
+get_logger("anyjob.worker")  # makes it a child of Celery's, whose worker sets up the output
+logger = JobLogger("anyjob.worker")
 
 ENVELOPE: Final = "anyjob_envelope"
 """The key of a request under which its task finds the raw envelope."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 import threading
 from collections import deque
@@ -19,13 +18,14 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
 from anyjob.errors import EnqueueError
+from anyjob.log import JobLogger
 from anyjob_amqp import AmqpAddress
 from anyjob_dramatiq.frame import Delivery, decode
 from anyjob_dramatiq.intake import JobSource
 
 __all__ = ["AmqpPlace", "AmqpSource"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 @dataclass(frozen=True, slots=True)

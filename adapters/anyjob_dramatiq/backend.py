@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import math
 import sys
 import threading
@@ -20,6 +19,7 @@ from anyjob.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.envelope import JobEnvelope, read_envelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.worker import WorkerOptions
 from anyjob_dramatiq.broker import JobBroker
 from anyjob_dramatiq.frame import pack
@@ -29,7 +29,7 @@ from anyjob_dramatiq.runner import JobRunner
 
 __all__ = ["DramatiqBackend", "OwnDramatiqBackend", "load_object", "native_command"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 Job = tuple[JobEnvelope, Message[Any]]
 

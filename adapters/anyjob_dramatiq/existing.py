@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, JobPriority, write_envelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.shelf import JobShelf
 from anyjob.store import JobState
 from anyjob.worker import WorkerOptions
@@ -32,7 +32,7 @@ from anyjob_redis import ParkedJobs, RedisShelf
 
 __all__ = ["ExistingDramatiqBackend"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class ExistingDramatiqBackend(DramatiqBackend):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from dramatiq import Broker, MessageProxy, Middleware, Worker
 from anyjob.envelope import JobEnvelope, read_envelope
 from anyjob.errors import EnqueueError, EnvelopeError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Outcome, Retry
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobGuard"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class JobGuard(Middleware):

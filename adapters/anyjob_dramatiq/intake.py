@@ -7,7 +7,6 @@ to. A message is taken when a thread is free to begin it: whatever is held when 
 
 from __future__ import annotations
 
-import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -17,11 +16,12 @@ from typing import Any, Final, TypeVar
 from dramatiq import Consumer, Message, MessageProxy
 
 from anyjob.errors import EnqueueError
+from anyjob.log import JobLogger
 from anyjob_dramatiq.frame import Delivery
 
 __all__ = ["JobConsumer", "JobIntake", "JobSource"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 T = TypeVar("T")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -16,11 +15,12 @@ from dramatiq import Broker, Middleware, Worker
 
 from anyjob.errors import EnqueueError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob_dramatiq.intake import JobIntake
 
 __all__ = ["JobLifecycle"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 Handler = Callable[[int, FrameType | None], Any]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import uuid
 from collections.abc import Callable, Sequence, Set
@@ -12,6 +11,7 @@ from dramatiq import Message
 
 from anyjob.clock import SystemClock
 from anyjob.executor import worker_name
+from anyjob.log import JobLogger
 from anyjob_dramatiq.frame import Delivery, decode, faulty
 from anyjob_dramatiq.intake import JobSource
 from anyjob_dramatiq.messages import HeldMessage, Messages
@@ -21,7 +21,7 @@ from anyjob_redis.recurring import RecurringThread
 
 __all__ = ["RedisSource"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class RedisSource(JobSource):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from anyjob.errors import EnqueueError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Completed, Outcome, Retry
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobIntake
 
 __all__ = ["JobRunner", "TryFailedError"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class TryFailedError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,10 +10,11 @@ from typing import Final, Self
 from redis.exceptions import RedisError
 
 from anyjob.clock import Clock
+from anyjob.log import JobLogger
 
 __all__ = ["RecurringThread"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class RecurringThread:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -19,12 +18,13 @@ from rq.job import Job
 from rq.worker import Worker
 
 from anyjob.errors import ConfigurationError
+from anyjob.log import JobLogger
 from anyjob_rq.wake import Wake
 from anyjob_rq.worker import JobWorkerMixin
 
 __all__ = ["ForkingMixin"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class ForkingMixin(JobWorkerMixin, Worker):

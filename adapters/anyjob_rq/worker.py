@@ -33,6 +33,7 @@ from anyjob.clock import SystemClock
 from anyjob.envelope import QUEUE_NAME
 from anyjob.errors import ConfigurationError, EnqueueError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.outcome import Completed, Deferred, Outcome
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
@@ -43,7 +44,7 @@ from anyjob_rq.wake import Wake
 
 __all__ = ["JobWorkerMixin"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 T = TypeVar("T")
 

@@ -80,6 +80,12 @@ class Capabilities:
     """A job whose worker vanished runs again within this; None is no bound."""
     exact_loss_count: bool = False
     """`lost_count` counts exactly; otherwise it is an upper bound."""
+    hard_time_limit: bool = False
+    """A job that is still in a call of C code some seconds after its `time_limit` is ended with its process. Otherwise
+    the call returns first; the worker says that it is stuck."""
+    silence_bound: timedelta | None = None
+    """A job that keeps the interpreter's lock for longer may be taken for lost, and run again beside itself; what it
+    then leads to counts no more. None: it may take as long as it likes."""
 
     def refuse_unsupported(self, envelope: JobEnvelope, *, delay: timedelta, backend: str) -> None:
         """Raise `UnsupportedCapabilityError`, with the way out, if the job asks for what is lacking."""
@@ -148,6 +154,10 @@ def _tell_redelivery(can: Capabilities) -> str:
     return "no bound" if can.redelivery_bound is None else f"{can.redelivery_bound.total_seconds():g} s"
 
 
+def _tell_silence(can: Capabilities) -> str:
+    return "any time" if can.silence_bound is None else f"{can.silence_bound.total_seconds():g} s"
+
+
 _ONCE: Final = {True: "once", False: "once, or twice if the mover dies"}
 _YES: Final = {True: "yes", False: "no"}
 
@@ -166,4 +176,6 @@ _ROWS: Final[Mapping[str, Callable[[Capabilities], str]]] = {
     "survives a server restart": lambda can: _YES[can.durable],
     "runs again after a crash, within": _tell_redelivery,
     "counts crashes": lambda can: "exactly" if can.exact_loss_count else "as an upper bound",
+    "a time limit ends": lambda can: "any job" if can.hard_time_limit else "any job but in a call of C code",
+    "a job may keep the interpreter's lock for": _tell_silence,
 }

@@ -27,7 +27,7 @@ from anyjob.errors import (
     JobResolutionError,
 )
 from anyjob.invoker import JobInvoker, JobResolver, construct
-from anyjob.log import log_event
+from anyjob.log import JobLogger, log_event
 from anyjob.observer import JobObservers
 from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, Retry, describe_error
 from anyjob.registry import JobConfiguration, JobRegistry
@@ -37,7 +37,7 @@ from anyjob.upgrades import args_version
 
 __all__ = ["DEFAULT_MAX_LOSSES", "DEFERRALS_HEADER", "DEFER_UNKNOWN", "JobExecutor", "worker_name"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 DEFAULT_MAX_LOSSES: Final = 5
 DEFERRALS_HEADER: Final = "anyjob-deferrals"
@@ -126,6 +126,27 @@ class JobExecutor:
             running_job.reset(token)
         return self._succeeded(run)
 
+    def fail(self, raw: bytes, error: Exception, *, started_at: datetime | None = None) -> Outcome:
+        """Return what a try leads to that somebody ended from outside, with its process: as if the job had raised
+        `error`. `GiveUp` parks it. For workers that know why they ended a process; what just died is redelivered.
+        """
+        try:
+            envelope = read_envelope(raw)
+        except EnvelopeError as unreadable:
+            return self._abandon(raw, None, unreadable, self.clock.now())
+        configuration = self.registry.find(envelope.name)
+        policy = self._retry if configuration is None else self.policy_of(configuration)
+        context = JobExecutionContext(envelope, policy, started_at or self.clock.now(), None)
+        return self._charge(envelope, context, error)
+
+    def time_limit_of(self, raw: bytes) -> float | None:
+        """Return the seconds that the job in `raw` may run, or None: for workers that watch over a process."""
+        try:
+            configuration = self.registry.find(read_envelope(raw).name)
+        except EnvelopeError:
+            return None
+        return None if configuration is None else configuration.time_limit
+
     def refuse(self, raw: bytes, why: str) -> Abandoned:
         """Return the outcome of a message that is none of ours, as its frame shows: `raw` is kept, nothing runs."""
         return self._abandon(raw, None, EnvelopeError(why), self.clock.now())
@@ -213,20 +234,24 @@ class JobExecutor:
         if not isinstance(error, Exception) and _is_for_the_process(error, run.context):
             log_event(logger, logging.WARNING, "interrupted", run.envelope, error=type(error).__qualname__)
             raise error
-        context, now, next_try_at = run.context, self.clock.now(), None
+        return self._charge(run.envelope, run.context, error)
+
+    def _charge(self, envelope: JobEnvelope, context: JobExecutionContext, error: BaseException) -> Outcome:
+        """Count the try as failed, and decide what comes next."""
+        now, next_try_at = self.clock.now(), None
         try:
             next_try_at = _next_try_at(context, error, now)
         except Exception as broken:  # noqa: BLE001  # a policy or a wish that can't be followed
             broken.__cause__ = error
             error = broken
         envelope = replace(
-            run.envelope,
-            args=run.envelope.args.copy(),
+            envelope,
+            args=envelope.args.copy(),
             try_count=context.try_count,
             last_try_at=context.started_at,
             last_error=describe_error(error, MAX_ERROR_LENGTH),
-            due_at=next_try_at or run.envelope.due_at,
-            headers={key: value for key, value in run.envelope.headers.items() if key != DEFERRALS_HEADER},
+            due_at=next_try_at or envelope.due_at,
+            headers={key: value for key, value in envelope.headers.items() if key != DEFERRALS_HEADER},
         )
         if self._observers:
             self._observers.tell("failed", context, error, next_try_at)

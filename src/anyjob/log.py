@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import logging
+import traceback
+from contextlib import suppress
+from typing import Any
 
 from anyjob.envelope import JobEnvelope
 
-__all__ = ["log_event"]
+__all__ = ["JobLogger", "log_event"]
+
+
+class JobLogger(logging.LoggerAdapter[logging.Logger]):
+    """The logger `name`, which never raises: what ends a try must not depend on an application's filters and handlers.
+
+    `logging` guards handlers, but lets what a filter or a record factory raises through. It is told on stderr, as
+    `logging` tells of a broken handler, if `logging.raiseExceptions` is set.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(logging.getLogger(name))
+
+    def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
+        if not self.logger.isEnabledFor(level):
+            return
+        options["stacklevel"] = options.get("stacklevel", 1) + 1
+        try:
+            self.logger.log(level, msg, *args, **options)
+        except Exception:  # noqa: BLE001  # the application's
+            if logging.raiseExceptions:
+                with suppress(Exception):
+                    traceback.print_exc()
 
 
 def log_event(
-    logger: logging.Logger,
+    logger: JobLogger,
     level: int,
     event: str,
     envelope: JobEnvelope | None = None,

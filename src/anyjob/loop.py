@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Coroutine
@@ -10,13 +9,14 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyjob.errors import JobDefinitionError
+from anyjob.log import JobLogger
 
 if TYPE_CHECKING:
     import asyncio
 
 __all__ = ["JobLoop"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from anyjob.errors import (
 )
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.invoker import JobResolver, construct
-from anyjob.log import log_event
+from anyjob.log import JobLogger, log_event
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
 from anyjob.observer import JobObserver, JobObservers
 from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobManager", "import_application"]
 
-logger = logging.getLogger("anyjob.enqueue")
+logger = JobLogger("anyjob.enqueue")
 
 R = TypeVar("R")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 from typing import Any
 
 from anyjob.context import JobExecutionContext
 from anyjob.envelope import JobEnvelope
+from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned
 
 __all__ = ["JobObserver", "JobObservers"]
 
-logger = logging.getLogger("anyjob.observer")
+logger = JobLogger("anyjob.observer")
 
 
 class JobObserver:

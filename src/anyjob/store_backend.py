@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.memory import InMemoryJobStore
 from anyjob.outcome import Completed, Deferred, JobFailure
 from anyjob.shelf import JobShelf, TakenJob
@@ -24,7 +24,7 @@ from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = ["StoreBackend", "memory_backend", "memory_capabilities"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class StoreBackend(JobBackend):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,10 +12,11 @@ from datetime import datetime, timedelta
 
 from anyjob.clock import Clock
 from anyjob.errors import JobTimeLimitError
+from anyjob.log import JobLogger
 
 __all__ = ["TimeLimits"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class _TimeIsUp(BaseException):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -14,12 +13,13 @@ from msgspec import Struct
 
 from anyjob.errors import InvalidOptionError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.outcome import Outcome
 from anyjob.store import JobClaim, JobStore
 
 __all__ = ["JobWorker", "WorkerOptions"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
+from anyjob.log import JobLogger
 from anyjob.worker import JobWorker
 
 __all__ = ["run_children", "run_worker"]
 
-logger = logging.getLogger("anyjob.worker")
+logger = JobLogger("anyjob.worker")
 
 T = TypeVar("T")
 
