@@ -15,7 +15,7 @@ from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob.executor import JobExecutor
 from anyjob.worker import WorkerOptions
-from anyjob_celery.safety import OURS, REMOTE_CONTROL
+from anyjob_celery.safety import REFUSED, REMOTE_CONTROL
 
 __all__ = ["CeleryBackend", "OwnCeleryBackend"]
 
@@ -87,12 +87,9 @@ class OwnCeleryBackend(CeleryBackend):
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
-        refused = sorted(OURS.intersection(self.options))
+        refused = [f"{option}: {REFUSED[option]}" for option in sorted(REFUSED.keys() & self.options.keys())]
         if refused:
-            raise ConfigurationError(
-                f"backends.{config.alias}.options: {', '.join(refused)}: anyjob sees to that itself. For an "
-                "application with settings of your own use celery://?app=module:attribute."
-            )
+            raise ConfigurationError(*(f"backends.{config.alias}.options.{each}" for each in refused))
         self.risks = [REMOTE_CONTROL] if self.options.get("worker_enable_remote_control", True) else []
         self.transport_options: Mapping[str, Any] = self.options.pop("broker_transport_options", {})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["OURS", "REMOTE_CONTROL", "SAFE", "Settings", "risks_of", "transport_option"]
+__all__ = ["REFUSED", "REMOTE_CONTROL", "SAFE", "Settings", "risks_of", "transport_option"]
 
 # Each of these, as Celery has it by default, loses, repeats or leaks something.
 SAFE: Final[Mapping[str, Any]] = {
@@ -22,21 +22,38 @@ SAFE: Final[Mapping[str, Any]] = {
     "worker_consumer": "anyjob_celery.consumer:JobConsumer",
 }
 
-OURS: Final = frozenset(SAFE) | {
-    "broker_channel_error_retry",
-    "broker_read_url",
-    "broker_transport",
-    "broker_url",
-    "broker_write_url",
-    "control_exchange",
-    "event_exchange",
-    "event_queue_prefix",
-    "task_create_missing_queues",
-    "task_default_exchange",
-    "task_queues",
-    "task_routes",
+_OURS: Final = (
+    "anyjob sees to that itself. For an application with settings of your own use celery://?app=module:attribute."
+)
+_LIMIT: Final = "Celery would kill the job and count nothing. Give the job a time_limit."
+_ACKS: Final = "a job is acknowledged once what became of it is settled, and not before."
+
+REFUSED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(SAFE, _OURS),
+    "broker_channel_error_retry": _OURS,
+    "broker_read_url": _OURS,
+    "broker_transport": _OURS,
+    "broker_url": _OURS,
+    "broker_write_url": _OURS,
+    "control_exchange": _OURS,
+    "event_exchange": _OURS,
+    "event_queue_prefix": _OURS,
+    "task_acks_on_failure": _ACKS,
+    "task_acks_on_failure_or_timeout": _ACKS,
+    "task_acks_on_timeout": _ACKS,
+    "task_always_eager": "jobs would run inside of enqueue. For tests use the backend memory:, or anyjob.testing.",
+    "task_annotations": "they can undo what keeps jobs from being lost. Set the job's own attributes.",
+    "task_create_missing_queues": _OURS,
+    "task_default_exchange": _OURS,
+    "task_queues": _OURS,
+    "task_retry_on_worker_lost": "the layer owns the retries: see max_losses.",
+    "task_routes": _OURS,
+    "task_soft_time_limit": _LIMIT,
+    "task_time_limit": _LIMIT,
+    "worker_cancel_long_running_tasks_on_connection_loss": "each lost connection would cost every running job a try.",
+    "worker_pool": "use the option pool.",
 }
-"""What a backend's options can't say, for we do."""
+"""What a backend's options can't say, with the reason or the way out: it is ours, or undoes what is promised."""
 
 REMOTE_CONTROL: Final = (
     "worker_enable_remote_control: who can write to the broker can also stop workers; Flower and `inspect` need it, "
@@ -83,8 +100,11 @@ _ANYWHERE: Final = (
         "a worker holds jobs that it does not run: they wait for it while others are idle, and higher priorities wait "
         "behind them; use 1",
     ),
-    _Risk("task_time_limit", lambda conf: not conf["task_time_limit"], "a longer job is killed, and runs again"),
-    _Risk("task_soft_time_limit", lambda conf: not conf["task_soft_time_limit"], "a longer job gets an exception"),
+    _Risk(
+        "worker_cancel_long_running_tasks_on_connection_loss",
+        lambda conf: not conf["worker_cancel_long_running_tasks_on_connection_loss"],
+        "each lost connection costs every running job a try; use False",
+    ),
     _Risk(
         "task_always_eager", lambda conf: not conf["task_always_eager"], "jobs run inside of enqueue, delayed or not"
     ),

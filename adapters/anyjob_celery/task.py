@@ -56,6 +56,10 @@ class JobTask(Task):
         self.executor = executor
         self.stop = stop
 
+    @classmethod
+    def annotate(cls) -> None:
+        """Take over no `task_annotations`: `{"*": {"acks_late": False}}` of an application would lose killed jobs."""
+
     def run(self) -> None:
         request = self.request
         outcome = self.executor.execute(

@@ -25,6 +25,7 @@ from anyjob.store import JobState
 from anyjob.worker import WorkerOptions
 from anyjob_celery import OwnCeleryBackend
 from anyjob_celery.existing import ExistingCeleryBackend
+from anyjob_celery.task import JobTask
 
 REDIS, AMQP = "celery+redis://:secret@host/0", "celery+amqp://me:secret@host//"
 
@@ -91,6 +92,13 @@ def test_the_worker_command_has_no_secret(url: str) -> None:
         ({"delay": "nativ"}, "Did you mean 'native'"),
         ({"task_acks_late": False}, "task_acks_late: anyjob sees to that itself"),
         ({"accept_content": ["pickle"]}, "accept_content"),
+        ({"task_time_limit": 60}, "task_time_limit: .* Give the job a time_limit"),
+        ({"task_soft_time_limit": 60}, "Give the job a time_limit"),
+        ({"task_annotations": {"*": {"acks_late": False}}}, "task_annotations: .* job's own attributes"),
+        ({"task_acks_on_failure_or_timeout": False}, "acknowledged once what became of it is settled"),
+        ({"worker_cancel_long_running_tasks_on_connection_loss": True}, "cost every running job a try"),
+        ({"worker_pool": "gevent"}, "use the option pool"),
+        ({"task_always_eager": True}, "run inside of enqueue"),
     ],
 )
 def test_bad_options_are_refused(options: Mapping[str, Any], told: str) -> None:
@@ -147,11 +155,12 @@ def existing(url: str = "celery://?app=shop:app", **config: Any) -> ExistingCele
 
 
 def test_risks_are_told_setting_by_setting(shop: Celery, caplog: pytest.LogCaptureFixture) -> None:
-    shop.conf.update(accept_content=["json", "pickle"], task_time_limit=60)
+    shop.conf.update(accept_content=["json", "pickle"], worker_cancel_long_running_tasks_on_connection_loss=True)
     with caplog.at_level(logging.WARNING):
         backend = existing()
     told = {risk.partition(":")[0] for risk in backend.risks}
-    assert {"accept_content", "task_time_limit", "worker_prefetch_multiplier"} <= told
+    assert {"accept_content", "worker_cancel_long_running_tasks_on_connection_loss"} <= told
+    assert "worker_prefetch_multiplier" in told
     assert {f"broker_transport_options.{each}" for each in ("visibility_timeout", "socket_timeout")} <= told
     assert len(caplog.records) == len(backend.risks)
     assert "secret" not in caplog.text + repr(backend.config)
@@ -178,6 +187,20 @@ def test_nothing_of_theirs_is_changed(shop: Celery) -> None:
     assert {*shop.tasks} - tasks == {"anyjob.run"}
     task = shop.tasks["anyjob.run"]
     assert (task.acks_late, task.reject_on_worker_lost, task.max_retries) == (True, True, 0)
+
+
+@pytest.mark.parametrize("task", ["*", "anyjob.run"])
+def test_no_annotation_of_theirs_undoes_what_our_task_promises(
+    shop: Celery, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = type("JobTask", (JobTask,), {"__bound__": False})  # Celery annotates a class once
+    monkeypatch.setattr("anyjob_celery.existing.JobTask", fresh)
+    undone = {"acks_late": False, "reject_on_worker_lost": False, "acks_on_failure_or_timeout": False, "time_limit": 2}
+    shop.conf.update(task_annotations={task: undone})
+    app = existing().application(JobExecutor(JobRegistry()), stop_timeout=1.0)
+    ours = app.tasks["anyjob.run"]
+    assert (ours.acks_late, ours.reject_on_worker_lost, ours.acks_on_failure_or_timeout) == (True, True, True)
+    assert ours.time_limit is None
 
 
 @pytest.mark.parametrize(
