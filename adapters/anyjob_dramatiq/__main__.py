@@ -11,8 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Final
+
+from anyjob.children import start_child
+from anyjob_dramatiq.lifecycle import UP_VARIABLE
 
 _KILLED: Final = 1  # what Dramatiq ends with when a process of it was killed; more is wrong usage, or a failed import
 _LIVED: Final = 30.0
@@ -20,10 +25,15 @@ _LONGEST_PAUSE: Final = 30.0
 
 
 class Supervisor:
-    """Starts the command until it ends for another reason than a death; passes signals on."""
+    """Starts the command until it is told to stop; passes signals on.
 
-    def __init__(self, argv: list[str]) -> None:
+    Once a worker was up, nothing that a job does to its process ends it: its exit code tells nothing, for a job may
+    have chosen it. Before that, wrong usage and failed imports do. `up` is a path: the worker makes that file.
+    """
+
+    def __init__(self, argv: list[str], up: Path) -> None:
         self._argv = [sys.executable, "-m", "dramatiq", *argv]
+        self._up = up
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
         self._woken, self._wake = os.pipe()
@@ -36,7 +46,9 @@ class Supervisor:
         while True:
             begun = time.monotonic()
             code = self._run_once()
-            if self._stopping or code not in (_KILLED, -signal.SIGKILL):
+            was_up = self._up.exists()
+            self._up.unlink(missing_ok=True)
+            if self._stopping or not (was_up or code in (_KILLED, -signal.SIGKILL)):
                 return code
             pause = 0.0 if time.monotonic() - begun > _LIVED else min(2 * pause + 0.5, _LONGEST_PAUSE)
             sys.stderr.write(f"anyjob: a process of dramatiq's died; it starts again in {pause:g}s\n")
@@ -45,8 +57,7 @@ class Supervisor:
                 return code
 
     def _run_once(self) -> int:
-        # A group of its own: what a terminal sends to all would reach it twice, and the second time means hurry.
-        self._process = subprocess.Popen(self._argv, process_group=0)
+        self._process = start_child(self._argv, {**os.environ, UP_VARIABLE: str(self._up)})
         if self._stopping:  # told so meanwhile
             self._process.send_signal(signal.SIGTERM)
         return self._process.wait()
@@ -60,4 +71,5 @@ class Supervisor:
 
 
 if __name__ == "__main__":
-    sys.exit(Supervisor(sys.argv[1:]).run())
+    with TemporaryDirectory(prefix="anyjob-") as folder:
+        sys.exit(Supervisor(sys.argv[1:], Path(folder) / "up").run())

@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing import parent_process
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, Final
@@ -18,11 +20,14 @@ from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob_dramatiq.intake import JobIntake
 
-__all__ = ["JobLifecycle"]
+__all__ = ["UP_VARIABLE", "JobLifecycle"]
 
 logger = JobLogger("anyjob.worker")
 
 Handler = Callable[[int, FrameType | None], Any]
+
+UP_VARIABLE: Final = "_ANYJOB_DRAMATIQ_UP"
+"""The environment's name for the path of the file that a worker makes once it runs, for who supervises it."""
 
 
 class JobLifecycle(Middleware):
@@ -55,6 +60,15 @@ class JobLifecycle(Middleware):
         self._intake.open(worker.worker_threads, serves, self._find_queue)
         if threading.current_thread() is threading.main_thread():
             self._watch_signals()
+
+    def after_worker_boot(self, _broker: Broker, _worker: Worker) -> None:
+        """Say that this process runs; stop it when Dramatiq's main process dies, for nobody else would."""
+        up = os.environ.get(UP_VARIABLE)
+        if up:
+            Path(up).touch()
+        main = parent_process()
+        if main is not None:
+            threading.Thread(target=_stop_after, args=(main,), name="anyjob-orphan", daemon=True).start()
 
     def before_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
         """Take no more; also where no signal said so."""
@@ -109,6 +123,11 @@ class JobLifecycle(Middleware):
             self._intake.source.close()
         except EnqueueError as error:  # the lease will end by itself
             logger.warning("left without a word: %s", error)
+
+
+def _stop_after(main: Any) -> None:
+    main.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 _SIGNALS: Final = [

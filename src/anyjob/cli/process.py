@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
-import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
+from anyjob.children import start_child
 from anyjob.log import JobLogger
 from anyjob.worker import JobWorker
 
@@ -47,11 +47,10 @@ def run_worker(worker: JobWorker) -> bool:
 def run_children(commands: Mapping[str, Sequence[str]]) -> int:
     """Run a worker process for each backend until TERM or INT, which they are passed; return the worst exit code.
 
-    When one ends by itself, the others are told to stop: whoever started us starts all anew.
+    When one ends by itself, the others are told to stop: whoever started us starts all anew. None outlives us.
     """
     events: _Events[tuple[str, int]] = _Events()
-    # In groups of their own: a terminal's Ctrl-C is to reach them by us, and once.
-    children = {alias: subprocess.Popen(argv, process_group=0) for alias, argv in commands.items()}
+    children = {alias: start_child(argv) for alias, argv in commands.items()}
     for each in children.items():
         threading.Thread(target=lambda alias, child: events.put((alias, child.wait())), args=each, daemon=True).start()
     codes: dict[str, int] = {}

@@ -7,6 +7,8 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from anyjob.backend import BackendConfig
 from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised, slow
 from anyjob.testing.conformance.harness import BackendHarness, World
@@ -67,6 +69,29 @@ class CrashesConformance(KitFixtures):
         assert begun == 2 if world.can.exact_loss_count else begun <= 2
         world.enqueue("sentinel")
         world.journal.wait(1, "end", "sentinel", timeout=30)
+
+    @needs("parked jobs")
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_whatever_a_job_ends_its_process_with_the_worker_stays(self, code: int, *, world: World) -> None:
+        if world.threaded:
+            return  # its process is the test's
+        world.start_worker(max_losses=0)
+        world.manager.enqueue(Fatal(str(world.journal.path), "fatal", code))
+        world.journal.wait(1, "begin", "fatal")
+        (parked,) = world.wait_parked(timeout=60)
+        assert parked.failure is not None
+        assert "JobLostError" in parked.failure.error_type
+        world.enqueue("sentinel")
+        world.journal.wait(1, "end", "sentinel", timeout=30)
+
+    def test_nothing_outlives_the_worker_that_was_started(self, world: World) -> None:
+        worker = world.start_worker()
+        world.enqueue("before")
+        world.journal.wait(1, "end", "before")
+        worker.behead()
+        world.enqueue("after")
+        world.start_worker()
+        world.journal.wait(1, "end", "after", timeout=30)
 
     def test_a_stopped_worker_finishes_its_job_and_begins_no_other(self, world: World) -> None:
         worker = world.start_worker()

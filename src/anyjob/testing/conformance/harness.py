@@ -35,6 +35,10 @@ class WorkerHandle(ABC):
         """End it as `kill -9` does, all its processes at once; return when they are gone."""
 
     @abstractmethod
+    def behead(self) -> None:
+        """Kill the process that was started, and no other; return when all its processes are gone."""
+
+    @abstractmethod
     def terminate(self) -> None:
         """Tell it to stop, as TERM does, and return at once."""
 

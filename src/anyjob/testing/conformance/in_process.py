@@ -80,6 +80,9 @@ class _ThreadedWorker(WorkerHandle):
         self._store.cut = True
         self._worker.stop(timeout=0)
 
+    def behead(self) -> None:
+        self.kill()  # it has no other
+
     def terminate(self) -> None:
         self._stopping = threading.Thread(target=self._worker.stop, daemon=True)
         self._stopping.start()

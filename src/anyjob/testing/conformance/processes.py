@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,12 +39,19 @@ class WorkerProcess(WorkerHandle):
             )
 
     def kill(self) -> None:
-        for pid in (*descendants(self.process.pid), self.process.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        # Stopped first, from the top: who replaces dead children would do so in between.
+        stopped: list[int] = []
+        while found := [each for each in (self.process.pid, *descendants(self.process.pid)) if each not in stopped]:
+            _signal(found, signal.SIGSTOP)
+            stopped += found
+        _signal(stopped, signal.SIGKILL)
         self.process.wait()
+
+    def behead(self) -> None:
+        others = descendants(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+        wait_until(lambda: not any(map(_lives, others)), what="the processes of a killed worker to end")
 
     def terminate(self) -> None:
         if self.process.poll() is None:
@@ -55,6 +62,18 @@ class WorkerProcess(WorkerHandle):
 
     def _told(self) -> str:
         return f"the worker to stop; it said:\n{self.log.read_text(errors='replace')[-3000:]}"
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _lives(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and waits for its parent is none."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout  # noqa: S607
+    return bool(found.strip()) and not found.startswith("Z")
 
 
 def descendants(pid: int) -> list[int]:

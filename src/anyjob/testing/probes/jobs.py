@@ -206,6 +206,8 @@ class Fatal:
 
     journal: str
     label: str
+    code: int | None = None
+    """What it ends it with, by itself; None: it kills it."""
 
 
 class FatalJob(BackgroundJob[Fatal]):
@@ -213,6 +215,8 @@ class FatalJob(BackgroundJob[Fatal]):
 
     def execute(self, args: Fatal) -> None:
         record(args.journal, "begin", args.label)
+        if args.code is not None:
+            os._exit(args.code)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
