@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Final, Self
 
 from redis.exceptions import RedisError
 
-from anyjob.clock import Clock
+from anyjob.clock import Clock, seconds_from_now
 from anyjob.log import JobLogger
 
 __all__ = ["RecurringThread"]
@@ -18,7 +17,7 @@ logger = JobLogger("anyjob.worker")
 
 
 class RecurringThread:
-    """Calls `action` until it is stopped; each call returns the seconds until the next, on `clock`.
+    """Calls `action` until it is stopped; each call returns the seconds until the next, on `clock`'s monotonic.
 
     What the action raises is logged and never ends the thread. A forked child does not have it.
     """
@@ -55,10 +54,10 @@ class RecurringThread:
 
     def _pause(self, seconds: float) -> bool:
         """Wait; return False if there is to be no further call."""
-        until = self._clock.now() + timedelta(seconds=seconds)
+        until = seconds_from_now(self._clock, seconds)
         with self._changed:
             while not self._stopped:
-                if self._clock.now() >= until:
+                if self._clock.monotonic() >= until:
                     return True
                 self._clock.wait(self._changed, until)
         return False

@@ -6,7 +6,8 @@ A job is a file. Its name says where it stands in line, so that listing a folder
     held/<the same name>                                  run by a worker, or taken out; the content says by whom
     parked/<number>.<id>                                  given up; the content has the reason too
 
-One lock file makes every operation atomic. It is an example: 200 lines, no index, no fsync.
+One lock file makes every operation atomic. Leases end by the machine's monotonic clock, which is one for all its
+processes and which nobody sets. It is an example: 200 lines, no index, no fsync.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from anyjob import (
 )
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
+from anyjob.clock import seconds_from_now
 from anyjob.envelope import JobIds, read_envelope, write_envelope
 from anyjob.outcome import Abandoned, Completed, Outcome
 from anyjob.store import JobClaim, JobPage, LostJob
@@ -51,8 +53,13 @@ class Record(Struct, frozen=True):
     failure: JobFailure | None = None
     token: int = 0
     worker: str = ""
-    until: datetime = datetime.min.replace(tzinfo=UTC)
+    lease: float = 0.0
+    until: float = 0.0
     running: bool = False
+
+    def is_over(self, now: float) -> bool:
+        """Whether the lease ended. One that has more than its length left was given before the machine's last boot."""
+        return not 0 < self.until - now < self.lease + 1
 
 
 class FolderStore(JobStore):
@@ -86,7 +93,7 @@ class FolderStore(JobStore):
         now = self.clock.now()
         with self._lock():
             due = [name for name in self._in_line(queues) if _due(name) <= now][:limit]
-            return [self._hold(f"free/{name}", worker, now + lease, running=True) for name in due]
+            return [self._hold(f"free/{name}", worker, lease, running=True) for name in due]
 
     def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
         with self._lock():
@@ -120,18 +127,19 @@ class FolderStore(JobStore):
                 if file is None:
                     lost.append(claim)
                 else:
-                    _write(file, replace(_read(file), until=self.clock.now() + lease))
+                    _write(file, replace(_read(file), **self._from_now(lease)))
         return lost
 
     def recover(self) -> Sequence[LostJob]:
         lost = []
         with self._lock():
+            now = self.clock.monotonic()
             for file in (self._folder / "held").iterdir():
                 record = _read(file)
-                if record.until > self.clock.now():
+                if not record.is_over(now):
                     continue
                 if record.running:
-                    lost.append(LostJob(_id(file.name), record.worker, record.until))
+                    lost.append(LostJob(_id(file.name), record.worker, max(now - record.until, 0.0)))
                     record = replace(record, raw=_once_more_lost(record.raw))
                 self._put_back(file, record)
         return lost
@@ -143,10 +151,9 @@ class FolderStore(JobStore):
     # Look
 
     def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
-        until = self.clock.now() + lease
         with self._lock():
             free = [path for path, job in self._shown() if chosen.matches(job) and not path.startswith("held/")]
-            return [self._hold(path, worker, until, running=False) for path in sorted(free)[:limit]]
+            return [self._hold(path, worker, lease, running=False) for path in sorted(free)[:limit]]
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         job_id = self._ids.new(self.clock.now())
@@ -176,6 +183,10 @@ class FolderStore(JobStore):
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
+    def _from_now(self, lease: timedelta) -> Mapping[str, float]:
+        seconds = lease.total_seconds()
+        return {"lease": seconds, "until": seconds_from_now(self.clock, seconds)}
+
     def _next_number(self) -> int:
         counter = self._folder / "number"
         number = int(counter.read_text()) + 1 if counter.exists() else 1
@@ -197,8 +208,9 @@ class FolderStore(JobStore):
         home = f"parked/{self._next_number():012}.{job_id}"
         _write(self._folder / home, Record(raw, home, failure))
 
-    def _hold(self, path: str, worker: str, until: datetime, *, running: bool) -> JobClaim:
-        record = replace(self._record(path), token=self._next_number(), worker=worker, until=until, running=running)
+    def _hold(self, path: str, worker: str, lease: timedelta, *, running: bool) -> JobClaim:
+        held = replace(self._record(path), token=self._next_number(), worker=worker, running=running)
+        record = replace(held, **self._from_now(lease))
         _write(self._folder / "held" / Path(path).name, record)
         (self._folder / path).unlink()
         return JobClaim(_id(path), record.raw, record.token)

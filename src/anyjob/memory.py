@@ -29,8 +29,11 @@ class _Lease(Struct, frozen=True, gc=False):
     row: JobRow
     token: int
     worker: str
-    until: datetime
+    until: float  # on the clock's `monotonic`
     running: bool
+
+    def is_over(self, now: float) -> bool:
+        return round(self.until, 6) <= now  # as in `seconds_from_now`, but here, for each claim would pay for it
 
 
 class InMemoryJobStore(JobStore):
@@ -60,7 +63,7 @@ class InMemoryJobStore(JobStore):
 
     def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         now = self.clock.now()
-        until = now + lease
+        until = self.clock.monotonic() + lease.total_seconds()
         claims: list[JobClaim] = []
         with self._lock:
             for level in self._lanes.values():
@@ -100,7 +103,7 @@ class InMemoryJobStore(JobStore):
                     self._put_back(row)
 
     def renew(self, claims: Sequence[JobClaim], lease: timedelta) -> Sequence[JobClaim]:
-        until = self.clock.now() + lease
+        until = self.clock.monotonic() + lease.total_seconds()
         lost = []
         with self._lock:
             for claim in claims:
@@ -111,13 +114,13 @@ class InMemoryJobStore(JobStore):
         return lost
 
     def recover(self) -> Sequence[LostJob]:
-        now = self.clock.now()
+        now = self.clock.monotonic()
         lost = []
         with self._lock:
-            for held in [held for held in self._leases.values() if held.until <= now]:
+            for held in [held for held in self._leases.values() if held.is_over(now)]:
                 row = held.row
                 if held.running:
-                    lost.append(LostJob(row.id, held.worker, held.until))
+                    lost.append(LostJob(row.id, held.worker, now - held.until))
                     envelope = read_envelope(row.raw)
                     row.raw = write_envelope(replace(envelope, lost_count=envelope.lost_count + 1))
                 self._put_back(row)
@@ -130,7 +133,7 @@ class InMemoryJobStore(JobStore):
         return min(firsts).due if firsts else None
 
     def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
-        until = self.clock.now() + lease
+        until = self.clock.monotonic() + lease.total_seconds()
         claims: list[JobClaim] = []
         with self._lock:
             free = (row for row in self._chosen(chosen) if row.id not in self._leases)
@@ -202,7 +205,7 @@ class InMemoryJobStore(JobStore):
         if self._failures:
             self._failures.pop(row.id, None)
 
-    def _lease(self, row: JobRow, worker: str, until: datetime, running: bool) -> JobClaim:
+    def _lease(self, row: JobRow, worker: str, until: float, running: bool) -> JobClaim:
         token = next(self._tokens)
         self._leases[row.id] = _Lease(row, token, worker, until, running)
         return JobClaim(row.id, row.raw, token)

@@ -71,7 +71,8 @@ class LostJob(Struct, frozen=True):
 
     id: str
     worker: str
-    expired_at: datetime
+    expired_for: float
+    """Seconds since its lease ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,8 @@ class JobFilter:
 
 
 class JobStore(ABC):
-    """Keeps jobs and hands each to one worker at a time. Thread-safe, all methods atomic; time is `clock`'s alone.
+    """Keeps jobs and hands each to one worker at a time. Thread-safe, all methods atomic; time is `clock`'s alone:
+    jobs are due by its `now`, leases end by its `monotonic`, so that a step of the wall clock costs nobody a lease.
 
     A job is WAITING or SCHEDULED until `claim`ed, then RUNNING under a lease that the worker `renew`s. `settle` ends
     the claim by its outcome. A lease that is not renewed in time counts as lost: `recover` makes the job WAITING again

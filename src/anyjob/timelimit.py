@@ -8,9 +8,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 
-from anyjob.clock import Clock
+from anyjob.clock import Clock, seconds_from_now
 from anyjob.errors import JobTimeLimitError
 from anyjob.log import JobLogger
 
@@ -32,7 +31,7 @@ class TimeLimits:
         self._pid = 0
         self._turn = 0
         self._sequence = itertools.count()
-        self._alarms: list[tuple[datetime, int, Callable[[], None]]] = []
+        self._alarms: list[tuple[float, int, Callable[[], None]]] = []
 
     @contextmanager
     def watch(self, seconds: float, expire: Callable[[], None]) -> Iterator[None]:
@@ -40,7 +39,7 @@ class TimeLimits:
 
         It may still be called while, or just after, the body ends.
         """
-        alarm = (self._clock.now() + timedelta(seconds=seconds), next(self._sequence), expire)
+        alarm = (seconds_from_now(self._clock, seconds), next(self._sequence), expire)
         with self._changed:
             if self._pid != os.getpid():  # first use, or a forked child, which inherits no thread
                 self._pid, self._alarms = os.getpid(), []
@@ -70,7 +69,7 @@ class TimeLimits:
             with self._changed:
                 if turn != self._turn:
                     return
-                now = self._clock.now()
+                now = self._clock.monotonic()
                 while self._alarms and self._alarms[0][0] <= now:
                     due.append(heapq.heappop(self._alarms))
                 if not due:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
 
 from msgspec import Struct
 
+from anyjob.clock import seconds_from_now
 from anyjob.errors import InvalidOptionError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
@@ -196,10 +197,16 @@ class JobWorker:
             with self._changed:
                 self._idle -= 1
 
-    def _until_due(self) -> datetime:
-        latest = self._clock.now() + timedelta(seconds=self._options.poll)
+    def _until_due(self) -> float:
+        """Return when to look again, on the monotonic clock: a wall clock that is set meanwhile is seen within `poll`.
+
+        That clock is read first, so that time that passes before the wall's is read ends the wait early, never late.
+        """
+        begun = self._clock.monotonic()
         due_at = self._store.next_due_at(self._options.queues)
-        return latest if due_at is None else min(due_at, latest)
+        if due_at is None:
+            return begun + self._options.poll
+        return begun + min((due_at - self._clock.now()).total_seconds(), self._options.poll)
 
     def _run(self, claim: JobClaim, shift: _Shift) -> None:
         shift.held[claim.token] = claim
@@ -242,13 +249,12 @@ class JobWorker:
                 logger.exception("worker=%s could not renew its leases", self._executor.worker)
             with shift.ended:  # a condition of its own: news of jobs are none of its business
                 if not shift.over:
-                    self._clock.wait(shift.ended, self._clock.now() + self._lease / 3)
+                    self._clock.wait(shift.ended, seconds_from_now(self._clock, self._options.lease / 3))
 
     def _recover(self) -> None:
         lost = self._store.recover()
         for job in lost:
-            ago = (self._clock.now() - job.expired_at).total_seconds()
-            logger.warning("rescued id=%s: lease of worker %s expired %.0f s ago", job.id, job.worker, ago)
+            logger.warning("rescued id=%s: lease of worker %s expired %.0f s ago", job.id, job.worker, job.expired_for)
         if lost:
             self.wake()
 
@@ -269,13 +275,13 @@ class JobWorker:
 
     def _pause(self, seconds: float) -> None:
         with self._changed:
-            self._clock.wait(self._changed, self._clock.now() + timedelta(seconds=seconds))
+            self._clock.wait(self._changed, seconds_from_now(self._clock, seconds))
 
     def _wait_until_done(self, shift: _Shift, timeout: float) -> bool:
         """Wait, holding `_changed`, until the shift's threads are done; each of them wakes us."""
-        deadline = self._clock.now() + timedelta(seconds=timeout)
+        deadline = seconds_from_now(self._clock, timeout)
         while shift.serving:
-            if self._clock.now() >= deadline:
+            if self._clock.monotonic() >= deadline:
                 return False
             self._clock.wait(self._changed, deadline)
         return True

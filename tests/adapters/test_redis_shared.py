@@ -202,6 +202,20 @@ def test_a_recurring_thread_waits_on_the_clock(clock: FakeClock) -> None:
     assert len(calls) == made
 
 
+def test_a_recurring_thread_keeps_its_pace_when_the_wall_clock_is_set_back(clock: FakeClock) -> None:
+    calls: list[int] = []
+
+    def act() -> float:
+        calls.append(1)
+        return 10.0
+
+    with RecurringThread("test", act, clock):
+        wait_until(lambda: clock._waiting)  # noqa: SLF001
+        clock.step(-3600)
+        clock.travel(10)
+        wait_until(lambda: len(calls) == 2)
+
+
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), KeyError("bug")])
 def test_a_recurring_thread_outlives_errors(
     clock: FakeClock, error: Exception, caplog: pytest.LogCaptureFixture

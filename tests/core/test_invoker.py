@@ -310,6 +310,22 @@ def test_a_job_in_time_is_left_alone_and_so_is_the_thread_after_it(clock: FakeCl
     assert sum(range(1000)) == 499_500
 
 
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_a_limit_strikes_in_its_time_whatever_the_wall_clock_does(
+    clock: FakeClock, step: float, wait_until: Callable[..., None]
+) -> None:
+    limits, struck = TimeLimits(clock), []
+    with limits.watch(10, lambda: struck.append(clock.monotonic())):
+        clock.step(step)
+        clock.travel(9)
+        wait_until(lambda: clock._waiting)  # noqa: SLF001
+        assert struck == []
+        clock.travel(1)
+        wait_until(lambda: struck)
+    assert struck == [10]
+    limits.close()
+
+
 def test_limits_strike_in_the_order_of_their_time(clock: FakeClock, wait_until: Callable[..., None]) -> None:
     invoker, ended = JobInvoker(clock), []
     started = threading.Barrier(3)

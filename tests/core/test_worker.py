@@ -378,15 +378,15 @@ def test_a_long_job_keeps_its_lease(manager: JobManager, clock: FakeClock, gate:
         assert gate.entered.acquire(timeout=10)
         for _ in range(12):
             clock.travel(20)
-            wait_until(lambda: store._leases and _left(store, clock) > timedelta(seconds=50))  # noqa: SLF001
+            wait_until(lambda: store._leases and _left(store, clock) > 50)  # noqa: SLF001
         gate.opened.set()
         wait_until(lambda: counts(manager) == {})
     assert gate.finished == [0]
 
 
-def _left(store: Any, clock: FakeClock) -> timedelta:
-    until: datetime = min(lease.until for lease in store._leases.values())  # noqa: SLF001
-    return until - clock.now()
+def _left(store: Any, clock: FakeClock) -> float:
+    until: float = min(lease.until for lease in store._leases.values())  # noqa: SLF001
+    return until - clock.monotonic()
 
 
 def test_what_a_vanished_worker_ran_is_rescued_and_its_loss_counted(
@@ -423,6 +423,85 @@ def test_a_job_that_always_takes_its_worker_along_is_parked(
     (parked,) = manager.shelf().scan(_abandoned()).jobs
     assert parked.failure is not None
     assert parked.failure.message == "its process ended 6 times while it ran"
+
+
+# A wall clock that somebody sets
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_leases_are_renewed_at_their_pace_whatever_the_wall_clock_does(
+    manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil, step: float
+) -> None:
+    store = manager.backend().store  # type: ignore[attr-defined]
+    with manager.start_worker(options=WorkerOptions(lease=60)):
+        manager.enqueue_by_name("gate", {})
+        assert gate.entered.acquire(timeout=10)
+        clock.step(step)
+        for _ in range(4):
+            clock.travel(20)
+            wait_until(lambda: store._leases and _left(store, clock) > 50)  # noqa: SLF001
+        gate.opened.set()
+        wait_until(lambda: counts(manager) == {})
+    assert gate.finished == [0]
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_what_a_vanished_worker_ran_is_rescued_when_its_lease_is_over_whatever_the_wall_clock_does(
+    manager: JobManager, clock: FakeClock, gate: Gate, step: float
+) -> None:
+    gate.opened.set()
+    manager.enqueue_by_name("gate", {})
+    manager.backend().store.claim(  # type: ignore[attr-defined]
+        queues=None, limit=1, lease=timedelta(seconds=60), worker="gone"
+    )
+    clock.step(step)
+    clock.travel(59)
+    assert manager.drain() == 0
+    clock.step(3600)  # else the job, made at noon, were due in an hour
+    clock.travel(1)
+    assert manager.drain() == 1
+
+
+def test_an_idle_worker_looks_again_though_the_wall_clock_was_set_back(
+    manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil
+) -> None:
+    gate.opened.set()
+    with manager.start_worker(options=WorkerOptions(poll=5)) as worker:
+        wait_until(lambda: worker._idle and clock._waiting)  # noqa: SLF001
+        clock.step(-3600)
+        manager.backend().store.insert([gate_job(manager, 1)])  # type: ignore[attr-defined]  # as another process would
+        clock.travel(5)
+        wait_until(lambda: gate.finished == [1])
+
+
+def test_a_job_runs_when_the_wall_clock_reaches_its_time_however_it_got_there(
+    manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil
+) -> None:
+    gate.opened.set()
+    manager.enqueue_by_name("gate", {"number": 1}, delay=3600)
+    with manager.start_worker(options=WorkerOptions(poll=5)) as worker:
+        wait_until(lambda: worker._idle)  # noqa: SLF001
+        clock.step(3600)
+        clock.travel(5)
+        wait_until(lambda: gate.finished == [1])
+
+
+def test_a_stop_takes_no_longer_when_the_wall_clock_is_set_back(
+    manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil
+) -> None:
+    worker = manager.start_worker()
+    manager.enqueue_by_name("gate", {})
+    assert gate.entered.acquire(timeout=10)
+    finished: list[bool] = []
+    stopper = threading.Thread(target=lambda: finished.append(worker.stop(timeout=30)))
+    stopper.start()
+    wait_until(lambda: not worker.running)
+    clock.step(-3600)
+    begun = clock.monotonic()
+    _travel_until(clock, wait_until, lambda: finished or clock.monotonic() - begun > 600)
+    stopper.join(10)
+    assert finished == [False]
+    gate.opened.set()
 
 
 # Stop

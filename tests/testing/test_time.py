@@ -102,3 +102,20 @@ def test_freeze_says_what_it_needs(anyjob_sandbox: JobSandbox, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "time_machine", None)
     with pytest.raises(ConfigurationError, match="pip install time-machine"), anyjob_sandbox.freeze():
         raise AssertionError("entered")
+
+
+def test_time_passes_with_every_journey_forward_and_never_runs_back(anyjob_sandbox: JobSandbox) -> None:
+    clock = anyjob_sandbox.clock
+    begun = clock.monotonic()
+    with time_machine.travel(anyjob_sandbox.now(), tick=False) as traveller:
+        traveller.shift(60)
+        assert clock.monotonic() - begun == 60
+        anyjob_sandbox.travel(30)
+        with anyjob_sandbox.freeze():
+            anyjob_sandbox.travel(10)
+            assert clock.monotonic() - begun == 100
+            clock.step(-3600)
+            assert clock.monotonic() - begun == 100
+    assert clock.monotonic() - begun == 100
+    anyjob_sandbox.travel(1)
+    assert clock.monotonic() - begun == 101

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from anyjob.backend import JobBackend
-from anyjob.clock import Clock
+from anyjob.clock import Clock, seconds_from_now
 from anyjob.envelope import JOB_ID, JobEnvelope, JobIds
 from anyjob.errors import AnyjobError, DuplicateJobIdError, EnqueueError, InvalidOptionError, UnsupportedCapabilityError
 from anyjob.migration.report import MigrationError, MigrationReport, MovedGroup, Tally
@@ -92,7 +92,7 @@ class JobMigration:
         )
         # What is held goes back by itself after five minutes: no batch may take longer.
         self._batch = min(options.batch, max(1, int(60 * options.rate))) if options.rate else options.batch
-        self._next_at = clock.now()
+        self._next_at = clock.monotonic()
         self._pause = threading.Condition()
         self.is_stopped = False
         """Whether `stop` was called."""
@@ -247,9 +247,10 @@ class JobMigration:
     def _keep_the_rate(self, count: int) -> None:
         if self._options.rate is None:
             return
-        self._next_at = max(self._next_at, self._clock.now()) + timedelta(seconds=count / self._options.rate)
+        ahead = max(self._next_at - self._clock.monotonic(), 0.0)
+        self._next_at = seconds_from_now(self._clock, ahead + count / self._options.rate)
         with self._pause:
-            while not self.is_stopped and self._clock.now() < self._next_at:
+            while not self.is_stopped and self._clock.monotonic() < self._next_at:
                 self._clock.wait(self._pause, self._next_at)
 
     def _report(

@@ -75,8 +75,9 @@ class SandboxStore(InMemoryJobStore):
 
     def next_event_at(self) -> datetime | None:
         """Return when the next job is due, or runs again because its worker was killed."""
+        now, passed = self.clock.now(), self.clock.monotonic()
         with self._lock:
-            ends = [held.until for held in self._leases.values()]
+            ends = [now + timedelta(seconds=held.until - passed) for held in self._leases.values()]
         due = self.next_due_at(None)
         return min([*ends, *([due] if due is not None else [])], default=None)
 

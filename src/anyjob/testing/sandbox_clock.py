@@ -20,8 +20,8 @@ __all__ = ["SandboxClock"]
 class SandboxClock(FakeClock):
     """Starts now (or at `start`) and stands still until the test moves it.
 
-    While time-machine travels, by whomever, its time is this clock's too, with what `travel` added. In `freeze` both
-    are one: `travel` moves `datetime.now()` along.
+    While time-machine travels, by whomever, its time is this clock's too, with what `travel` added; what it goes
+    forward is time that passes. In `freeze` both are one: `travel` moves `datetime.now()` along.
     """
 
     def __init__(self, start: datetime | None = None) -> None:
@@ -30,6 +30,7 @@ class SandboxClock(FakeClock):
         self._traveller: time_machine.Traveller | None = None
         if start is not None and _is_travelling():
             self._ahead = start - datetime.now(UTC)
+        self._seen = self.now()
 
     def now(self) -> datetime:
         return (datetime.now(UTC) if _is_travelling() else self._now) + self._ahead
@@ -41,23 +42,32 @@ class SandboxClock(FakeClock):
             import time_machine
         except ModuleNotFoundError as error:
             raise ConfigurationError("freeze() needs time-machine. Run: pip install time-machine") from error
-        outer, reached = self._traveller, self.now()
+        with self._lock:  # who asks how much time passed must not see the one clock moved and the other not
+            outer, reached = self._traveller, self.now()
+            journey = time_machine.travel(reached, tick=False)
+            self._traveller = journey.start()
+            self._ahead = timedelta()
         try:
-            with time_machine.travel(reached, tick=False) as self._traveller:
-                self._ahead = timedelta()
-                try:
-                    yield
-                finally:
-                    reached = self.now()
+            yield
         finally:
-            self._traveller, self._ahead = outer, timedelta()
-            self._move(reached)
+            with self._lock:
+                reached = self.now()
+                journey.stop()
+                self._traveller, self._ahead = outer, timedelta()
+                self._move(reached)
+
+    def _elapsed(self) -> float:
+        now = self.now()
+        self._passed += max(now - self._seen, timedelta())
+        self._seen = now
+        return super()._elapsed()
 
     def _move(self, target: datetime) -> None:
         if self._traveller is not None:
             self._traveller.move_to(target)
         else:
             self._ahead += target - self.now()
+        self._seen = self.now()
 
 
 def _is_travelling() -> bool:

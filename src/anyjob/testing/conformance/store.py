@@ -227,10 +227,37 @@ class StoreConformance:
         clock.travel(1)
         assert claim(store) == []  # not before somebody recovered it
         (lost,) = store.recover()
-        assert (lost.id, lost.worker, lost.expired_at) == (job.id, "w", clock.now())
+        assert (lost.id, lost.worker, lost.expired_for) == (job.id, "w", 0)
         assert store.recover() == []
         (held,) = claim(store)
         assert read_envelope(held.raw) == replace(job, lost_count=1)
+
+    @pytest.mark.parametrize("step", [-3600, 3600])
+    def test_a_step_of_the_wall_clock_neither_ends_a_lease_nor_makes_it_longer(
+        self, store: JobStore, clock: FakeClock, step: float
+    ) -> None:
+        store.insert([envelope(clock)])
+        held = claim(store)
+        clock.travel(30)
+        clock.step(step)
+        assert store.recover() == []
+        assert store.renew(held, LEASE) == []
+        clock.travel(59)
+        clock.step(step)
+        assert store.recover() == []
+        clock.travel(1)
+        assert [lost.id for lost in store.recover()] == [held[0].id]
+
+    def test_jobs_are_due_by_the_wall_clock(self, store: JobStore, clock: FakeClock) -> None:
+        job = replace(envelope(clock), due_at=clock.now() + timedelta(hours=1))
+        store.insert([job])
+        clock.step(3599)
+        assert claim(store) == []
+        clock.step(1)
+        clock.step(-2)
+        assert claim(store) == []
+        clock.travel(2)
+        assert [each.id for each in claim(store)] == [job.id]
 
     def test_renewing_keeps_a_job(self, store: JobStore, clock: FakeClock) -> None:
         store.insert([envelope(clock)])

@@ -31,7 +31,7 @@ class Model:
     order: int
     state: str = "free"  # or running, taken, abandoned
     parked: bool = False
-    until: datetime | None = None
+    until: float = 0.0
     token: int = 0
 
     def due(self) -> datetime:
@@ -55,6 +55,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.tokens: set[int] = set()
 
     claims = Bundle("claims")
+
+    def lease_end(self) -> float:
+        return self.clock.monotonic() + LEASE.total_seconds()
 
     def waiting(self, queues: list[str] | None) -> list[Model]:
         """The jobs that may be claimed now, in the order in which they must be."""
@@ -116,7 +119,7 @@ class StoreMachine(RuleBasedStateMachine):
             job = self.jobs[each.id]
             assert each.token not in self.tokens
             self.tokens.add(each.token)
-            job.state, job.until, job.token = state, self.clock.now() + LEASE, each.token
+            job.state, job.until, job.token = state, self.lease_end(), each.token
             if not job.parked:
                 assert read_envelope(each.raw) == job.envelope
 
@@ -160,11 +163,16 @@ class StoreMachine(RuleBasedStateMachine):
         job = self.holds(claim)
         assert self.store.renew([claim], LEASE) == ([] if job else [claim])
         if job:
-            job.until = self.clock.now() + LEASE
+            job.until = self.lease_end()
 
     @rule(seconds=st.sampled_from([1, 2, 30, 60, 61]))
     def travel(self, seconds: int) -> None:
         self.clock.travel(seconds)
+
+    @rule(seconds=st.sampled_from([-3600, 3600]))
+    def step(self, seconds: int) -> None:
+        """Somebody sets the wall clock: jobs are due by it, leases are none of its business."""
+        self.clock.step(seconds)
 
     @rule(seconds=st.sampled_from([0, 59, 60]))
     def crash(self, seconds: int) -> None:
@@ -173,7 +181,7 @@ class StoreMachine(RuleBasedStateMachine):
         lost = {each.id for each in self.store.recover()}
         expected = set()
         for job in self.jobs.values():
-            if job.state in ("running", "taken") and job.until is not None and job.until <= self.clock.now():
+            if job.state in ("running", "taken") and job.until <= self.clock.monotonic():
                 if job.state == "running":
                     expected.add(job.envelope.id)
                     job.envelope = replace(job.envelope, lost_count=job.envelope.lost_count + 1)
