@@ -91,6 +91,16 @@ class PrivateRedis:
         finally:
             self._process.send_signal(signal.SIGCONT)
 
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Let it be out of memory (`noeviction`), in the body."""
+        with self.client() as client:
+            client.config_set("maxmemory", 1)
+            try:
+                yield
+            finally:
+                client.config_set("maxmemory", 0)
+
     def client(self) -> Redis:
         return Redis.from_url(self.url)
 

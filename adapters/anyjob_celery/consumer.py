@@ -17,6 +17,12 @@ __all__ = ["JobConsumer"]
 class JobConsumer(Consumer):
     """Takes messages for our task alone."""
 
+    _hears_children = False
+
+    def on_ready(self) -> None:
+        super().on_ready()
+        self._hears_children = True  # before, its pool can't hear, and has been given nothing
+
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         hand_on = super().create_task_handler(*args, **options)
 
@@ -29,7 +35,8 @@ class JobConsumer(Consumer):
         return on_message
 
     def on_close(self) -> None:
-        _hear_children(self.pool)
+        if self._hears_children:
+            _hear_children(self.pool)
         super().on_close()
         jobs = self.app.tasks[TASK].jobs
         jobs.keep_held({request.message.delivery_tag for request in tuple(active_requests)})

@@ -62,9 +62,12 @@ class RedisCeleryBackend(OwnCeleryBackend):
         self._send(envelopes, moved=self.moves.key(move))
         return ()
 
-    def _send(self, envelopes: Sequence[JobEnvelope], *, moved: str = "") -> None:
+    def resend(self, envelope: JobEnvelope) -> None:
+        self._send([envelope], even_if_full=True)
+
+    def _send(self, envelopes: Sequence[JobEnvelope], **options: Any) -> None:
         headers = [announced_headers(envelope, self.native_eta(envelope)) for envelope in envelopes]
-        self.messages.send(envelopes, headers, at_once=self.native_delay, moved=moved)
+        self.messages.send(envelopes, headers, at_once=self.native_delay, **options)
         for envelope, told in zip(envelopes, headers, strict=True):
             tell_published(envelope, told)
 

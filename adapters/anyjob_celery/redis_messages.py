@@ -15,10 +15,11 @@ from redis.exceptions import RedisError
 from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, JobIds
 from anyjob.log import JobLogger
-from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, PUSH, SEND, SWEEP, TAKE
+from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, INDEX_AFTER, PUSH, SEND, SWEEP, TAKE
 from anyjob_celery.redis_wire import LEVELS, item_of
 from anyjob_redis import Moves, ScheduledMessages, send_in_batches
 from anyjob_redis.scheduled import score_of
+from anyjob_redis.scripts import register
 
 __all__ = ["HeldMessages", "RedisMessages"]
 
@@ -34,7 +35,9 @@ class RedisMessages:
         self.scheduled = ScheduledMessages(client, namespace, PUSH, clock)
         self.clock = clock
         self._ids = JobIds()
-        self._scripts: dict[str, Script] = {text: client.register_script(text) for text in _ALL}
+        self._scripts: dict[str, Script] = {text: register(client, text) for text in (SEND, *_READING)}
+        self._scripts |= {text: register(client, text, drains=namespace) for text in _DRAINING}
+        self._send_anyway = register(client, SEND, drains=namespace)
 
     def send(
         self,
@@ -43,13 +46,15 @@ class RedisMessages:
         *,
         at_once: bool = False,
         moved: str = "",
+        even_if_full: bool = False,
     ) -> None:
         """Send jobs, each batch of them all or none; `at_once` leaves delays to whoever takes them; `moved` is the key
-        of the move that brings them.
+        of the move that brings them; `even_if_full` is for those that stand for others which go in turn.
         """
         told = zip(envelopes, headers, strict=True)
         jobs = [(envelope.id, self._sent(envelope, each, at_once=at_once)) for envelope, each in told]
-        send_in_batches(self.client, self._scripts[SEND], [self.namespace, moved], jobs)
+        script = self._send_anyway if even_if_full else self._scripts[SEND]
+        send_in_batches(self.client, script, [self.namespace, moved], jobs)
 
     def take_command(self, tag: str, queues: Sequence[str], *, whole: bool) -> Sequence[Any]:
         """Return the command that takes the next message of `queues`; `whole` where the server lacks the script."""
@@ -65,19 +70,21 @@ class RedisMessages:
         """Remove held messages for good; return of each whether it was still held."""
         return list(map(bool, self._run(ACKNOWLEDGE, *tags)))
 
-    def give_back(self, tags: Collection[str], *, lost: bool) -> None:
+    def give_back(self, tags: Sequence[str], *, lost: bool) -> None:
         """Put held messages back where they came from; `lost` ones count as delivered before."""
-        if tags:
-            self._run(GIVE_BACK, int(lost), *tags)
+        for some in reversed(_slices(tags)):  # what was taken first is in front again
+            self._run(GIVE_BACK, int(lost), *some)
 
-    def beat(self, tags: Collection[str]) -> None:
+    def beat(self, tags: Sequence[str]) -> None:
         """Say that the holder of these lives."""
-        if tags:
-            self._run(BEAT, *tags)
+        for some in _slices(tags):
+            self._run(BEAT, *some)
 
     def sweep(self, lease: float) -> Sequence[bytes]:
-        """Give back what was held by who gave no sign of life for `lease` seconds; return the tags."""
-        found: Sequence[bytes] = self._run(SWEEP, lease)
+        """Give back some of what was held by who gave no sign of life for `lease` seconds; return the tags, none when
+        there is no more.
+        """
+        found: Sequence[bytes] = self._run(SWEEP, lease, _SLICE)
         return found
 
     def hold(self, seconds: float, wanted: Iterable[tuple[str, str, bytes]]) -> Sequence[bytes]:
@@ -98,10 +105,7 @@ class RedisMessages:
         """Return the index of what follows a message that is among the next `within` of a list; 0 if it is gone, for
         then all that were before it are gone or held.
         """
-        key = self._list(queue, level)
-        with self.client.pipeline() as pipeline:
-            length, place = pipeline.llen(key).lpos(key, item, rank=-1, maxlen=within).execute()
-        return 0 if place is None else int(length - place)
+        return int(self._run(INDEX_AFTER, queue, level, item, within))
 
     def held_by(self, holder: str) -> Sequence[str]:
         """Return the tags of what a holder of the shelf's holds, what was taken first in front."""
@@ -146,16 +150,19 @@ class HeldMessages:
         self._lease = lease
         self._tags: set[str] = set()
         self._done: set[str] = set()
-        self._numbers = itertools.count()
+        self._number = 0
         self._worker = secrets.token_hex(6)
         self._steady_since: float | None = None
 
-    def new_tag(self) -> str:
-        """Return the tag for the next message, which counts as held from now on."""
-        return f"run-{self._worker}-{next(self._numbers)}"
+    @property
+    def next_tag(self) -> str:
+        """The tag of the next message: the same one until an answer came, for if that is lost the message is there."""
+        return f"run-{self._worker}-{self._number}"
 
     def add(self, tag: str) -> None:
+        """Count the message of `next_tag` as held."""
         self._tags.add(tag)
+        self._number += 1
 
     def acknowledge(self, tag: str) -> None:
         """Let go of a message that is done, for good; later, if Redis is away."""
@@ -166,7 +173,7 @@ class HeldMessages:
         except RedisError as error:
             logger.warning("acknowledged later: %s", error)
 
-    def give_back(self, tags: Collection[str], *, lost: bool) -> None:
+    def give_back(self, tags: Sequence[str], *, lost: bool) -> None:
         """Put messages back; if Redis is away, they lapse."""
         self._tags.difference_update(tags)
         try:
@@ -175,8 +182,8 @@ class HeldMessages:
             logger.warning("given back when their time is up: %s", error)
 
     def give_back_all(self) -> None:
-        """Put back, uncharged, whatever is still held."""
-        self.give_back(list(self._tags), lost=False)
+        """Put back, uncharged, whatever is still held, and what may have been taken just now."""
+        self.give_back([*self._tags, self.next_tag], lost=False)
 
     def keep(self, tags: Collection[str]) -> None:
         """Let lapse what is held but for these."""
@@ -192,8 +199,9 @@ class HeldMessages:
         self._acknowledge_done()
         self.messages.beat(list(self._tags))
         if time.monotonic() - since >= self._lease:
-            for tag in self.messages.sweep(self._lease):
-                logger.warning("given back: its holder is silent tag=%s", tag.decode())
+            while tags := self.messages.sweep(self._lease):
+                for tag in tags:
+                    logger.warning("given back: its holder is silent tag=%s", tag.decode())
         self._steady_since = since
         return self.period
 
@@ -204,4 +212,12 @@ class HeldMessages:
         self._done.difference_update(done)
 
 
-_ALL: Final = (SEND, TAKE, ACKNOWLEDGE, GIVE_BACK, BEAT, SWEEP, HOLD, COUNT)
+def _slices(tags: Sequence[str]) -> Sequence[Sequence[str]]:
+    return [tags[first : first + _SLICE] for first in range(0, len(tags), _SLICE)]
+
+
+_SLICE: Final = 100
+"""How many messages one step moves: so few that Redis answers others in between, however many there are."""
+
+_READING: Final = (INDEX_AFTER, COUNT)
+_DRAINING: Final = (TAKE, ACKNOWLEDGE, GIVE_BACK, BEAT, SWEEP, HOLD)

@@ -18,6 +18,7 @@ from typing import Final
 
 from anyjob_redis.moved import MOVED
 from anyjob_redis.scheduled import SCHEDULE
+from anyjob_redis.scripts import FITS
 
 __all__ = [
     "ACKNOWLEDGE",
@@ -26,6 +27,7 @@ __all__ = [
     "FRESH",
     "GIVE_BACK",
     "HOLD",
+    "INDEX_AFTER",
     "LOST",
     "MARK",
     "PUSH",
@@ -40,22 +42,30 @@ LOST: Final = '{"redelivered":true,'
 
 MARK: Final = "held:"
 
-PUSH: Final = """
+PUSH: Final = (
+    FITS
+    + """
 local function list_of(namespace, queue, level)
     local key = namespace .. ':celery:' .. queue
     if level == '0' then return key end
     return key .. '\\6\\22' .. level
 end
 local function push(namespace, queue, level, item, command)
-    redis.call(command, list_of(namespace, queue, level), item)
+    local key = list_of(namespace, queue, level)
+    if not fits('list', key) then return wrong.err end
+    redis.call(command, key, item)
     local wake = namespace .. ':wake:' .. queue
-    if redis.call('LLEN', wake) < 8 then redis.call('LPUSH', wake, 1) end
+    local tokens = redis.pcall('LLEN', wake) -- it only saves time
+    if type(tokens) == 'number' and tokens < 8 then redis.call('LPUSH', wake, 1) end
 end
 local function push_due(namespace, payload)
     local queue, level, item = string.match(payload, '^(%S+) (%S+)\\n(.*)$')
-    push(namespace, queue, level, item, 'LPUSH')
+    if not queue then return 'it names no queue' end
+    return push(namespace, queue, level, item, 'LPUSH')
 end
 """
+)
+"""`push` and `push_due` return why they can't, and have done nothing then."""
 
 _PRELUDE: Final = (
     SCHEDULE
@@ -64,6 +74,10 @@ _PRELUDE: Final = (
     + """
 local namespace = ARGV[1]
 local held, times = namespace .. ':held', namespace .. ':held:times'
+if not (fits('hash', held) and fits('zset', times)) then return wrong end
+local function can_schedule()
+    return fits('zset', namespace .. ':scheduled') and fits('hash', namespace .. ':scheduled:messages')
+end
 local function server_time()
     local time = redis.call('TIME')
     return time[1] + time[2] / 1000000
@@ -79,20 +93,27 @@ end
 local back = {}
 function back.run(queue, level, item, tag, lost)
     if lost and string.sub(item, 1, #fresh) == fresh then item = lost_head .. string.sub(item, #fresh + 1) end
-    push(namespace, queue, level, item, 'RPUSH')
+    return push(namespace, queue, level, item, 'RPUSH')
 end
 function back.waiting(queue, level, item, tag)
     local key = list_of(namespace, queue, level)
+    if not fits('list', key) then return wrong.err end
     local place = redis.call('LPOS', key, mark .. tag, 'RANK', -1)
-    if place then redis.call('LSET', key, place, item) else push(namespace, queue, level, item, 'RPUSH') end
+    if not place then return push(namespace, queue, level, item, 'RPUSH') end
+    redis.call('LSET', key, place, item)
 end
-function back.scheduled(member, due, item) schedule(namespace, member, due, item) end
+function back.scheduled(member, due, item)
+    if not can_schedule() then return wrong.err end
+    schedule(namespace, member, due, item)
+end
 local function give_back(tag, lost)
     local entry = redis.call('HGET', held, tag)
     if not entry then return end
     local kind, first, second, item = string.match(entry, '^(%S+) (%S+) (%S+)\\n(.*)$')
-    let_go(tag)
-    back[kind](first, second, item, tag, lost)
+    local why = 'the entry can not be read'
+    if back[kind] then why = back[kind](first, second, item, tag, lost) end
+    if not why then let_go(tag) end
+    return why
 end
 """
 )
@@ -102,12 +123,20 @@ SEND: Final = (
     _PRELUDE
     + MOVED
     + """
+local moved = ARGV[2]
+local function can_send(queue, level, due)
+    if due ~= '' then return can_schedule() end
+    return fits('list', list_of(namespace, queue, level))
+end
 local function send(queue, level, due, member, item)
     redis.call('SADD', namespace .. ':queues', queue)
     if due == '' then push(namespace, queue, level, item, 'LPUSH')
     else schedule(namespace, member, due, queue .. ' ' .. level .. '\\n' .. item) end
 end
-local moved = ARGV[2]
+if not fits('set', namespace .. ':queues') or moved ~= '' and not fits('set', moved) then return wrong end
+for i = 3, #ARGV, 6 do
+    if not can_send(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) then return wrong end
+end
 for i = 3, #ARGV, 6 do
     if not has_come(moved, ARGV[i]) then
         note_come(moved, ARGV[i])
@@ -118,15 +147,25 @@ end
 )
 
 # tag, number of levels, queues in their order. Returns the queue and the message, or nothing. All levels of a queue are
-# looked at before the next lower one of any.
+# looked at before the next lower one of any. What the tag holds already is handed out again: its answer was lost. On a
+# full server it works as it is, for it pops first.
 TAKE: Final = (
     _PRELUDE
     + """
 local tag, levels = ARGV[2], tonumber(ARGV[3])
+local function pop(key)
+    local item
+    repeat
+        item = redis.call('RPOP', key)
+    until not item or string.sub(item, 1, #mark) ~= mark
+    return item
+end
+local queue, item = string.match(redis.call('HGET', held, tag) or '', '^run (%S+) %S+\\n(.*)$')
+if queue then return {queue, item} end
 for level = 0, levels - 1 do
     for i = 4, #ARGV do
-        local key, item = list_of(namespace, ARGV[i], tostring(level))
-        repeat item = redis.call('RPOP', key) until not item or string.sub(item, 1, #mark) ~= mark
+        local key = list_of(namespace, ARGV[i], tostring(level))
+        item = fits('list', key) and pop(key) -- another type in one place holds up no other queue
         if item then
             hold(tag, 'run ' .. ARGV[i] .. ' ' .. level, item, server_time())
             return {ARGV[i], item}
@@ -146,7 +185,8 @@ for i = 2, #ARGV do
     local tag = ARGV[i]
     if string.sub(tag, 1, 8) == 'waiting-' then -- its mark has gone from the list as well
         local queue, level = string.match(redis.call('HGET', held, tag) or '', '^waiting (%S+) (%S+)\\n')
-        if queue then redis.call('LREM', list_of(namespace, queue, level), -1, mark .. tag) end
+        local key = queue and list_of(namespace, queue, level)
+        if key and fits('list', key) then redis.call('LREM', key, -1, mark .. tag) end
     end
     were_held[#were_held + 1] = let_go(tag)
 end
@@ -154,8 +194,15 @@ return were_held
 """
 )
 
-# '1' if the holder was lost, tags. Backwards: what was taken first is in front again.
-GIVE_BACK: Final = _PRELUDE + "for i = #ARGV, 3, -1 do give_back(ARGV[i], ARGV[2] == '1') end"
+# '1' if the holder was lost, tags. Backwards: what was taken first is in front again. What can't go back stays held.
+GIVE_BACK: Final = (
+    _PRELUDE
+    + """
+local why
+for i = #ARGV, 3, -1 do why = give_back(ARGV[i], ARGV[2] == '1') or why end
+return why and redis.error_reply('ERR ' .. why)
+"""
+)
 
 # tags. What is no longer held is not brought back.
 BEAT: Final = (
@@ -166,15 +213,20 @@ for i = 2, #ARGV do redis.call('ZADD', times, 'XX', now, ARGV[i]) end
 """
 )
 
-# lease
+# lease, limit. Returns the tags that went back. What can't is tried again after another lease.
 SWEEP: Final = (
     _PRELUDE
     + """
-local silent = redis.call('ZRANGEBYSCORE', times, '-inf', server_time() - tonumber(ARGV[2]), 'LIMIT', 0, 100)
+local now, gone = server_time(), {}
+local silent = redis.call('ZRANGEBYSCORE', times, '-inf', now - tonumber(ARGV[2]), 'LIMIT', 0, tonumber(ARGV[3]))
 for _, tag in ipairs(silent) do
-    if redis.call('HEXISTS', held, tag) == 1 then give_back(tag, true) else redis.call('ZREM', times, tag) end
+    if give_back(tag, true) then redis.call('ZADD', times, now, tag)
+    else
+        redis.call('ZREM', times, tag)
+        gone[#gone + 1] = tag
+    end
 end
-return silent
+return gone
 """
 )
 
@@ -185,6 +237,7 @@ HOLD: Final = (
     + """
 local until_ = server_time() + tonumber(ARGV[2])
 local taken = {}
+if not can_schedule() then return wrong end
 for i = 3, #ARGV, 3 do
     local tag, kind, item = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     local member = string.match(kind, '^scheduled (%S+)$')
@@ -197,7 +250,7 @@ for i = 3, #ARGV, 3 do
     else
         local queue, level = string.match(kind, '^waiting (%S+) (%S+)$')
         local key = list_of(namespace, queue, level)
-        local place = redis.call('LPOS', key, item, 'RANK', -1)
+        local place = fits('list', key) and redis.call('LPOS', key, item, 'RANK', -1)
         if place then
             redis.call('LSET', key, place, mark .. tag)
             hold(tag, kind, item, until_)
@@ -206,6 +259,17 @@ for i = 3, #ARGV, 3 do
     end
 end
 return taken
+"""
+)
+
+# queue, level, message, limit. Returns the index of what follows the message, 0 if it is not among so many from the
+# front. A transaction would do, but for a full server, which refuses any.
+INDEX_AFTER: Final = (
+    _PRELUDE
+    + """
+local key = list_of(namespace, ARGV[2], ARGV[3])
+local place = redis.call('LPOS', key, ARGV[4], 'RANK', -1, 'MAXLEN', ARGV[5])
+return place and redis.call('LLEN', key) - place or 0
 """
 )
 

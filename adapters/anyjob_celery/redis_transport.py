@@ -4,6 +4,8 @@ kombu pops a message by BRPOP and then writes down that it has it: what a worker
 a script takes a message and notes its holder in one step. A script can't wait, so the channel takes until there is
 nothing, and then waits on a token that every send leaves; both go through the hooks by which kombu sends BRPOP and
 reads its answer.
+
+Celery's worker ends when Redis refuses a command: for kombu that is no trouble of the connection. Here it is.
 """
 
 from __future__ import annotations
@@ -11,17 +13,20 @@ from __future__ import annotations
 from queue import Empty
 from threading import Event
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from kombu.transport import redis, virtual
 from msgspec import Struct
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from anyjob.log import JobLogger
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.redis_messages import HeldMessages
 from anyjob_celery.redis_wire import read_item
 
 __all__ = ["JobTransport", "TransportPart"]
+
+logger = JobLogger("anyjob.worker")
 
 
 class TransportPart(Struct, frozen=True):
@@ -110,26 +115,40 @@ class JobChannel(redis.Channel):
     _is_plain = False
     _is_empty = False
     _lacks_script = False
+    _refused = False
+    _pause_until = 0.0
 
     def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **options: Any) -> Any:
         self._is_plain = self._is_plain or no_ack  # replies to `celery inspect`: nobody acknowledges them
         return super().basic_consume(queue, no_ack, *args, **options)
+
+    def _queue_bind(self, exchange: str, *args: Any) -> None:
+        try:
+            super()._queue_bind(exchange, *args)
+        except ResponseError as error:  # nothing but the replies to control commands needs it
+            logger.warning("not bound exchange=%s: %s", exchange, error)
+
+    def _size(self, queue: str) -> int:
+        """Count without a transaction, which a full server refuses; what is no list has no messages."""
+        with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+            for level in self.priority_steps:
+                pipe.llen(self._q_for_pri(queue, level))
+            return sum(size for size in pipe.execute(raise_on_error=False) if isinstance(size, int))
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         if self._is_plain:
             super()._brpop_start(timeout)
             return
         queues = self._queue_cycle.consume(len(self.active_queues))
-        if not queues:
+        if not queues or monotonic() < self._pause_until:
             return
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
-        messages = self.anyjob.held.messages
+        held = self.anyjob.held
         if self._is_empty:
-            command = messages.wait_command(queues, self.brpop_timeout if timeout is None else timeout)
+            command = held.messages.wait_command(queues, self.brpop_timeout if timeout is None else timeout)
         else:
-            self._tag = self.anyjob.held.new_tag()
-            command = messages.take_command(self._tag, queues, whole=self._lacks_script)
+            command = held.messages.take_command(held.next_tag, queues, whole=self._lacks_script)
         self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> Any:
@@ -137,29 +156,50 @@ class JobChannel(redis.Channel):
             return super()._brpop_read(**options)
         waited, self._is_empty = self._is_empty, False
         try:
-            try:
-                answer = self.client.parse_response(self.client.connection, "EVALSHA", **options)
-            except NoScriptError:
-                self._lacks_script = True
-                raise Empty from None
-            except self.connection_errors:
-                self.client.connection.disconnect()
-                raise
+            answer = self._answer(**options)
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+        self._refused = self._refused and not (waited or answer)
         if waited or not answer:
             self._is_empty = not waited
             raise Empty
         queue, item = answer[0].decode(), answer[1]
-        self._lacks_script = False
-        self.anyjob.held.add(self._tag)
+        held = self.anyjob.held
+        tag = held.next_tag
+        held.add(tag)
         self._queue_cycle.rotate(queue)
-        self.connection._deliver(_Taken(self._tag, queue, item), queue)  # noqa: SLF001  # as the method it stands for
+        self.connection._deliver(_Taken(tag, queue, item), queue)  # noqa: SLF001  # as the method it stands for
         return True
+
+    def _answer(self, **options: Any) -> Any:
+        """Return what Redis answers; raise Empty if it refuses, and the errors of a lost connection."""
+        connection = self.client.connection
+        try:
+            answer = self.client.parse_response(connection, "EVALSHA", **options)
+        except NoScriptError:
+            self._lacks_script = True
+            raise Empty from None
+        except ResponseError as error:
+            connection.disconnect()  # another server may answer to that name by now
+            self._pause_until = monotonic() + _PAUSE
+            if not self._refused:
+                logger.warning("takes nothing, and tries again: %s", error)
+            self._refused = True
+            raise Empty from None
+        except self.connection_errors:
+            connection.disconnect()
+            raise
+        self._lacks_script = False
+        return answer
 
 
 class JobTransport(redis.Transport):
     """Celery's `broker_transport` for our messages."""
 
     Channel = JobChannel
+    connection_errors = (*redis.Transport.connection_errors, RedisError)
+
+
+_PAUSE: Final = 1.0
+"""Seconds after which a server that refuses is asked again."""

@@ -13,9 +13,10 @@ from redis.commands.core import Script
 from anyjob.clock import Clock
 from anyjob_dramatiq import scripts
 from anyjob_dramatiq.names import Names
-from anyjob_redis.connection import run_each, send_in_batches
 from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import ScheduledMessages, score_of
+from anyjob_redis.scripts import run_each
+from anyjob_redis.sending import send_in_batches
 
 __all__ = ["HeldMessage", "Messages", "NativeMessage"]
 

@@ -13,8 +13,9 @@ from anyjob.envelope import JobIds, read_envelope
 from anyjob.errors import EnvelopeError
 from anyjob.outcome import JobFailure
 from anyjob.store import JobFilter, JobState, StoredJob
-from anyjob_redis.connection import run_each, translated
+from anyjob_redis.connection import translated
 from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen, section_by_id
+from anyjob_redis.scripts import FITS, register, run_each
 
 __all__ = ["ParkedJobs", "parked_key"]
 
@@ -39,9 +40,7 @@ class ParkedJobs(Places):
         self._raw, self._failures, self._holds, self._order = self._keys = [
             parked_key(namespace) + suffix for suffix in ("", ":failures", ":holds", ":ids")
         ]
-        self._park = client.register_script(_PARK)
-        self._hold = client.register_script(_HOLD)
-        self._end = client.register_script(_END)
+        self._park, self._hold, self._end = (register(client, text, drains=namespace) for text in (_PARK, _HOLD, _END))
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         """Keep `raw` with its failure; return the id it got."""
@@ -111,7 +110,15 @@ def _stored(job_id: str, raw: bytes, failure: bytes | None) -> StoredJob:
 
 _STATES: Final = frozenset({JobState.ABANDONED})
 
-_NAMES: Final = "local raw, failures, holds, order = KEYS[1], KEYS[2], KEYS[3], KEYS[4]\n"
+_NAMES: Final = (
+    FITS
+    + """
+local raw, failures, holds, order = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+if not (fits('hash', raw) and fits('hash', failures) and fits('hash', holds) and fits('zset', order)) then
+    return wrong
+end
+"""
+)
 
 _PARK: Final = (
     _NAMES

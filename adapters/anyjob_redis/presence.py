@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from redis import Redis
+
+from anyjob_redis.scripts import register
 
 __all__ = ["LapsedError", "Presence", "is_steady"]
 
@@ -34,6 +36,7 @@ class Presence:
         self._key = f"{namespace}:alive:{name}"
         self._milliseconds = max(1, int(lease * 1000))
         self._steady = False
+        self._beat = register(client, _BEAT, drains=namespace)  # who can't say that it lives can't drain a full server
 
     def beat(self) -> bool:
         """Say that we live; return whether this beat and the one before found us alive still.
@@ -42,7 +45,7 @@ class Presence:
         yet.
         """
         before = self._steady
-        self._steady = self._client.set(self._key, 1, px=self._milliseconds, get=True) is not None
+        self._steady = bool(self._beat([self._key], [self._milliseconds]))
         return self._steady and before
 
     def revived(self, take: Callable[[], T]) -> T:
@@ -59,3 +62,11 @@ class Presence:
     def leave(self) -> None:
         """Say that we are gone."""
         self._client.delete(self._key)
+
+
+# milliseconds. Returns whether the sign was there.
+_BEAT: Final = """
+local there = redis.call('EXISTS', KEYS[1])
+redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])
+return there
+"""

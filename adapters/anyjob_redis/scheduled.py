@@ -9,8 +9,13 @@ from typing import Any, Final
 from redis import Redis
 
 from anyjob.clock import Clock
+from anyjob.errors import EnvelopeError
+from anyjob.executor import worker_name
+from anyjob.outcome import JobFailure
 from anyjob.store import JobState, StoredJob
+from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Section, Seen
+from anyjob_redis.scripts import FITS, register
 
 __all__ = ["DUE_OR_LATER", "SCHEDULE", "ScheduledMessages", "due_after", "position_of", "score_of", "state_at"]
 
@@ -43,7 +48,8 @@ A member is unique to a message, not to a job: two jobs may have one id, and nei
 class ScheduledMessages:
     """The scheduled messages of a namespace. Thread-safe.
 
-    `push` is Lua that defines `push_due(namespace, payload)`: it puts a message where its queue's consumers look.
+    `push` is Lua that defines `push_due(namespace, payload)`: it puts a message where its queue's consumers look, and
+    returns nothing; or, before it writes anything, why it can't. Such a message is parked.
     """
 
     def __init__(self, client: Redis, namespace: str, push: str, clock: Clock) -> None:
@@ -51,13 +57,25 @@ class ScheduledMessages:
         self._namespace = namespace
         self._key = f"{namespace}:scheduled"
         self._clock = clock
-        self._promote: Callable[..., bytes | None] = client.register_script(SCHEDULE + push + _PROMOTE)
+        self._parked = ParkedJobs(client, namespace, clock)
+        self._promote = register(client, FITS + SCHEDULE + push + _PROMOTE, drains=namespace)
+        self._remove = register(client, SCHEDULE + _REMOVE, drains=namespace)
 
     def promote(self) -> float:
         """Push what is due, in its order, each once whoever else does this; return the seconds to look again in."""
         now = self._clock.now().timestamp()
-        next_due = self._promote(args=[self._namespace, now, _AT_ONCE])
+        next_due, refused = self._promote(args=[self._namespace, now, _AT_ONCE])
+        for member, payload, why in refused:
+            self._park(member, payload, why)
+        if refused:
+            return 0.0  # they were in the way
         return _LONGEST_PAUSE if next_due is None else min(_LONGEST_PAUSE, max(0.0, float(next_due) - now))
+
+    def _park(self, member: bytes, payload: bytes, why: bytes) -> None:
+        error = EnvelopeError(f"It was scheduled, and can't be sent to a queue: {why.decode('utf-8', 'replace')}.")
+        failure = JobFailure.of(error, at=self._clock.now(), worker=worker_name(), tries=0)
+        self._parked.park(payload or member, failure)
+        self._remove(args=[self._namespace, member, payload])
 
     def section(self, read: Callable[[str, JobState, bytes], Found]) -> Section:
         """Return the section of all of them; `read` returns what a member, its state and its payload stand for."""
@@ -115,13 +133,22 @@ def score_of(when: datetime) -> str:
 _AT_ONCE: Final = 200
 _LONGEST_PAUSE: Final = 0.25
 
-# namespace, now, limit. Returns when the next one is due.
+# namespace, now, limit. Returns when the next one is due, and what can't be pushed: member, payload, why.
 _PROMOTE: Final = """
 local namespace, now, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local due = redis.call('ZRANGEBYSCORE', namespace .. ':scheduled', '-inf', now, 'LIMIT', 0, limit)
-for _, member in ipairs(due) do
-    local _, payload = unschedule(namespace, member)
-    if payload then push_due(namespace, payload) end
+local messages, refused = namespace .. ':scheduled:messages', {}
+if not fits('zset', namespace .. ':scheduled') or not fits('hash', messages) then return wrong end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', namespace .. ':scheduled', '-inf', now, 'LIMIT', 0, limit)) do
+    local payload = redis.call('HGET', messages, member)
+    local why = payload and push_due(namespace, payload)
+    if not payload then why = 'there is no such message' end
+    if why then refused[#refused + 1] = {member, payload or '', why} else unschedule(namespace, member) end
 end
-return redis.call('ZRANGE', namespace .. ':scheduled', 0, 0, 'WITHSCORES')[2]
+return {redis.call('ZRANGE', namespace .. ':scheduled', 0, 0, 'WITHSCORES')[2] or false, refused}
+"""
+
+# namespace, member, payload. Removes it, unless it was scheduled anew.
+_REMOVE: Final = """
+local payload = redis.call('HGET', ARGV[1] .. ':scheduled:messages', ARGV[2])
+if (payload or '') == ARGV[3] then unschedule(ARGV[1], ARGV[2]) end
 """

@@ -15,10 +15,11 @@ from rq.utils import utcformat
 from anyjob.clock import Clock
 from anyjob.envelope import JOB_ID, JobEnvelope, write_envelope
 from anyjob.errors import EnqueueError
-from anyjob_redis.connection import run_each, send_in_batches
 from anyjob_redis.moved import Moves
 from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import score_of
+from anyjob_redis.scripts import run_each
+from anyjob_redis.sending import send_in_batches
 from anyjob_rq import scripts
 from anyjob_rq.frame import ENTRY, LONGEST_DATA, EnvelopeSerializer, find_fault, unpack
 from anyjob_rq.names import Names

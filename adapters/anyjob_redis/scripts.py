@@ -1,0 +1,49 @@
+"""Lua scripts as adapters run them: those of workers also on a full server, each with its checks before it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from redis import Redis
+from redis.commands.core import Script
+
+__all__ = ["FITS", "register", "run_each"]
+
+
+def register(client: Redis, text: str, *, drains: str | None = None) -> Script:
+    """Return a script that runs `text`.
+
+    `drains`: what the keys of the jobs begin with that it takes away, moves or ends. Such a script runs on a server
+    that is full (`maxmemory` reached, nothing evicted) as well: what fills it must be able to go.
+    """
+    # Of a script whose first write needs no memory, Redis refuses none for want of it: EVAL's manual promises that. (A
+    # flag, `allow-oom`, says the same since Redis 7.)
+    return client.register_script(text if drains is None else f"redis.call('DEL', '{drains}:nothing')\n{text}")
+
+
+def run_each(
+    client: Redis, script: Script, calls: Iterable[Sequence[Any]], *, keys: Sequence[str] = ()
+) -> Sequence[bool]:
+    """Run a script once for the arguments of each call, in one round trip; return whether each returned 1."""
+    with client.pipeline(transaction=False) as pipe:
+        for args in calls:
+            script(keys, args, client=pipe)
+        return [bool(each) for each in pipe.execute()]
+
+
+FITS: Final = """
+local wrong
+local types = {}
+local function fits(kind, key)
+    types[key] = types[key] or redis.call('TYPE', key).ok
+    local is = types[key] == kind or types[key] == 'none'
+    if not is then wrong = redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. types[key] .. ', and no ' .. kind) end
+    return is
+end
+"""
+"""Lua for an adapter's scripts: `fits(kind, key)` tells whether commands for a `kind` of value work on `key`.
+
+No script is undone when it fails in its middle. So each asks for all that it is going to touch before it writes, and
+then goes past what does not fit, or ends with `if wrong then return wrong end`.
+"""
