@@ -12,6 +12,7 @@ from typing import Any
 import amqp
 import redis
 from rabbit import RabbitHarness, RabbitWorld
+from raw_amqp import NO_TEXT, STRANGE, UNDECODABLE
 from servers import PrivateRedis, RedisHarness
 
 from anyjob.testing.conformance import ServerWorld
@@ -95,7 +96,7 @@ class CeleryAmqpWorld(RabbitWorld):
         frames = hostile_frames(path)
         for properties, body in frames:
             self._publish(properties, body, "default")
-        return len(frames)
+        return len(frames) + self.publish_raw([*UNDECODABLE, *NO_TEXT, *STRANGE], body_of(b"{}"), "default")
 
     def _publish(self, properties: Mapping[str, Any], body: bytes, queue: str) -> None:
         self.publish(amqp.Message(body, delivery_mode=2, **properties), queue)

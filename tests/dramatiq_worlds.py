@@ -12,6 +12,7 @@ import amqp
 import msgspec
 from msgspec import Raw
 from rabbit import RabbitHarness, RabbitWorld
+from raw_amqp import STRANGE, UNDECODABLE
 from redis import Redis
 from servers import PrivateRedis, RedisHarness
 
@@ -131,7 +132,7 @@ class DramatiqAmqpWorld(RabbitWorld):
         hostile = list(hostile_messages(path))
         for data in hostile:
             self._publish(data, "default")
-        return len(hostile)
+        return len(hostile) + self.publish_raw([*UNDECODABLE, *STRANGE], message("default", {}), "default")
 
     def _publish(self, body: bytes, queue: str) -> None:
         self.publish(amqp.Message(body, delivery_mode=2, priority=2), queue)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import amqp
+from raw_amqp import publish_raw
 from servers import free_port, unavailable
 
 from anyjob.testing.conformance import ServerHarness, ServerWorld
@@ -166,6 +167,21 @@ class RabbitWorld(ServerWorld):
             channel.confirm_select()
             channel.queue_declare(native, durable=True, auto_delete=False, arguments={"x-max-priority": 4})
             channel.basic_publish_confirm(message, "", native, mandatory=True)
+
+    def publish_raw(self, properties: Sequence[bytes], body: bytes, queue: str) -> int:
+        """Put messages with these properties into a logical queue; return how many, when they are there."""
+        native = self.names.queue(queue).encode()
+        with self.connect() as connection, connection.channel() as channel:
+            channel.confirm_select()
+            channel.queue_declare(native, durable=True, auto_delete=False, arguments={"x-max-priority": 4})
+            before = channel.queue_declare(native, passive=True).message_count
+            for each in properties:
+                publish_raw(channel, each, body, native)
+            expected = before + len(properties)
+            wait_until(
+                lambda: channel.queue_declare(native, passive=True).message_count >= expected, what="all to be there"
+            )
+        return len(properties)
 
 
 class RabbitHarness(ServerHarness):

@@ -13,6 +13,7 @@ from amqp.exceptions import AMQPError, NotFound
 
 from anyjob.errors import EnqueueError
 from anyjob_amqp.topology import BindingDeclaration, ExchangeDeclaration, Place, QueueDeclaration, Route
+from anyjob_amqp.undecodable import frame_handler
 from anyjob_amqp.urls import AmqpAddress
 
 __all__ = ["AMQP_ERRORS", "Link", "Links", "translated"]
@@ -32,7 +33,14 @@ def translated() -> Iterator[None]:
         raise EnqueueError(f"RabbitMQ can't be reached, or refused: {error}") from error
 
 
-class _Connection(amqp.Connection):  # type: ignore[misc]  # py-amqp is untyped
+class _Channel(amqp.Channel):  # type: ignore[misc]  # py-amqp is untyped
+    def __init__(self, *args: Any, **options: Any) -> None:
+        # A body is bytes, whatever its message says of it: decoded and encoded again, it may be other ones, or none.
+        super().__init__(*args, **{**options, "auto_decode": False})
+
+
+class _Connection(amqp.Connection):  # type: ignore[misc]
+    Channel = _Channel
     # Without `connection.blocked`: for it py-amqp reads before each publish, and drops the confirmations that it finds.
     negotiate_capabilities: Final = {"consumer_cancel_notify": True, "authentication_failure_close": True}
 
@@ -142,6 +150,7 @@ class Links:
             read_timeout=half,
             write_timeout=half,
             client_properties={"connection_name": "anyjob"},
+            frame_handler=frame_handler,
             **{key: value for key, value in self._options.items() if key != "ssl"},
         )
         connection.connect()

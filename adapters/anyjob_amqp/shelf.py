@@ -28,6 +28,7 @@ from anyjob.store import JobFilter, JobPage, JobState, StoredJob
 from anyjob_amqp.links import AMQP_ERRORS, Links, translated
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.topology import AmqpNames
+from anyjob_amqp.undecodable import fault_in
 
 __all__ = ["AmqpShelf"]
 
@@ -214,7 +215,8 @@ def _parked(message: Message, state: JobState) -> StoredJob:
 
 
 def _job(open_message: Callable[[Message, bytes], bytes], message: Message, state: JobState) -> StoredJob:
-    raw = open_message(message, _body_of(message))
+    body = _body_of(message)
+    raw = body if fault_in(message.headers) else open_message(message, body)  # no worker runs what it can't decode
     try:
         return StoredJob(read_envelope(raw).id, state, raw)
     except EnvelopeError:
@@ -226,7 +228,7 @@ def _id_of(message: Message) -> str:
 
 
 def _body_of(message: Message) -> bytes:
-    return message.body.encode() if isinstance(message.body, str) else bytes(message.body)
+    return bytes(message.body or b"")  # of none at all it is an empty text
 
 
 def _ready(connection: Any, queue: str) -> int:

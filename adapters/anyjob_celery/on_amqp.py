@@ -84,7 +84,9 @@ class AmqpCeleryBackend(OwnCeleryBackend):
 
     def transport_settings(self, stop: threading.Event) -> Mapping[str, Any]:  # noqa: ARG002
         namespace = self.config.namespace
+        transport = "SSLJobTransport" if self.url.startswith("amqps:") else "JobTransport"
         return {
+            "broker_transport": f"anyjob_celery.amqp_transport:{transport}",
             "broker_transport_options": self.transport_options,
             # A job in the main process leaves no time for heartbeats: RabbitMQ would take the worker for dead.
             **({"broker_heartbeat": 0} if self.pool == "solo" else {}),

@@ -19,9 +19,10 @@ from pika.exceptions import AMQPError
 
 from anyjob.errors import EnqueueError
 from anyjob.log import JobLogger
-from anyjob_amqp import AmqpAddress
-from anyjob_dramatiq.frame import Delivery, decode
+from anyjob_amqp import AmqpAddress, fault_in
+from anyjob_dramatiq.frame import Delivery, decode, faulty
 from anyjob_dramatiq.intake import JobSource
+from anyjob_dramatiq.pika_frames import open_connection
 
 __all__ = ["AmqpPlace", "AmqpSource"]
 
@@ -179,7 +180,7 @@ class AmqpSource(JobSource):
         return self._channel
 
     def _open_channel(self) -> BlockingChannel:
-        channel = pika.BlockingConnection(self._parameters).channel()
+        channel = open_connection(self._parameters).channel()
         channel.basic_qos(prefetch_count=self._threads)
         channel.add_on_cancel_callback(self._on_cancelled)
         return channel
@@ -197,14 +198,18 @@ class AmqpSource(JobSource):
     def _on_message(self, queue: str, channel: BlockingChannel, method: Any, properties: Any, body: bytes) -> None:
         place = AmqpPlace(channel, method.delivery_tag, queue, body, properties.priority or 0)
         native_id = str(properties.message_id or f"tag-{method.delivery_tag}")
-        message = decode(
-            body,
-            queue=queue,
-            forbidden=self._forbidden(),
-            native_id=native_id,
-            place=place,
-            redelivered=method.redelivered,
-        )
+        fault = fault_in(properties.headers)
+        if fault is not None:
+            message = faulty(body, fault, queue=queue, native_id=native_id, place=place)
+        else:
+            message = decode(
+                body,
+                queue=queue,
+                forbidden=self._forbidden(),
+                native_id=native_id,
+                place=place,
+                redelivered=method.redelivered,
+            )
         self._held[method.delivery_tag] = message.args[0]
         self._arrived.append(message)
 
