@@ -111,6 +111,13 @@ class AmqpNames:
         """The exchange at which what became due arrives."""
         return f"{self.namespace}:due"
 
+    def due_key(self, logical: str) -> str:
+        """Return the key by which that exchange leads into a queue.
+
+        The exact one: bound by `#.mail`, as kombu does it, a queue would get the messages of the queue `x.mail` as well.
+        """
+        return "*." * _BITS + self.queue(logical)
+
     @property
     def parked(self) -> str:
         """The queue of the jobs that were given up."""
@@ -141,15 +148,15 @@ class AmqpNames:
 @lru_cache(_MANY)
 def _place(names: AmqpNames, logical: str) -> Place:
     queue = QueueDeclaration(names.queue(logical), {"x-max-priority": max(LEVELS.values())})
-    return Place(queue.name, (queue,))
+    # Whoever makes the queue binds it: made anew without that, it would get none of what is under way to it.
+    binding = BindingDeclaration(names.due, names.due_key(logical), queue=queue.name)
+    return Place(queue.name, (queue, ExchangeDeclaration(names.due), binding))
 
 
 @lru_cache(_MANY)
 def _delayed_place(names: AmqpNames, logical: str) -> Place:
     place = _place(names, logical)
-    # The exact key: bound by `#.mail`, as kombu does it, a queue would get the messages of the queue `x.mail` as well.
-    binding = BindingDeclaration(names.due, "*." * _BITS + place.name, queue=place.name)
-    return Place(f"{place.name} later", (*place.declarations, *_chain(names), binding))
+    return Place(f"{place.name} later", (*place.declarations, *_chain(names)))
 
 
 @lru_cache(_MANY)
@@ -158,7 +165,6 @@ def _chain(names: AmqpNames) -> Declarations:
 
 
 def _chain_of(names: AmqpNames) -> Iterator[QueueDeclaration | ExchangeDeclaration | BindingDeclaration]:
-    yield ExchangeDeclaration(names.due)
     for number in range(_BITS):  # from the end, so that each leads on to one that is there
         here, onward = names.level(number), names.level(number - 1) if number else names.due
         skipped = "*." * (_BITS - 1 - number)

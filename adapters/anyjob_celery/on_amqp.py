@@ -79,8 +79,16 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         self._links.close()
 
     def native_queue(self, logical: str) -> Mapping[str, Any]:
-        name = self._names.queue(logical)
-        return {"name": name, "routing_key": name, "alias": logical, "max_priority": max(LEVELS.values())}
+        from kombu import Exchange, binding  # which a producer does without
+
+        name, due = self._names.queue(logical), Exchange(self._names.due, "topic")
+        return {
+            "name": name,
+            "routing_key": name,
+            "alias": logical,
+            "max_priority": max(LEVELS.values()),
+            "bindings": [binding(due, self._names.due_key(logical))],  # as `AmqpNames.route` has it
+        }
 
     def transport_settings(self, stop: threading.Event) -> Mapping[str, Any]:  # noqa: ARG002
         namespace = self.config.namespace

@@ -13,9 +13,10 @@ from redis.commands.core import Script
 from anyjob.clock import Clock
 from anyjob_dramatiq import scripts
 from anyjob_dramatiq.names import Names
+from anyjob_redis.levels import KnownQueues
 from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import ScheduledMessages, score_of
-from anyjob_redis.scripts import run_each
+from anyjob_redis.scripts import register, run_each, run_in_slices
 from anyjob_redis.sending import send_in_batches
 
 __all__ = ["HeldMessage", "Messages", "NativeMessage"]
@@ -46,14 +47,19 @@ class HeldMessage(Struct, frozen=True):
 
 
 class Messages:
-    """The messages of a namespace. Thread-safe. `send` raises `EnqueueError`; the rest raises what redis raises."""
+    """The messages of a namespace. Thread-safe. `send` raises `EnqueueError`, `within` so many seconds; the rest raises
+    what redis raises.
+    """
 
-    def __init__(self, client: Redis, names: Names, clock: Clock) -> None:
+    def __init__(self, client: Redis, names: Names, clock: Clock, within: float | None = None) -> None:
         self.client: Any = client  # redis-py's types can't tell that nothing is decoded
         self.names = names
         self.clock = clock
         self._prelude = scripts.functions(names.root)
         self.scheduled = ScheduledMessages(client, names.root, self._prelude + scripts.PUSH_DUE, clock)
+        self._within = within
+        self._queues = KnownQueues(client, names.queues)
+        self._send = register(client, self._prelude + scripts.SEND)
         self._scripts: dict[str, Script] = {}
 
     # Senders
@@ -66,7 +72,9 @@ class Messages:
             (each.id, (each.id, each.mark, each.queue, each.level, score_of(each.due) if each.due else "", each.data))
             for each in messages
         ]
-        send_in_batches(self.client, self._script(scripts.SEND), ["again" if again else "new", moved], jobs)
+        # What a worker sends again it holds, and lets go then: that must work on a full server, too.
+        script = self._script(scripts.SEND) if again else self._send
+        send_in_batches(self.client, script, ["again" if again else "new", moved], jobs, within=self._within)
 
     # Workers
 
@@ -93,11 +101,11 @@ class Messages:
 
     def give_back(self, holder: str, *entries: str) -> Sequence[str]:
         """Put back what `holder` holds, all of it or these entries, as if it had never been taken. Return the ids."""
-        return _texts(self._run(scripts.GIVE_BACK, holder, *entries))
+        return _texts(run_in_slices(lambda limit: self._run(scripts.GIVE_BACK, limit, holder, *entries)))
 
     def sweep(self) -> Sequence[str]:
         """Put back what the dead hold, marked as redelivered if it ran; return the ids."""
-        return _texts(self._run(scripts.SWEEP))
+        return _texts(run_in_slices(lambda limit: self._run(scripts.SWEEP, limit)))
 
     # The shelf
 
@@ -114,14 +122,14 @@ class Messages:
 
     def known_queues(self) -> Sequence[str]:
         """Return the queues that jobs were ever sent to, sorted."""
-        return sorted(_texts(self.client.smembers(self.names.queues)))
+        return self._queues.names()
 
     def _run(self, script: str, *args: Any) -> Any:
         return self._script(script)(args=args)
 
     def _script(self, text: str) -> Script:
         if text not in self._scripts:
-            self._scripts[text] = self.client.register_script(self._prelude + text)
+            self._scripts[text] = register(self.client, self._prelude + text, drains=self.names.root)
         return self._scripts[text]
 
 

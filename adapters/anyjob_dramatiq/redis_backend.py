@@ -37,7 +37,7 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         super().__init__(config)
         root = root_of(config.namespace)
         self.client = connect(self.native_config, config.url.partition("+")[2])
-        self.messages = Messages(self.client, Names(root), config.clock)
+        self.messages = Messages(self.client, Names(root), config.clock, config.enqueue_timeout)
         self.capabilities = _capabilities(config.lease)
         parked, self.moves = ParkedJobs(self.client, root, config.clock), Moves(self.client, root)
         self.shelf = RedisShelf(
@@ -82,4 +82,5 @@ def _capabilities(lease: float) -> Capabilities:
         # A lease, looked at once a second, and as much for the way back into a queue and out of it.
         redelivery_bound=timedelta(seconds=lease + 2),
         exact_loss_count=True,
+        silence_bound=timedelta(seconds=lease * 2 / 3),  # the thread that beats shares the interpreter with it
     )

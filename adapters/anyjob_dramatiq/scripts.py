@@ -22,6 +22,7 @@ from anyjob_redis.levels import LISTS
 from anyjob_redis.moved import MOVED
 from anyjob_redis.parked import parked_key
 from anyjob_redis.scheduled import SCHEDULE
+from anyjob_redis.scripts import FITS
 
 __all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "MARK", "PUSH_DUE", "SEND", "SWEEP", "TAKE", "TAKE_OFF", "functions"]
 
@@ -31,6 +32,7 @@ _MARKS: Final = f"local mark_prefix = '{MARK}'\n"
 
 _FUNCTIONS: Final = (
     _MARKS
+    + FITS
     + LISTS
     + """
 local places = ns .. ':places'
@@ -46,6 +48,19 @@ local function each_level(visit)
         for _, level in ipairs(levels) do visit(name .. '.' .. level) end
     end
 end
+local function level_fits(level) return fits('list', key(level)) and fits('hash', messages_key(level)) end
+local function schedule_fits() return fits('zset', ns .. ':scheduled') and fits('hash', ns .. ':scheduled:messages') end
+-- Whether the keys that a holder's messages go through can be written.
+local function can_hold(holder)
+    local number = ns .. ':entries'
+    if fits('string', number) and not string.match(redis.call('GET', number) or '0', '^%d+$') then
+        wrong = redis.error_reply('WRONGTYPE ' .. number .. ' is no number')
+        return false
+    end
+    return fits('string', number) and fits('list', held_key(holder)) and fits('hash', held_messages_key(holder))
+        and fits('set', ns .. ':holders') and fits('set', ns .. ':lost') and fits('set', ns .. ':queues')
+        and fits('hash', places) and schedule_fits()
+end
 local function put(push, id, level, message)
     redis.call('HSET', messages_key(level), id, message)
     redis.call(push, key(level), id)
@@ -60,11 +75,16 @@ local function hold(holder, kind, level, due, id, message)
     redis.call('SADD', ns .. ':holders', holder)
     return entry
 end
+local kinds = {run = true, again = true, waiting = true, scheduled = true}
 local function held(holder, entry)
     local record = redis.call('HGET', held_messages_key(holder), entry)
     if not record then return end
     local kind, level, due, length, rest = string.match(record, '^(%S+) (%S+) (%S+) (%d+) (.*)$')
-    return kind, level, string.sub(rest, 1, length), string.sub(rest, length + 1), due
+    local time = tonumber(due)
+    if kinds[kind] and string.match(level, '^[%w_.-]+$') and (kind ~= 'scheduled' or time and time == time) then
+        return kind, level, string.sub(rest, 1, length), string.sub(rest, length + 1), due
+    end
+    return 'foreign', 'default.normal', entry, record -- whoever takes that parks it
 end
 local function is_scheduled(id) return redis.call('HEXISTS', ns .. ':scheduled:messages', id) == 1 end
 local function schedule_message(id, due, level, message)
@@ -86,6 +106,9 @@ def functions(root: str) -> str:
 PUSH_DUE: Final = """
 local function push_due(_, payload)
     local level, id, message = string.match(payload, '^(%S+) (%S+)\\n(.*)$')
+    if not level then return 'nothing tells its level' end
+    if not level_fits(level) then return key(level) .. ' is of another type' end
+    if not fits('hash', places) then return places .. ' is of another type' end
     put('RPUSH', id, level, message)
 end
 """
@@ -96,6 +119,15 @@ SEND: Final = (
     MOVED
     + """
 local again, moved = ARGV[1] == 'again', ARGV[2]
+for i = 3, #ARGV, 6 do
+    if ARGV[i + 4] == '' then level_fits(ARGV[i + 3]) end
+    local place = again and fits('hash', places) and place_of(ARGV[i])
+    if place and not string.match(place, '^held ') then level_fits(place) end
+end
+schedule_fits()
+if not (fits('hash', parked_key) and fits('hash', places) and fits('set', ns .. ':queues')) then return wrong end
+if wrong then return wrong end
+if moved ~= '' and not fits('set', moved) then return wrong end
 local taken, seen = {}, {}
 if not again then
     for i = 3, #ARGV, 6 do
@@ -140,20 +172,21 @@ return taken
 TAKE: Final = """
 local holder, count, turn, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if not is_alive(holder) then return 'lapsed' end
+if not can_hold(holder) then return wrong end
 local taken, known = {}, {}
 for i = 5 + n, #ARGV do known[ARGV[i]] = true end
 if redis.call('LLEN', held_key(holder)) > #ARGV - 4 - n then
     for _, entry in ipairs(redis.call('LRANGE', held_key(holder), 0, -1)) do
         if not known[entry] then -- it was taken, and the answer was lost
             local kind, level, id, message = held(holder, entry)
-            taken[#taken + 1] = {kind, level, entry, id, message}
+            if kind then taken[#taken + 1] = {kind, level, entry, id, message} end
         end
     end
 end
 for _, level_name in ipairs(levels) do
     for i = 0, n - 1 do
         local level = ARGV[5 + (i + turn) % n] .. '.' .. level_name
-        while #taken < count do
+        while #taken < count and level_fits(level) do
             local id = pop(key(level))
             if not id then break end
             local message = redis.call('HGET', messages_key(level), id)
@@ -170,23 +203,28 @@ return taken
 # holder, entry. Returns whether it was still held.
 ACKNOWLEDGE: Final = """
 local holder, entry = ARGV[1], ARGV[2]
+if not can_hold(holder) then return wrong end
 local kind, level, id = held(holder, entry)
 if not kind then return 0 end
 let_go(holder, entry)
 if place_of(id) == held_by(holder, entry) then redis.call('HDEL', places, id) end
 if kind == 'waiting' then
-    redis.call('LREM', key(level), 1, mark_of(id))
+    if level_fits(level) then redis.call('LREM', key(level), 1, mark_of(id)) end
     redis.call('SREM', ns .. ':lost', id)
 end
 return 1
 """
 
 _GIVING: Final = """
+-- Returns the id if it went back; 'stays' if it has nowhere to go to.
 local function give_back(holder, entry, lost)
     local kind, level, id, message, due = held(holder, entry)
+    if kind and not level_fits(level) then return nil, 'stays' end
+    redis.call('HDEL', held_messages_key(holder), entry)
+    redis.call('LREM', held_key(holder), -1, entry) -- from where the last one is
     if not kind then return end
-    let_go(holder, entry)
-    if place_of(id) ~= held_by(holder, entry) then return end
+    if kind == 'foreign' then redis.call('SADD', ns .. ':queues', 'default')
+    elseif place_of(id) ~= held_by(holder, entry) then return end
     if kind == 'scheduled' then
         redis.call('HDEL', places, id)
         schedule_message(id, due, level, message)
@@ -200,36 +238,51 @@ local function give_back(holder, entry, lost)
     else
         put('LPUSH', id, level, message)
     end
-    if kind ~= 'waiting' and (lost or kind == 'again') then redis.call('SADD', ns .. ':lost', id) end
+    if kind == 'again' or kind == 'run' and lost then redis.call('SADD', ns .. ':lost', id) end
     return id
 end
-local function give_back_all(holder, lost, given)
-    local entries = redis.call('LRANGE', held_key(holder), 0, -1)
-    for i = #entries, 1, -1 do -- the last taken first, for each goes to the front
-        given[#given + 1] = give_back(holder, entries[i], lost)
+-- The last taken first, for each goes to the front. What has no place to go to stays, behind the others.
+local function give_back_last(holder, lost, limit, given)
+    local list, went = held_key(holder), 0
+    if not can_hold(holder) then return went end
+    local entries = redis.call('LRANGE', list, -limit, -1)
+    for i = #entries, 1, -1 do
+        local id, stays = give_back(holder, entries[i], lost)
+        if stays then redis.call('LMOVE', list, list, 'RIGHT', 'LEFT') else went = went + 1 end
+        given[#given + 1] = id
     end
-    redis.call('SREM', ns .. ':holders', holder)
+    if redis.call('LLEN', list) == 0 then redis.call('SREM', ns .. ':holders', holder) end
+    return went
 end
 """
 
-# holder, entries (none: all that it holds): released, not lost. Returns the ids that went back.
+# limit, holder, entries (none: all that it holds): released, not lost. Returns whether there is more, and the ids that
+# went back.
 GIVE_BACK: Final = (
     _GIVING
     + """
-local given = {}
-if #ARGV == 1 then give_back_all(ARGV[1], false, given) end
-for i = #ARGV, 2, -1 do given[#given + 1] = give_back(ARGV[1], ARGV[i], false) end
+local limit, holder, given = tonumber(ARGV[1]), ARGV[2], {0}
+if #ARGV == 2 and give_back_last(holder, false, limit, given) > 0 and redis.call('EXISTS', held_key(holder)) == 1 then
+    given[1] = 1
+end
+if not can_hold(holder) then return wrong end
+for i = #ARGV, 3, -1 do given[#given + 1] = give_back(holder, ARGV[i], false) end
 return given
 """
 )
 
-# Returns the ids that went back from holders that are dead.
+# limit. Returns whether there is more, and the ids that went back from holders that are dead.
 SWEEP: Final = (
     _GIVING
     + """
-local given = {}
+local left, given = tonumber(ARGV[1]), {0}
+if not fits('set', ns .. ':holders') then return wrong end
 for _, holder in ipairs(redis.call('SMEMBERS', ns .. ':holders')) do
-    if not is_alive(holder) then give_back_all(holder, true, given) end
+    if not is_alive(holder) then left = left - give_back_last(holder, true, left, given) end
+    if left == 0 then
+        given[1] = 1
+        break
+    end
 end
 return given
 """
@@ -238,17 +291,19 @@ return given
 # holder, milliseconds of its life, then of each job: level or 'scheduled', id. Returns id and entry of what it holds.
 TAKE_OFF: Final = """
 local holder, taken = ARGV[1], {}
+if not can_hold(holder) then return wrong end
 redis.call('SET', ns .. ':alive:' .. holder, 1, 'PX', ARGV[2])
 for i = 3, #ARGV, 2 do
     local level, id = ARGV[i], ARGV[i + 1]
     if level == 'scheduled' then
-        local due, payload = unschedule(ns, id)
-        if payload then
-            local to, _, message = string.match(payload, '^(%S+) (%S+)\\n(.*)$')
+        local payload = redis.call('HGET', ns .. ':scheduled:messages', id)
+        local to, _, message = string.match(payload or '', '^(%S+) (%S+)\\n(.*)$')
+        if to then -- else it is left, to be parked when it is due
+            local due = unschedule(ns, id)
             taken[#taken + 1] = {id, hold(holder, 'scheduled', to, due, id, message)}
         end
     else
-        local message = redis.call('HGET', messages_key(level), id)
+        local message = level_fits(level) and redis.call('HGET', messages_key(level), id)
         local place = message and redis.call('LPOS', key(level), id)
         if place then
             redis.call('LSET', key(level), place, mark_of(id))
@@ -263,11 +318,15 @@ return taken
 # now. Returns how many are waiting, scheduled and running.
 COUNT: Final = """
 local now = tonumber(ARGV[1])
+if not schedule_fits() then return wrong end
 local later = redis.call('ZCOUNT', ns .. ':scheduled', '(' .. ARGV[1], '+inf')
 local waiting, scheduled, running = redis.call('ZCARD', ns .. ':scheduled') - later, later, 0
-each_level(function(level) waiting = waiting + redis.call('LLEN', key(level)) end) -- a mark counts for what it marks
-for _, holder in ipairs(redis.call('SMEMBERS', ns .. ':holders')) do
-    for _, entry in ipairs(redis.call('HKEYS', held_messages_key(holder))) do
+each_level(function(level) -- a mark counts for what it marks
+    if level_fits(level) then waiting = waiting + redis.call('LLEN', key(level)) end
+end)
+for _, holder in ipairs(fits('set', ns .. ':holders') and redis.call('SMEMBERS', ns .. ':holders') or {}) do
+    local messages = held_messages_key(holder)
+    for _, entry in ipairs(fits('hash', messages) and redis.call('HKEYS', messages) or {}) do
         local kind, _, _, _, due = held(holder, entry)
         if kind == 'scheduled' then
             if tonumber(due) > now then scheduled = scheduled + 1 else waiting = waiting + 1 end

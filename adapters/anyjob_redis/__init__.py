@@ -1,13 +1,14 @@
 """What the adapters share that keep their jobs in Redis. Knows no job library."""
 
 from anyjob_redis.connection import connect, translated
+from anyjob_redis.levels import KnownQueues
 from anyjob_redis.moved import MOVED, Moves
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
 from anyjob_redis.scheduled import ScheduledMessages
-from anyjob_redis.scripts import FITS, register
+from anyjob_redis.scripts import FITS, register, run_in_slices
 from anyjob_redis.sending import send_in_batches
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
 
@@ -17,6 +18,7 @@ __all__ = [
     "LONGEST_HOLD",
     "MOVED",
     "ON_REDIS",
+    "KnownQueues",
     "Moves",
     "ParkedJobs",
     "Places",
@@ -28,6 +30,7 @@ __all__ = [
     "Seen",
     "connect",
     "register",
+    "run_in_slices",
     "section_by_id",
     "section_of_held",
     "send_in_batches",

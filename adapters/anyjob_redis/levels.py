@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from anyjob.envelope import JobPriority
+from redis import Redis
+
+from anyjob.envelope import QUEUE_NAME, JobPriority
+from anyjob.log import JobLogger
 from anyjob_redis.places import CHUNK
 
-__all__ = ["LEVELS", "LISTS", "ids_after"]
+__all__ = ["LEVELS", "LISTS", "KnownQueues", "ids_after"]
+
+logger = JobLogger("anyjob.worker")
 
 LEVELS: Final[Mapping[JobPriority, str]] = {each: each.name.lower() for each in sorted(JobPriority, reverse=True)}
 """The last part of a list's name by priority, in the order in which workers look."""
@@ -24,7 +29,12 @@ LISTS: Final = (
     + """
 local function mark_of(id) return mark_prefix .. id end
 local function known_queues()
-    local names = redis.call('SMEMBERS', ns .. ':queues')
+    local names = {}
+    if fits('set', ns .. ':queues') then
+        for _, name in ipairs(redis.call('SMEMBERS', ns .. ':queues')) do
+            if string.match(name, '^[a-z][a-z0-9_-]*$') then names[#names + 1] = name end
+        end
+    end
     table.sort(names)
     return names
 end
@@ -38,7 +48,25 @@ local function pop(list)
 end
 """
 )
-"""Lua for an adapter's own scripts, after its `ns` (the namespace) and its `mark_prefix`."""
+"""Lua for an adapter's own scripts, after its `ns` (the namespace), its `mark_prefix`, and `FITS`."""
+
+
+class KnownQueues:
+    """The queues that jobs were ever sent to: the set `key`. What is no queue's name there is told once, and left."""
+
+    def __init__(self, client: Redis, key: str) -> None:
+        self._client: Any = client
+        self._key = key
+        self._told: set[bytes] = set()
+
+    def names(self) -> Sequence[str]:
+        """Return their names, sorted. Raises what redis raises."""
+        members: set[bytes] = self._client.smembers(self._key)
+        foreign = {each for each in members if not QUEUE_NAME.fullmatch(each.decode("utf-8", "replace"))}
+        for each in foreign - self._told:
+            logger.warning("left alone in %s: %r is no queue's name", self._key, each[:100])
+        self._told |= foreign
+        return sorted(each.decode() for each in members - foreign)
 
 
 def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[Sequence[bytes]]:

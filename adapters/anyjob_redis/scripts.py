@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from redis import Redis
 from redis.commands.core import Script
 
-__all__ = ["FITS", "register", "run_each"]
+__all__ = ["FITS", "SLICE", "register", "run_each", "run_in_slices"]
+
+SLICE: Final = 200
+"""How many messages a script moves at a time: the server answers nobody meanwhile, and so a few milliseconds."""
 
 
 def register(client: Redis, text: str, *, drains: str | None = None) -> Script:
@@ -30,6 +33,19 @@ def run_each(
         for args in calls:
             script(keys, args, client=pipe)
         return [bool(each) for each in pipe.execute()]
+
+
+def run_in_slices(run: Callable[[int], Sequence[Any]]) -> list[bytes]:
+    """Run a script again and again until it has no more to do; return the ids that it told of.
+
+    It is given how many messages it may move, and returns whether there is more (0 or 1), and then the ids.
+    """
+    ids: list[bytes] = []
+    more = 1
+    while more:
+        more, *told = run(SLICE)
+        ids += told
+    return ids
 
 
 FITS: Final = """

@@ -114,8 +114,10 @@ def _run(connection: Any, script: Script, args: Sequence[Any], until: float | No
 
 
 def _answer(connection: Any, until: float | None) -> Any:
-    if until is not None and not connection.can_read(max(0.0, until - time.monotonic())):
-        raise RedisTimeoutError("the time was up")
+    if until is not None:
+        left = max(0.0, until - time.monotonic())
+        if not connection.can_read(min(left, connection.socket_timeout or left)):
+            raise RedisTimeoutError("the time was up")
     return connection.read_response()
 
 

@@ -14,6 +14,7 @@ from anyjob.current import load_served
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.settings.urls import hide_password
+from anyjob_redis.scripts import register
 from anyjob_rq.backend import RQBackend
 from anyjob_rq.horse import ForkingMixin
 from anyjob_rq.worker import JobWorkerMixin
@@ -63,7 +64,7 @@ def _refuse_other_server(connection: Redis, backend: RQBackend) -> None:
     if connection is backend.client:
         return
     key = f"{backend.config.namespace}:probe:{uuid.uuid4().hex}"
-    backend.client.set(key, 1, px=10_000)
+    register(backend.client, "redis.call('SET', KEYS[1], 1, 'PX', 10000)", drains=backend.config.namespace)([key])
     if not connection.get(key):
         raise ConfigurationError(
             "RQ's command line leads to another Redis than backend "

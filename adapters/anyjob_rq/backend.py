@@ -43,12 +43,13 @@ class RQBackend(JobBackend):
     def __init__(self, config: BackendConfig, *, connection: Redis | None = None) -> None:
         self.config = config
         self._own_connection = connection
+        within = config.enqueue_timeout if connection is None else None  # else its own time-outs are in force
         if connection is None:
             connection = connect(config, self._url)
         else:
             refuse_decoding(connection, config.alias)
         self.client = connection
-        self.messages = Messages(connection, Names(config.namespace), config.clock)
+        self.messages = Messages(connection, Names(config.namespace), config.clock, within)
         self.capabilities = _capabilities(config.lease)
         root = root_of(config.namespace)
         parked, self.moves = ParkedJobs(connection, root, config.clock), Moves(connection, root)
@@ -86,7 +87,7 @@ class RQBackend(JobBackend):
         several = options.concurrency > 1
         start = ["worker-pool", "--num-workers", str(options.concurrency)] if several else ["worker"]
         queues = options.queues or self.config.queues or (ALL_QUEUES,)
-        argv = (sys.executable, "-m", "rq.cli", *start, "--worker-class", "anyjob_rq.RQJobWorker", *queues)
+        argv = (sys.executable, "-m", "anyjob_rq", *start, "--worker-class", "anyjob_rq.RQJobWorker", *queues)
         return NativeCommand(argv, {"RQ_REDIS_URL": self._url})
 
     def close(self) -> None:
@@ -105,4 +106,5 @@ def _capabilities(lease: float) -> Capabilities:
         # A lease, looked at three times in its length, and a second for the way back into a queue and out of it.
         redelivery_bound=timedelta(seconds=lease * 4 / 3 + 1),
         exact_loss_count=True,
+        hard_time_limit=True,  # each job has a process of its own, but in a RQSimpleJobWorker
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from types import FrameType
 from typing import Any, Final
@@ -17,7 +19,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.worker import Worker
 
-from anyjob.errors import ConfigurationError
+from anyjob.errors import ConfigurationError, JobTimeLimitError
 from anyjob.log import JobLogger
 from anyjob_rq.wake import Wake
 from anyjob_rq.worker import JobWorkerMixin
@@ -41,21 +43,36 @@ class ForkingMixin(JobWorkerMixin, Worker):
         return super().work(*args, **options)
 
     def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution | None = None) -> None:  # noqa: ARG002
-        """Wait for the child; while we stop, for `stop_timeout` at most."""
-        kill_at: float | None = None
-        killed = False
+        """Wait for the child; while we stop, for `stop_timeout` at most, and for a job's time limit and a grace."""
+        begun, began_at, kill_at = time.monotonic(), self._executor.clock.now(), None
+        limit = None if self._message is None else self._executor.time_limit_of(self._message.raw)
+        late_at = math.inf if limit is None else begun + limit + TIME_LIMIT_GRACE
+        killed = late = False
         while not self._has_ended():
             if self._stop_requested and kill_at is None:
                 kill_at = time.monotonic() + self._stop_timeout
                 logger.info("stopping id=%s timeout=%gs", self._shown(job.id), self._stop_timeout)
                 self._tell_horse()
-            left = None if kill_at is None else max(0.0, kill_at - time.monotonic())
-            if (left == 0.0 or self._hurry) and not killed:
+            now = time.monotonic()
+            late = late or (not killed and now >= late_at)
+            if not killed and (late or self._hurry or (kill_at is not None and now >= kill_at)):
                 killed = True
                 self.kill_horse()
-            self._wake.wait(_LONGEST_WAIT if left is None or killed else min(left, _LONGEST_WAIT))
+            next_at = min(late_at, math.inf if kill_at is None else kill_at)
+            self._wake.wait(_LONGEST_WAIT if killed else min(max(0.0, next_at - now), _LONGEST_WAIT))
         self._horse_pid = 0
+        if late:
+            self._charge_for_time(limit, began_at)
         self._see_to_what_is_left(job, lost=not killed)
+
+    def _charge_for_time(self, limit: float | None, began_at: datetime) -> None:
+        """Settle a try whose process was killed, for nothing in it could end it: it may be in a call of C code."""
+        message = self._message
+        if message is None or not self._insist(partial(self._messages.holds, self.name, message.entry)):
+            return  # it ended just then
+        logger.warning("killed id=%s: its time limit of %gs was no limit to it", self._shown(message.native_id), limit)
+        error = JobTimeLimitError(f"The job ran longer than its time limit of {limit:g} s; its process was killed.")
+        self._settle(message, self._executor.fail(message.raw, error, started_at=began_at))
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution | None = None) -> bool:
         try:
@@ -107,4 +124,6 @@ class ForkingMixin(JobWorkerMixin, Worker):
             logger.warning("%s id=%s: its process ended while it ran", what, self._shown(native_id))
 
 
+TIME_LIMIT_GRACE: Final = 5.0
+"""Seconds after its time limit in which a job may still end by itself; then its process is killed."""
 _LONGEST_WAIT: Final = 1.0  # should the application have taken the signals that wake us

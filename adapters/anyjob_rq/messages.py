@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from msgspec import Raw, Struct
 from redis import Redis
@@ -15,18 +15,17 @@ from rq.utils import utcformat
 from anyjob.clock import Clock
 from anyjob.envelope import JOB_ID, JobEnvelope, write_envelope
 from anyjob.errors import EnqueueError
+from anyjob_redis.levels import KnownQueues
 from anyjob_redis.moved import Moves
 from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import score_of
-from anyjob_redis.scripts import run_each
+from anyjob_redis.scripts import SLICE, register, run_each, run_in_slices
 from anyjob_redis.sending import send_in_batches
 from anyjob_rq import scripts
 from anyjob_rq.frame import ENTRY, LONGEST_DATA, EnvelopeSerializer, find_fault, unpack
 from anyjob_rq.names import Names
 
 __all__ = ["HeldMessage", "Messages", "Place"]
-
-_AT_ONCE: Final = 500
 
 
 class HeldMessage(Struct, frozen=True):
@@ -56,12 +55,17 @@ class Place(Struct, frozen=True):
 
 
 class Messages:
-    """The messages of a namespace. Thread-safe. `send` raises `EnqueueError`; the rest raises what redis raises."""
+    """The messages of a namespace. Thread-safe. `send` raises `EnqueueError`, `within` so many seconds; the rest raises
+    what redis raises.
+    """
 
-    def __init__(self, client: Redis, names: Names, clock: Clock) -> None:
+    def __init__(self, client: Redis, names: Names, clock: Clock, within: float | None = None) -> None:
         self.client: Any = client  # redis-py's types can't tell that nothing is decoded
         self.names = names
         self._clock = clock
+        self._within = within
+        self._queues = KnownQueues(client, f"{names.namespace}:queues")
+        self._send = register(client, scripts.SEND)
         self._scripts: dict[str, Script] = {}
         self._common = (RQ_KEY_PREFIX, names.namespace, names.mark_prefix)
 
@@ -73,7 +77,9 @@ class Messages:
         """
         jobs = [(envelope.id, self._native(envelope)) for envelope in envelopes]
         start = [*self._common, "again" if again else "new", moved]
-        send_in_batches(self.client, self._script(scripts.SEND), start, jobs)
+        # What a worker sends again it holds, and lets go then: that must work on a full server, too.
+        script = self._script(scripts.SEND) if again else self._send
+        send_in_batches(self.client, script, start, jobs, within=self._within)
 
     def _native(self, envelope: JobEnvelope) -> list[Any]:
         """Return what the script needs to write the job exactly as RQ would."""
@@ -156,16 +162,16 @@ class Messages:
 
     def give_back(self, holder: str, *, lost: bool) -> Sequence[str]:
         """Put back all that `holder` holds; `lost`: what it ran is marked as redelivered. Return the ids."""
-        return _texts(self._run(scripts.GIVE_BACK, holder, int(lost)))
+        return _texts(run_in_slices(lambda limit: self._run(scripts.GIVE_BACK, limit, holder, int(lost))))
 
     def sweep(self) -> Sequence[str]:
         """Put back what the dead hold; return the ids."""
-        return _texts(self._run(scripts.SWEEP))
+        return _texts(run_in_slices(lambda limit: self._run(scripts.SWEEP, limit)))
 
     def promote(self) -> float | None:
         """Move what is due into its queues; return the seconds until the next is due, or None if nothing is."""
         now = self._clock.now()
-        first = self._run(scripts.PROMOTE, score_of(now), self._rq_now(), _AT_ONCE)
+        first = self._run(scripts.PROMOTE, score_of(now), self._rq_now(), SLICE)
         return None if first is None else max(0.0, float(first) - now.timestamp())
 
     # The shelf
@@ -182,14 +188,14 @@ class Messages:
 
     def known_queues(self) -> Sequence[str]:
         """Return the logical queues that jobs were ever sent to, sorted."""
-        return sorted(_texts(self.client.smembers(f"{self.names.namespace}:queues")))
+        return self._queues.names()
 
     def _run(self, script: str, *args: Any) -> Any:
         return self._script(script)(args=[*self._common, *args])
 
     def _script(self, text: str) -> Script:
         if text not in self._scripts:
-            self._scripts[text] = self.client.register_script(text)
+            self._scripts[text] = register(self.client, text, drains=self.names.namespace)
         return self._scripts[text]
 
     def _rq_now(self) -> str:

@@ -18,11 +18,13 @@ from typing import Final
 
 from anyjob_redis.levels import LISTS
 from anyjob_redis.moved import MOVED
+from anyjob_redis.scripts import FITS
 
 __all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "PROMOTE", "SEND", "SWEEP", "TAKE", "TAKE_OFF"]
 
 _PRELUDE: Final = (
     "local rq, ns, mark_prefix = ARGV[1], ARGV[2], ARGV[3]\n"
+    + FITS
     + LISTS
     + """
 local function job_key(id) return rq .. ':job:' .. id end
@@ -36,19 +38,35 @@ local function each_native(visit)
         for _, level in ipairs(levels) do visit(ns .. ':' .. name .. ':' .. level) end
     end
 end
-local function parse(entry) return string.match(entry, '^(%S+) (%S+) (%S+) (.*)$') end
+local kinds = {run = true, waiting = true, scheduled = true}
+-- What is no entry of ours counts as the id of a job that is not there: whoever takes that parks it.
+local function parse(entry)
+    local kind, queue, score, id = string.match(entry, '^(%S+) (%S+) (%S+) (.*)$')
+    local due = tonumber(score)
+    if kinds[kind] and string.match(queue, '^[%w_:-]+$') and (kind ~= 'scheduled' or due and due == due) then
+        return kind, queue, score, id
+    end
+    redis.call('SADD', ns .. ':queues', 'default')
+    return 'run', ns .. ':default:normal', '-', entry
+end
+-- Whether the keys that a holder's messages go through can be written.
+local function can_hold(holder)
+    return fits('list', held_key(holder)) and fits('set', ns .. ':holders') and fits('set', ns .. ':queues')
+end
 local function hold(holder, kind, queue, score, id)
     redis.call('RPUSH', held_key(holder), kind .. ' ' .. queue .. ' ' .. score .. ' ' .. id)
     redis.call('SADD', ns .. ':holders', holder)
 end
 -- What RQ noted for its monitors when the job began.
 local function forget_executions(holder, queue, id)
-    local registry = rq .. ':executions:' .. id
+    local registry, wip = rq .. ':executions:' .. id, rq .. ':wip:' .. queue
+    local executions = rq .. ':worker:' .. holder .. ':executions'
+    if not (fits('zset', registry) and fits('zset', wip) and fits('set', executions)) then return end
     for _, execution in ipairs(redis.call('ZRANGE', registry, 0, -1)) do
         local member = id .. ':' .. execution
         redis.call('DEL', rq .. ':execution:' .. member)
-        redis.call('ZREM', rq .. ':wip:' .. queue, member)
-        redis.call('SREM', rq .. ':worker:' .. holder .. ':executions', member)
+        redis.call('ZREM', wip, member)
+        redis.call('SREM', executions, member)
     end
     redis.call('DEL', registry)
 end
@@ -72,6 +90,15 @@ local function each_job(visit)
         i = i + 7 + n
     end
 end
+if moved == '' or fits('set', moved) then
+    each_job(function(_, _, _, _, queue, due)
+        if due ~= '' then fits('zset', scheduled_key(queue)) else fits('list', queue_key(queue)) end
+    end)
+end
+if not (fits('hash', ns .. ':rq:parked') and fits('set', rq .. ':queues') and fits('set', ns .. ':queues')) then
+    return wrong
+end
+if wrong then return wrong end
 local taken, seen = {}, {}
 if not again then
     each_job(function(native, id)
@@ -94,7 +121,7 @@ each_job(function(native, _, mark, logical, queue, due, first, last)
         if is_there_already(key, first, last) then return end -- the answer to the first attempt was lost
         if redis.call('HEXISTS', key, 'anyjob_redelivered') == 1 then push = 'LPUSH' end -- it keeps its place
     end
-    if again then redis.call('DEL', key) end -- else not: after a first write, Redis does not mind its memory any more
+    if again then redis.call('DEL', key) end -- else not: it must be refused on a server that is full
     redis.call('HSET', key, unpack(ARGV, first, last))
     redis.call('SADD', rq .. ':queues', queue_key(queue))
     redis.call('SADD', ns .. ':queues', logical)
@@ -112,6 +139,7 @@ TAKE: Final = (
     + """
 local holder, now, turn = ARGV[4], ARGV[5], tonumber(ARGV[6])
 if redis.call('EXISTS', alive_key(holder)) == 0 then return 'lapsed' end
+if not can_hold(holder) then return wrong end
 local names = {unpack(ARGV, 7)}
 if #names == 0 then names = known_queues() end
 local held = redis.call('LINDEX', held_key(holder), 0)
@@ -146,84 +174,108 @@ ACKNOWLEDGE: Final = (
     _PRELUDE
     + """
 local holder, entry = ARGV[4], ARGV[5]
+if not can_hold(holder) then return wrong end
 if redis.call('LREM', held_key(holder), 1, entry) == 0 then return 0 end
 local kind, queue, _, id = parse(entry)
 local key = job_key(id)
 forget_executions(holder, queue, id)
 if not is_hash(key) or redis.call('HGET', key, 'anyjob_holder') == holder then redis.call('DEL', key) end
-if kind == 'waiting' then redis.call('LREM', queue_key(queue), 1, mark_of(id)) end
+if kind == 'waiting' and fits('list', queue_key(queue)) then redis.call('LREM', queue_key(queue), 1, mark_of(id)) end
 local worker = rq .. ':worker:' .. holder
-if ARGV[6] ~= '' and redis.call('EXISTS', worker) == 1 then
-    redis.call('HINCRBY', worker, ARGV[6], 1)
-    redis.call('HINCRBYFLOAT', worker, 'total_working_time', ARGV[7])
+if ARGV[6] ~= '' and is_hash(worker) then
+    redis.pcall('HINCRBY', worker, ARGV[6], 1)
+    redis.pcall('HINCRBYFLOAT', worker, 'total_working_time', ARGV[7])
 end
 return 1
 """
 )
 
 _GIVING: Final = """
-local function give_back(holder, lost, given)
-    local entries = redis.call('LRANGE', held_key(holder), 0, -1)
-    for i = #entries, 1, -1 do -- the last taken first, for each goes to the front
-        local kind, queue, score, id = parse(entries[i])
+local function put_back(kind, queue, score, id, lost)
+    local key = job_key(id)
+    if kind == 'scheduled' then
+        redis.call('ZADD', scheduled_key(queue), score, id)
+    elseif kind == 'waiting' then
+        local place = redis.call('LPOS', queue_key(queue), mark_of(id))
+        if place then redis.call('LSET', queue_key(queue), place, id)
+        else redis.call('LPUSH', queue_key(queue), id) end
+    else
+        if is_hash(key) then
+            redis.call('HSET', key, 'status', 'queued')
+            if lost then redis.call('HSET', key, 'anyjob_redelivered', 1) end
+        end
+        redis.call('LPUSH', queue_key(queue), id)
+    end
+end
+-- The last taken first, for each goes to the front. What has no place to go to stays, behind the others.
+local function give_back(holder, lost, limit, given)
+    local held, went = held_key(holder), 0
+    if not can_hold(holder) then return went end
+    for _ = 1, math.min(limit, redis.call('LLEN', held)) do
+        local entry = redis.call('RPOP', held)
+        local kind, queue, score, id = parse(entry)
         local key = job_key(id)
-        local ours = is_hash(key) and redis.call('HGET', key, 'anyjob_holder') == holder
-        forget_executions(holder, queue, id)
-        if ours then redis.call('HDEL', key, 'anyjob_holder') end
-        if ours or kind == 'run' and not is_hash(key) then
-            if kind == 'scheduled' then
-                redis.call('ZADD', scheduled_key(queue), score, id)
-            elseif kind == 'waiting' then
-                local place = redis.call('LPOS', queue_key(queue), mark_of(id))
-                if place then redis.call('LSET', queue_key(queue), place, id)
-                else redis.call('LPUSH', queue_key(queue), id) end
-            else
-                if ours then
-                    redis.call('HSET', key, 'status', 'queued')
-                    if lost then redis.call('HSET', key, 'anyjob_redelivered', 1) end
-                end
-                redis.call('LPUSH', queue_key(queue), id)
+        if not fits('list', queue_key(queue)) or not fits('zset', scheduled_key(queue)) then
+            redis.call('LPUSH', held, entry)
+        else
+            local ours = is_hash(key) and redis.call('HGET', key, 'anyjob_holder') == holder
+            forget_executions(holder, queue, id)
+            if ours then redis.call('HDEL', key, 'anyjob_holder') end
+            if ours or kind == 'run' and not is_hash(key) then
+                put_back(kind, queue, score, id, lost)
+                given[#given + 1] = id
             end
-            given[#given + 1] = id
+            went = went + 1
         end
     end
-    redis.call('DEL', held_key(holder))
-    redis.call('SREM', ns .. ':holders', holder)
+    if redis.call('LLEN', held) == 0 then redis.call('SREM', ns .. ':holders', holder) end
+    return went
 end
 """
 
-# holder, whether what it ran is lost ('1') or released. Returns the ids that went back.
+# limit, holder, whether what it ran is lost ('1') or released. Returns whether there is more, and the ids that went
+# back.
 GIVE_BACK: Final = (
     _PRELUDE
     + _GIVING
     + """
-local given = {}
-give_back(ARGV[4], ARGV[5] == '1', given)
+local limit, given = tonumber(ARGV[4]), {0}
+if give_back(ARGV[5], ARGV[6] == '1', limit, given) > 0 and redis.call('EXISTS', held_key(ARGV[5])) == 1 then
+    given[1] = 1
+end
+if wrong then return wrong end
 return given
 """
 )
 
-# Returns the ids that went back from holders that are dead.
+# limit. Returns whether there is more, and the ids that went back from holders that are dead.
 SWEEP: Final = (
     _PRELUDE
     + _GIVING
     + """
-local given = {}
+local left, given = tonumber(ARGV[4]), {0}
+if not fits('set', ns .. ':holders') then return wrong end
 for _, holder in ipairs(redis.call('SMEMBERS', ns .. ':holders')) do
-    if redis.call('EXISTS', alive_key(holder)) == 0 then give_back(holder, true, given) end
+    if redis.call('EXISTS', alive_key(holder)) == 0 then left = left - give_back(holder, true, left, given) end
+    if left == 0 then
+        given[1] = 1
+        break
+    end
 end
 return given
 """
 )
 
-# now, RQ's now, how many of a queue at a time. Returns when the next is due, if any is.
+# now, RQ's now, limit. Returns when the next is due, if any is.
 PROMOTE: Final = (
     _PRELUDE
     + """
-local first
+local first, left = nil, tonumber(ARGV[6])
 each_native(function(queue)
     local set = scheduled_key(queue)
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', ARGV[4], 'LIMIT', 0, ARGV[6])) do
+    if not fits('zset', set) or not fits('list', queue_key(queue)) then return end
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', ARGV[4], 'LIMIT', 0, left)) do
+        left = left - 1
         redis.call('ZREM', set, id)
         if is_hash(job_key(id)) then redis.call('HSET', job_key(id), 'status', 'queued', 'enqueued_at', ARGV[5]) end
         redis.call('RPUSH', queue_key(queue), id)
@@ -241,11 +293,12 @@ TAKE_OFF: Final = (
     _PRELUDE
     + """
 local holder, held = ARGV[4], {}
+if not can_hold(holder) then return wrong end
 redis.call('SET', alive_key(holder), 1, 'PX', ARGV[5])
 for i = 6, #ARGV, 3 do
     local kind, queue, id, score = ARGV[i], ARGV[i + 1], ARGV[i + 2], '-'
     local there = false
-    if is_hash(job_key(id)) then
+    if is_hash(job_key(id)) and fits('list', queue_key(queue)) and fits('zset', scheduled_key(queue)) then
         if kind == 'waiting' then
             local place = redis.call('LPOS', queue_key(queue), id)
             there = place and redis.call('LSET', queue_key(queue), place, mark_of(id))
@@ -270,14 +323,16 @@ COUNT: Final = (
     + """
 local waiting, scheduled, running = 0, 0, 0
 each_native(function(queue)
+    if not fits('zset', scheduled_key(queue)) or not fits('list', queue_key(queue)) then return end
     local all = redis.call('ZCARD', scheduled_key(queue))
     local later = redis.call('ZCOUNT', scheduled_key(queue), '(' .. ARGV[4], '+inf')
     waiting = waiting + redis.call('LLEN', queue_key(queue)) + all - later -- a mark counts for the job it stands for
     scheduled = scheduled + later
 end)
-for _, holder in ipairs(redis.call('SMEMBERS', ns .. ':holders')) do
-    for _, entry in ipairs(redis.call('LRANGE', held_key(holder), 0, -1)) do
+for _, holder in ipairs(fits('set', ns .. ':holders') and redis.call('SMEMBERS', ns .. ':holders') or {}) do
+    for _, entry in ipairs(fits('list', held_key(holder)) and redis.call('LRANGE', held_key(holder), 0, -1) or {}) do
         local kind, queue, score, id = parse(entry)
+        if not fits('list', queue_key(queue)) then kind = 'run' end
         if kind == 'run' then running = running + 1
         elseif kind == 'scheduled' then
             if tonumber(score) > tonumber(ARGV[4]) then scheduled = scheduled + 1 else waiting = waiting + 1 end

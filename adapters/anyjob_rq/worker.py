@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -19,13 +19,14 @@ from typing import Any, Final, TypeVar
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rq import Queue
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
 from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.logutils import setup_loghandlers
+from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now as rq_now
 from rq.worker import BaseWorker, DequeueStrategy
 
@@ -45,6 +46,7 @@ from anyjob_rq.wake import Wake
 __all__ = ["JobWorkerMixin"]
 
 logger = JobLogger("anyjob.worker")
+_RQ_LOG: Final = JobLogger("rq.worker")
 
 T = TypeVar("T")
 
@@ -80,7 +82,7 @@ class JobWorkerMixin(BaseWorker):
         self._stop = threading.Event()
         self._wake: Wake
         self._message: HeldMessage | None = None
-        shown = self._serves or self._messages.known_queues() or ("default",)
+        shown = self._serves or self._known_queues() or ("default",)
         super().__init__(
             [self._native_queue(each) for logical in shown for each in self._messages.names.queues(logical)],
             name,
@@ -145,8 +147,12 @@ class JobWorkerMixin(BaseWorker):
 
     def _wait_while_suspended(self, burst: bool) -> None:
         if time.monotonic() >= self._look_for_suspension_at:  # not at every look for a job: it is a round trip
-            self._insist(partial(self.check_for_suspension, burst))
+            self._insist(partial(self._check_for_suspension, burst))
             self._look_for_suspension_at = time.monotonic() + 1.0
+
+    def _check_for_suspension(self, burst: bool) -> None:
+        if self.connection.exists(WORKERS_SUSPENDED):  # RQ asks in a transaction, which a full server refuses
+            self.check_for_suspension(burst)
 
     @contextmanager
     def _threads(self) -> Iterator[None]:
@@ -173,7 +179,7 @@ class JobWorkerMixin(BaseWorker):
         if self.connection.exists(self.key):
             self.heartbeat()
         else:
-            self.register_birth()  # type: ignore[no-untyped-call]  # Redis forgot us
+            self._register_birth()  # Redis forgot us
         return self._backend.config.lease / 3
 
     def _promote(self) -> float:
@@ -203,12 +209,53 @@ class JobWorkerMixin(BaseWorker):
         """Return a year: who cleans RQ's registries (`rq info` does) must not take a running job for abandoned."""
         return _YEAR
 
+    # What RQ notes for its monitors is no condition of our work: a server that is full, or a replica, refuses it.
+
+    def register_birth(self) -> None:
+        def register() -> None:
+            try:
+                self._register_birth()
+            except ResponseError as error:  # the keeper tries again
+                logger.warning("worker=%s is not shown to monitors yet: %s", self.name, error)
+
+        self._insist(register)
+
+    def _register_birth(self) -> None:
+        super().register_birth()  # type: ignore[no-untyped-call]
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        """Beat, but not along with a look at something else, which it would turn into a write: the keeper beats."""
+        if pipeline is None:
+            super().heartbeat(timeout)
+
     def set_state(self, state: str, pipeline: Pipeline | None = None) -> None:
-        with suppress(RedisError):  # of no interest but to monitors
+        with suppress(RedisError):
             super().set_state(state, pipeline)
 
     def prepare_execution(self, job: Job) -> Execution:
-        return self._insist(partial(super().prepare_execution, job))
+        def prepare() -> Execution:
+            try:
+                return super(JobWorkerMixin, self).prepare_execution(job)
+            except ResponseError as error:
+                logger.debug("worker=%s does not show what it runs: %s", self.name, error)
+                return next(reversed(self.executions.values()))  # made, and not written
+
+        return self._insist(prepare)
+
+    @property  # type: ignore[override]
+    def log(self) -> JobLogger:
+        """RQ's own log: like ours, it never raises, whatever filters the application has."""
+        return _RQ_LOG
+
+    @log.setter
+    def log(self, _logger: object) -> None:
+        return
+
+    def _known_queues(self) -> Sequence[str]:
+        try:
+            return self._messages.known_queues()
+        except RedisError:  # they are only shown
+            return ()
 
     def _set_connection(self, connection: Redis) -> Redis:
         return connection  # RQ would stretch its time-outs to what BLPOP needs; we never block
@@ -244,14 +291,16 @@ class JobWorkerMixin(BaseWorker):
         assert message is not None  # noqa: S101  # for mypy: _run set it
         try:
             outcome = self._executor.execute(message.raw, stop=self._stop)
+            self._settle(message, outcome, time.monotonic() - begun)
         except BaseException:
-            # While we stop it was meant for the process. Else it came from the job, which thereby ended its process.
+            # While we stop it was meant for the process. Else something between the job's begin and its end broke: it
+            # comes again, counted as a loss.
             stopping = self._stop.is_set()
             self._insist(partial(self._messages.give_back, self.name, lost=not stopping))
             if stopping:
                 raise
+            logger.exception("lost id=%s: its try could not be ended", self._shown(message.native_id))
             return False
-        self._settle(message, outcome, time.monotonic() - begun)
         return isinstance(outcome, Completed)
 
     def _settle(self, message: HeldMessage, outcome: Outcome, seconds: float = 0.0) -> None:

@@ -97,6 +97,8 @@ def test_capabilities_are_told() -> None:
         "survives a server restart": "yes",
         "runs again after a crash, within": "41 s",
         "counts crashes": "exactly",
+        "a time limit ends": "any job",
+        "a job may keep the interpreter's lock for": "any time",
     }
     assert can.removal == ALL_STATES - {JobState.RUNNING}
 
@@ -117,7 +119,7 @@ def test_the_native_command(options: WorkerOptions, closed: tuple[str, ...] | No
     backend = configured("rq+redis://:secret@h:1/3", queues=closed)
     native = backend.worker(JobManager(backend, registry=JobRegistry()).executor, options)
     assert isinstance(native, NativeCommand)
-    assert native.argv[:3] == (sys.executable, "-m", "rq.cli")
+    assert native.argv[:3] == (sys.executable, "-m", "anyjob_rq")
     rest = list(native.argv[3:])
     at = rest.index("--worker-class")
     assert rest[at : at + 2] == ["--worker-class", "anyjob_rq.RQJobWorker"]
