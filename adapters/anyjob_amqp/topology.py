@@ -114,7 +114,7 @@ class AmqpNames:
     def due_key(self, logical: str) -> str:
         """Return the key by which that exchange leads into a queue.
 
-        The exact one: bound by `#.mail`, as kombu does it, a queue would get the messages of the queue `x.mail` as well.
+        The exact one: bound by `#.mail`, as kombu does it, a queue would get the messages of the queue `x.mail`, too.
         """
         return "*." * _BITS + self.queue(logical)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from anyjob.capabilities import Capabilities
 from anyjob.clock import Clock, SystemClock
@@ -17,11 +17,16 @@ from anyjob.shelf import JobShelf
 from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = [
+    "ENQUEUE_TIMEOUT",
     "BackendConfig",
     "JobBackend",
     "NativeCommand",
     "send_one_by_one",
 ]
+
+
+ENQUEUE_TIMEOUT: Final = 5.0
+"""Seconds within which an enqueue succeeds or fails, unless the settings say another bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class BackendConfig:
     """The logical queues there are, if the settings close the list."""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Handed to the native library as they are, but for the few that the adapter takes for itself."""
-    enqueue_timeout: float = 5.0
+    enqueue_timeout: float = ENQUEUE_TIMEOUT
     """Seconds within which `send` has to succeed or fail."""
     lease: float = 30.0
     """Seconds after which a job whose worker gave no sign of life runs again, where the backend's own broker does not

@@ -84,5 +84,6 @@ def build(
         defer_unknown=settings.defer_unknown,
         worker_options=WorkerOptions(lease=settings.lease, stop_timeout=settings.stop_timeout),
         enqueue_only=settings.enqueue_only,
+        enqueue_timeout=settings.enqueue_timeout,
         imports=settings.imports,
     )

@@ -33,6 +33,7 @@ class JobLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._owners: dict[asyncio.Task[Any], object] = {}
+        self._closing = threading.Event()
 
     def run(self, coroutine: Coroutine[Any, Any, T], owner: object = None) -> T:
         """Run `coroutine` on the loop with this thread's context variables and wait for its result.
@@ -72,6 +73,7 @@ class JobLoop:
             (loop, self._loop), (thread, self._thread) = (self._loop, None), (self._thread, None)
             if loop is None or self._pid != os.getpid() or loop.is_closed():
                 return
+            self._closing.set()
             loop.call_soon_threadsafe(loop.stop)
         if thread is not None and thread is not threading.current_thread():
             thread.join(1.0)
@@ -93,20 +95,23 @@ class JobLoop:
                 import asyncio
 
                 self._loop, self._pid, self._owners = asyncio.new_event_loop(), os.getpid(), {}
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="anyjob-loop", daemon=True)
+                self._closing = threading.Event()
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop, self._closing), name="anyjob-loop", daemon=True
+                )
                 self._thread.start()
             return self._loop
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
     import asyncio
 
     asyncio.set_event_loop(loop)
-    stopped = False
-    while not stopped:
+    while not closing.is_set():
         try:
             loop.run_forever()
-            stopped = True
+            if not closing.is_set():
+                logger.warning("a job stopped the loop of all async jobs; it goes on")
         except BaseException:
             # A task's SystemExit or KeyboardInterrupt: asyncio gives it to whoever awaits the task and leaves the loop.
             # The others must go on.

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import copy_context
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from msgspec import Raw
 
-from anyjob.backend import JobBackend, NativeCommand
+from anyjob.backend import ENQUEUE_TIMEOUT, JobBackend, NativeCommand
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds, read_envelope, write_envelope
 from anyjob.errors import (
@@ -35,19 +32,15 @@ from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.routing import JobBackends, JobRoute, JobRouter, JobWiring, OffLoop
+from anyjob.senders import JobSenders
 from anyjob.serializer import JobSerializer, JsonJobSerializer
 from anyjob.shelf import JobShelf
 from anyjob.upgrades import ARGS_VERSION_HEADER
 from anyjob.worker import JobWorker, WorkerOptions
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
 __all__ = ["JobManager", "import_application"]
 
 logger = JobLogger("anyjob.enqueue")
-
-R = TypeVar("R")
 
 
 class JobManager:
@@ -57,7 +50,8 @@ class JobManager:
     them, first match first, else `default` takes the job. `queues` closes the list of logical queues of an alias.
     `imports` are the modules that define jobs; they are imported when a worker is made or an unknown name is asked for.
     `worker_options` are those of the workers made here, unless they are told others.
-    With `enqueue_only`, no worker starts here.
+    With `enqueue_only`, no worker starts here. `enqueue_timeout` is what the backends were given, in seconds: within it
+    `aenqueue` succeeds or fails, also where others wait before it.
     """
 
     _wiring: JobWiring
@@ -80,6 +74,7 @@ class JobManager:
         defer_unknown: float = DEFER_UNKNOWN,
         worker_options: WorkerOptions | None = None,
         enqueue_only: bool = False,
+        enqueue_timeout: float = ENQUEUE_TIMEOUT,
         imports: Iterable[str] = (),
     ) -> None:
         own = JobBackends({"default": backends} if isinstance(backends, JobBackend) else backends)
@@ -93,9 +88,7 @@ class JobManager:
         self._ids = JobIds()
         self._workers: weakref.WeakSet[JobWorker] = weakref.WeakSet()
         self._serializer = serializer or JsonJobSerializer()
-        self._senders: dict[tuple[int, str], ThreadPoolExecutor] = {}
-        self._senders_lock = threading.Lock()
-
+        self._senders = JobSenders(enqueue_timeout)
         self._make_executor = partial(
             JobExecutor,
             registry,
@@ -106,7 +99,7 @@ class JobManager:
             defer_unknown=defer_unknown,
         )
         self._make_router = partial(JobRouter, default=self.default, routes=routes, queues=queues or {})
-        self._own = self._wire(own, clock or SystemClock(), self.observers, self._in_thread)
+        self._own = self._wire(own, clock or SystemClock(), self.observers, self._senders.send)
         self._own.router.refuse_unknown_alias(self.worker_backend)
         self._wiring = self._own
 
@@ -189,7 +182,8 @@ class JobManager:
         sent: list[str] = []
         for alias, group in self._grouped(envelopes).items():
             try:
-                await self._wiring.off_loop(alias, partial(self._send_group, alias, group))
+                ids = [envelope.id for envelope in group]
+                await self._wiring.off_loop(alias, ids, partial(self._send_group, alias, group))
             except EnqueueError as error:
                 told = _told_in_full(error, alias, sent, envelopes)
                 raise told from told.__cause__
@@ -297,11 +291,7 @@ class JobManager:
         """
         for worker in list(self._workers):
             worker.stop()
-        with self._senders_lock:
-            senders, self._senders = self._senders, {}
-        for (pid, _), sender in senders.items():
-            if pid == os.getpid():
-                sender.shutdown()
+        self._senders.close()
         wiring = self._wiring
         for each in (self._own,) if wiring is self._own else (self._own, wiring):
             for backend in each.backends.made.values():
@@ -368,7 +358,8 @@ class JobManager:
 
     async def _asend(self, envelope: JobEnvelope) -> str:
         wiring = self._wiring
-        sent: str = await wiring.off_loop(wiring.router.target_of(envelope).alias, partial(self._send, envelope))
+        alias = wiring.router.target_of(envelope).alias
+        sent: str = await wiring.off_loop(alias, (envelope.id,), partial(self._send, envelope))
         return sent
 
     def _send_many(self, envelopes: Sequence[JobEnvelope]) -> list[str]:
@@ -407,18 +398,6 @@ class JobManager:
             log_event(logger, logging.INFO, "enqueued", envelope, **facts)
         if observers:
             observers.tell("enqueued", envelope)
-
-    async def _in_thread(self, alias: str, call: Callable[[], R]) -> R:
-        """Run a blocking call in the one thread that belongs to a backend: its connection, in its order."""
-        import asyncio
-        from concurrent.futures import ThreadPoolExecutor
-
-        key = (os.getpid(), alias)
-        with self._senders_lock:
-            if key not in self._senders:
-                self._senders[key] = ThreadPoolExecutor(1, thread_name_prefix=f"anyjob-send-{alias}")
-            sender = self._senders[key]
-        return await asyncio.get_running_loop().run_in_executor(sender, copy_context().run, call)
 
 
 def _keep_wiring(manager: JobManager, wiring: JobWiring) -> None:

@@ -29,7 +29,8 @@ __all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget", "JobWiring"]
 
 _MANY: Final = 10_000
 
-OffLoop = Callable[[str, Callable[[], Any]], Awaitable[Any]]
+OffLoop = Callable[[str, Sequence[str], Callable[[], Any]], Awaitable[Any]]
+"""Runs a blocking call, which sends jobs of these ids to the backend of an alias, away from the event loop."""
 
 
 class JobBackends(Mapping[str, JobBackend]):
@@ -164,4 +165,3 @@ class JobWiring(Struct, frozen=True):
     router: JobRouter
     observers: JobObservers
     off_loop: OffLoop
-    """Runs a blocking call, for the backend of an alias, away from the event loop."""

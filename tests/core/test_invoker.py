@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -214,6 +214,41 @@ def test_async_jobs_share_one_loop_that_outlives_them(registry: JobRegistry, man
     assert manager.drain() == 3
     assert len(set(map(id, loops))) == 1
     assert loops[0].is_running()
+
+
+@pytest.mark.parametrize("hostile", ["stop", "cancel all"])
+def test_no_job_ends_the_loop_for_the_others(hostile: str) -> None:
+    async def hostile_job() -> None:
+        if hostile == "stop":
+            asyncio.get_running_loop().stop()
+        else:
+            for task in asyncio.all_tasks():
+                task.cancel()
+        await asyncio.sleep(0)
+
+    gates: list[asyncio.Event] = []
+
+    async def wait_for_gate() -> int:
+        gates.append(asyncio.Event())
+        begun.set()
+        await gates[0].wait()
+        return 7
+
+    async def open_gate() -> None:
+        gates[0].set()
+
+    loop, begun = JobLoop(), threading.Event()
+    beside = loop.submit(wait_for_gate())
+    begun.wait()
+    with contextlib.suppress(asyncio.CancelledError):
+        loop.run(hostile_job())
+    loop.run(open_gate())
+    if hostile == "stop":
+        assert beside.result(5) == 7
+    else:
+        with pytest.raises(CancelledError):
+            beside.result(5)
+    loop.close()
 
 
 def test_the_loop_starts_anew_after_close() -> None:

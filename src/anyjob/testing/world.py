@@ -143,7 +143,8 @@ class SandboxWorld:
                 else:
                     self.runner.drive(self.runner.all_due(), raises=True, limit=MAX_JOBS)
 
-    async def _on_the_loop(self, alias: str, call: Callable[[], Any]) -> Any:  # noqa: ARG002  # memory never blocks
+    async def _on_the_loop(self, _alias: str, _ids: Sequence[str], call: Callable[[], Any]) -> Any:
+        """Call it here, for memory never blocks."""
         self._here.awaits, self._here.due = True, False
         try:
             result, due = call(), self._here.due

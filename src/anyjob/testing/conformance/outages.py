@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -59,6 +59,22 @@ class OutagesConformance(KitFixtures):
             with _in_time():
                 longest = asyncio.run(enqueue(manager))
             assert longest < 0.5, "the event loop stood still"
+            manager.close()
+
+    def test_many_aenqueues_at_once_fail_in_time_all_of_them(self, harness: BackendHarness, running: World) -> None:
+        async def enqueue(manager: JobManager) -> Sequence[object]:
+            calls = [manager.aenqueue(running.probe("x"), job_id=f"x{number}") for number in range(8)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        with _black_hole() as port:
+            manager = _away(harness, port)
+            with _in_time():
+                failures = asyncio.run(enqueue(manager))
+            for number, failure in enumerate(failures):
+                assert isinstance(failure, EnqueueError)
+                assert failure.accepted == ()
+                assert (*failure.rejected, *failure.in_doubt) == (f"x{number}",)
+            assert any(isinstance(failure, EnqueueError) and failure.rejected for failure in failures)
             manager.close()
 
     def test_a_server_restart_loses_nothing(self, harness: BackendHarness, world: World) -> None:
