@@ -23,7 +23,7 @@ class Delivery:
     Its `repr` is short: Dramatiq logs arguments, and an envelope's are nobody's business.
     """
 
-    __slots__ = ("begun", "fault", "id", "place", "raw", "redelivered", "released", "settled")
+    __slots__ = ("begun", "ended", "fault", "id", "place", "raw", "redelivered", "released", "settled")
 
     def __init__(
         self, job_id: str, raw: bytes, *, fault: str | None = None, place: Any = None, redelivered: bool = False
@@ -42,6 +42,8 @@ class Delivery:
         """What it led to was done: it is to be acknowledged, whatever Dramatiq makes of it."""
         self.released = False
         """It was given back, or is to be acknowledged: it is nobody's business here any more."""
+        self.ended = False
+        """Its thread is free again."""
 
     def __repr__(self) -> str:
         return f"<job {self.id}>"

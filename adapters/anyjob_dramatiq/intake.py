@@ -177,27 +177,26 @@ class JobConsumer(Consumer):
         return None if message is None else MessageProxy(message)
 
     def ack(self, message: MessageProxy) -> None:
-        self._end(message, lambda _: None)
+        self.end(message)
 
     def nack(self, message: MessageProxy) -> None:
-        """Park what failed without having come to its job: nothing lands in a dead-letter queue unseen."""
-        self._end(message, lambda delivery: self._refuse(delivery, _why(message)))
+        self.end(message)
 
-    def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        self._intake.source.give_back(*(message.args[0] for message in messages))
-
-    def close(self) -> None:
-        self._intake.leave(self)
-
-    def _end(self, message: MessageProxy, unsettled: Callable[[Delivery], None]) -> None:
+    def end(self, message: MessageProxy) -> None:
+        """Be done with a message, once, whatever Dramatiq makes of it: what its job led to was settled, or it did not
+        come to its job, and is parked: nothing lands in a dead-letter queue, or nowhere, unseen.
+        """
         delivery: Delivery = message.args[0]
+        if delivery.ended:
+            return
+        delivery.ended = True
         self._intake.free()
         if delivery.released:
             return
 
         def end() -> bool:
             if not delivery.settled:
-                unsettled(delivery)
+                self._refuse(delivery, _why(message))
                 delivery.settled = True
             return self._intake.source.acknowledge(delivery)
 
@@ -206,6 +205,12 @@ class JobConsumer(Consumer):
                 logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", delivery.id)
         except EnqueueError as error:
             logger.warning("left id=%s as it is, to come again: %s", delivery.id, error)
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        self._intake.source.give_back(*(message.args[0] for message in messages))
+
+    def close(self) -> None:
+        self._intake.leave(self)
 
 
 def _why(message: MessageProxy) -> str:

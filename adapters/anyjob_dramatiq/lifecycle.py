@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, Final
 
-from dramatiq import Broker, Middleware, Worker
+from dramatiq import Broker, MessageProxy, Middleware, Worker
 
 from anyjob.errors import EnqueueError
 from anyjob.executor import JobExecutor
@@ -61,14 +61,42 @@ class JobLifecycle(Middleware):
         if threading.current_thread() is threading.main_thread():
             self._watch_signals()
 
-    def after_worker_boot(self, _broker: Broker, _worker: Worker) -> None:
-        """Say that this process runs; stop it when Dramatiq's main process dies, for nobody else would."""
+    def after_worker_thread_boot(self, _broker: Broker, thread: Any) -> None:
+        """Let a thread outlive what is raised around a job: a log filter of Dramatiq's loggers, a middleware's exit."""
+        process = thread.process_message
+
+        def process_message(message: MessageProxy) -> None:
+            try:
+                process(message)
+            except BaseException:
+                logger.exception("raised beside the job: %r; its thread goes on", message.args[0])
+                thread.consumers[message.queue_name].consumer.end(message)
+
+        thread.process_message = process_message
+
+    def after_worker_boot(self, _broker: Broker, worker: Worker) -> None:
+        """Say that this process runs; and end it when it is no use any more, if it is Dramatiq's."""
         up = os.environ.get(UP_VARIABLE)
         if up:
             Path(up).touch()
         main = parent_process()
         if main is not None:
-            threading.Thread(target=_stop_after, args=(main,), name="anyjob-orphan", daemon=True).start()
+            threads = [*worker.workers, *worker.consumers.values()]
+            threading.Thread(target=self._watch, args=(main, threads), name="anyjob-watch", daemon=True).start()
+
+    def _watch(self, main: Any, threads: Sequence[threading.Thread]) -> None:
+        """Stop when Dramatiq's main process dies, for nobody else would say so; end when a thread has died, for what
+        it did nobody does.
+        """
+        while not self._intake.stop.wait(_LOOK_EVERY):
+            if not main.is_alive():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            dead = [each.name for each in threads if not each.is_alive()]
+            if dead and not self._intake.stop.is_set():
+                logger.critical("ends: dead threads of dramatiq's: %s", ", ".join(dead))
+                self._leave()
+                os._exit(1)
 
     def before_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
         """Take no more; also where no signal said so."""
@@ -125,13 +153,9 @@ class JobLifecycle(Middleware):
             logger.warning("left without a word: %s", error)
 
 
-def _stop_after(main: Any) -> None:
-    main.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 _SIGNALS: Final = [
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK", "SIGINT") if hasattr(signal, name)
 ]
 _LONGEST_WAIT: Final = 200
+_LOOK_EVERY: Final = 0.5
 _GRACE: Final = 1.0

@@ -72,6 +72,57 @@ def test_the_applications_middleware_surrounds_each_job(
         assert "Traceback" not in log.partition("Retries exceeded")[0].partition("gave up")[0]
 
 
+HOSTILE = """
+import logging
+from dramatiq import Middleware
+from dramatiq.middleware import SkipMessage
+
+def refuse(record):
+    raise RuntimeError("a filter that raises")
+
+class Hostile(Middleware):
+    def before_process_message(self, broker, message):
+        job = message.args[0]
+        if b'"before"' in job.raw:
+            raise SystemExit(3)
+        if b'"skip"' in job.raw:
+            raise SkipMessage("not today")
+        if b'"filter"' in job.raw:
+            logging.getLogger("dramatiq").addFilter(refuse)
+            for name in list(logging.root.manager.loggerDict):
+                if name.startswith("dramatiq"):
+                    logging.getLogger(name).addFilter(refuse)
+
+    def after_process_message(self, broker, message, *, result=None, exception=None):
+        if b'"after"' in message.args[0].raw:
+            raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("label", ["before", "skip", "after", "filter"])
+def test_no_middleware_or_log_filter_costs_a_thread_or_a_job(
+    harness: ServerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str
+) -> None:
+    module = f"hostile{secrets.token_hex(4)}"
+    (tmp_path / f"{module}.py").write_text(HOSTILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"middleware": [f"{module}:Hostile"]}
+    backends = {"main": {"url": harness.url, "queues": ["default", "a", "b"], "options": options}}
+    with harness.open(tmp_path, backends=backends) as world:
+        world.start_worker()
+        called = label in ("after", "filter")
+        args = FailingOnce(str(world.journal.path), label) if label == "filter" else world.probe(label)
+        world.manager.enqueue(args)
+        world.enqueue("neighbour")
+        world.journal.wait(1, "end", "neighbour", timeout=30)
+        assert len(world.journal.entries("begin", label)) == called
+        if label != "after":
+            (parked,) = world.wait_parked()
+            assert parked.failure is not None
+            told = "ConformanceError" if label == "filter" else "EnvelopeError"
+            assert told in parked.failure.error_type
+
+
 def test_dramatiqs_own_command_does_the_same(world: ServerWorld) -> None:
     environment = {**os.environ, "ANYJOB_CONFIG": str(next(world.folder.glob("anyjob-*.toml")))}
     argv = [sys.executable, "-m", "dramatiq", "anyjob_dramatiq.app", "-p", "2", "-t", "2", "-Q", "default", "a"]
