@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 import uuid
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +17,7 @@ from rq.worker import SimpleWorker
 from anyjob.current import load_served
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
+from anyjob.log import JobLogger
 from anyjob.settings.urls import hide_password
 from anyjob_redis.scripts import register
 from anyjob_rq.backend import RQBackend
@@ -20,6 +25,8 @@ from anyjob_rq.horse import ForkingMixin
 from anyjob_rq.worker import JobWorkerMixin
 
 __all__ = ["RQJobWorker", "RQSimpleJobWorker"]
+
+logger = JobLogger("anyjob.worker")
 
 
 class _Hosted(JobWorkerMixin):
@@ -43,6 +50,13 @@ class _Hosted(JobWorkerMixin):
             _refuse_other_server(connection, backend)
         super().__init__(queues, name, backend=backend, executor=executor, **options)
 
+    def work(self, *args: Any, **options: Any) -> bool:
+        """Work; in a pool, as long as its first process lives."""
+        pool = multiprocessing.parent_process()
+        if pool is not None:
+            threading.Thread(target=_stop_after, args=(pool,), name="anyjob-pool", daemon=True).start()
+        return super().work(*args, **options)
+
 
 class RQJobWorker(_Hosted, ForkingMixin):
     """RQ's worker for anyjob's jobs, a process for each: `rq worker -w anyjob_rq.RQJobWorker mail reports`.
@@ -57,6 +71,12 @@ class RQSimpleJobWorker(_Hosted, SimpleWorker):
 
     A job that runs when the worker is told to stop is told, and not killed; a second signal interrupts it.
     """
+
+
+def _stop_after(pool: Any) -> None:
+    pool.join()
+    logger.warning("the worker pool is gone: stopping")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _refuse_other_server(connection: Redis, backend: RQBackend) -> None:

@@ -85,7 +85,7 @@ class CrashesConformance(KitFixtures):
         world.journal.wait(1, "end", "sentinel", timeout=30)
 
     def test_nothing_outlives_the_worker_that_was_started(self, world: World) -> None:
-        worker = world.start_worker()
+        worker = world.start_worker(concurrency=2)
         world.enqueue("before")
         world.journal.wait(1, "end", "before")
         worker.behead()
