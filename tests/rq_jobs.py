@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -62,3 +64,28 @@ def die() -> None:
 def fail(word: str) -> None:
     note("fail", word, current_job().try_count)
     raise ValueError(word)
+
+
+@background_job("compute", retry=RetryPolicy(max_tries=2, first_wait=0.1), time_limit=0.5)
+def compute(word: str) -> None:
+    """Stay in a single call of C code, which keeps the interpreter's lock."""
+    note("begin", word, current_job().try_count, current_job().lost_count)
+    sum(range(10**12))
+
+
+@background_job("exit", retry=None)
+def leave(code: int) -> None:
+    note("exit", code)
+    sys.exit(code)
+
+
+class Broken(logging.Filter):
+    """An application's filter, with a fault in it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise LookupError(record.msg)
+
+
+if "ANYJOB_TEST_BROKEN_FILTER" in os.environ:
+    for each in ("rq.worker", "rq.job", "anyjob.worker"):
+        logging.getLogger(each).addFilter(Broken())

@@ -66,29 +66,34 @@ class DramatiqPlaces(Places):
 
     def _waiting(self, level: str, after: str) -> Iterator[Seen]:
         for ids in ids_after(self._client, self._names.key(level), MARK, after):
-            yield from (Seen(job.id, job, level) for job in self._read(level, ids))
+            yield from (Seen(job_id.decode("latin-1"), job, level) for job_id, job in self._read(level, ids))
 
     def _find_waiting(self, ids: Sequence[str]) -> Iterator[tuple[StoredJob, str]]:
         for job_id, place in zip(ids, self._client.hmget(self._names.places, ids), strict=True):
             if place is not None and not place.startswith(b"held "):
                 level = _text(place)
-                yield from ((job, level) for job in self._read(level, [job_id.encode()]))
+                yield from ((job, level) for _, job in self._read(level, [job_id.encode()]))
 
-    def _read(self, level: str, ids: Sequence[bytes]) -> Iterator[StoredJob]:
+    def _read(self, level: str, ids: Sequence[bytes]) -> Iterator[tuple[bytes, StoredJob]]:
         messages = self._client.hmget(f"{self._names.key(level)}.msgs", ids) if ids else ()
         for job_id, data in zip(ids, messages, strict=True):
             if data is not None:
-                yield StoredJob(_text(job_id), JobState.WAITING, unwrap(data))
+                yield job_id, StoredJob(_text(job_id), JobState.WAITING, unwrap(data))
 
     def _held(self) -> Iterator[tuple[str, StoredJob]]:
         for holder in map(_text, self._client.smembers(self._names.holders)):
             for record in self._client.hvals(f"{self._names.held(holder)}.msgs"):
-                kind, _, due, length, rest = record.split(b" ", 4)
-                job_id, data = _text(rest[: int(length)]), rest[int(length) :]
-                state = JobState.WAITING if kind == b"waiting" else JobState.RUNNING
-                if kind == b"scheduled":
-                    state = state_at(float(due), self._messages.clock)
-                yield job_id, StoredJob(job_id, state, unwrap(data), worker=holder)
+                yield self._read_record(holder, record)
+
+    def _read_record(self, holder: str, record: bytes) -> tuple[str, StoredJob]:
+        try:
+            kind, _, due, length, rest = record.split(b" ", 4)
+            job_id, data = _text(rest[: int(length)]), rest[int(length) :]
+            waits = state_at(float(due), self._messages.clock) if kind == b"scheduled" else JobState.WAITING
+        except ValueError:  # somebody else's
+            return _text(record[:100]), StoredJob(_text(record[:100]), JobState.RUNNING, record, worker=holder)
+        state = waits if kind in (b"waiting", b"scheduled") else JobState.RUNNING
+        return job_id, StoredJob(job_id, state, unwrap(data), worker=holder)
 
 
 def _text(value: bytes) -> str:

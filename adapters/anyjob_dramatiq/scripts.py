@@ -107,8 +107,7 @@ PUSH_DUE: Final = """
 local function push_due(_, payload)
     local level, id, message = string.match(payload, '^(%S+) (%S+)\\n(.*)$')
     if not level then return 'nothing tells its level' end
-    if not level_fits(level) then return key(level) .. ' is of another type' end
-    if not fits('hash', places) then return places .. ' is of another type' end
+    if not level_fits(level) or not fits('hash', places) then return false end
     put('RPUSH', id, level, message)
 end
 """

@@ -70,8 +70,11 @@ class KnownQueues:
 
 
 def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[Sequence[bytes]]:
-    """Come past the ids in a list, some at a time, from what follows the id `after` on; marks are left out."""
-    mark, last = mark_prefix.encode(), after.encode()
+    """Come past the ids in a list, some at a time, from what follows the id `after` (bytes, as latin-1) on.
+
+    Marks are left out.
+    """
+    mark, last = mark_prefix.encode(), after.encode("latin-1")
     within = 0  # the whole list
     while True:
         places = [client.lpos(key, each, maxlen=within) for each in (last, mark + last)] if last else []

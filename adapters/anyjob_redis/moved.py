@@ -53,7 +53,7 @@ class Moves(MoveMemory):
         with translated():
             moves = [each.decode() for each in self._client.smembers(self._moves)] if move is None else [move]
             if moves:
-                self._client.delete(*map(self.key, moves))
+                self._client.unlink(*map(self.key, moves))  # there may be a million marks in one
                 self._client.srem(self._moves, *moves)
 
 

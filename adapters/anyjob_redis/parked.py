@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
 from redis import Redis
 
 from anyjob.clock import Clock
-from anyjob.envelope import JobIds, read_envelope
+from anyjob.envelope import UNREADABLE, JobIds, read_envelope
 from anyjob.errors import EnvelopeError
 from anyjob.outcome import JobFailure
 from anyjob.store import JobFilter, JobState, StoredJob
@@ -58,54 +60,74 @@ class ParkedJobs(Places):
 
     def find(self, ids: Iterable[str]) -> Sequence[StoredJob]:
         """Return those of the ids that are parked."""
-        wanted = list(ids)
-        if not wanted:
-            return ()
-        raws: Sequence[bytes | None] = self._client.hmget(self._raw, wanted)
-        failures: Sequence[bytes | None] = self._client.hmget(self._failures, wanted)
-        found = zip(wanted, raws, failures, strict=True)
-        return [_stored(job_id, raw, failure) for job_id, raw, failure in found if raw is not None]
+        return tuple(job for _, job in self._find([each.encode() for each in ids]))
 
     def page(self, after: str, limit: int) -> Sequence[StoredJob]:
         """Return up to `limit` of them, in the order of their ids, which follow `after` ("" is the beginning)."""
-        low = f"({after}" if after else "-"
-        ids: Sequence[bytes] = self._client.zrangebylex(self._order, low, "+", start=0, num=limit)
-        return self.find(each.decode() for each in ids)
+        return tuple(seen.job for seen in islice(self._walk(after), limit))
 
     def sections(self, chosen: JobFilter) -> Iterator[Section]:
         if chosen.ids is None:
             yield Section("parked", _STATES, self._walk)
         else:
-            yield section_by_id("parked", _STATES, chosen.ids, lambda ids: [(job, job.id) for job in self.find(ids)])
+            yield section_by_id("parked", _STATES, chosen.ids, self._find_chosen)
 
-    def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[str, StoredJob]]:
+    def _find_chosen(self, ids: Sequence[str]) -> Sequence[tuple[StoredJob, bytes]]:
+        return [(job, job_id) for job_id, job in self._find([each.encode() for each in ids])]
+
+    def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[bytes, StoredJob]]:
         now = self._clock.now().timestamp()
         ids = [seen.place for seen in found]
         held: Sequence[bytes] = self._hold(self._keys, [holder, now, now + LONGEST_HOLD, *ids])
-        return [(job.id, job) for job in self.find(each.decode() for each in held)]
+        return self._find(held)
 
-    def holds(self, holder: str, entry: str) -> bool:
+    def holds(self, holder: str, entry: bytes) -> bool:
         value: bytes | None = self._client.hget(self._holds, entry)
-        return value is not None and value.decode().partition(" ")[0] == holder
+        return value is not None and value.partition(b" ")[0] == holder.encode()
 
-    def acknowledge(self, holder: str, entries: Sequence[str]) -> Sequence[bool]:
+    def acknowledge(self, holder: str, entries: Sequence[bytes]) -> Sequence[bool]:
         return run_each(self._client, self._end, ([holder, 1, each] for each in entries), keys=self._keys)
 
     def give_back(self, holder: str) -> None:
+        mine = holder.encode()
         held: Mapping[bytes, bytes] = self._client.hgetall(self._holds)
-        ids = [job_id.decode() for job_id, by in held.items() if by.decode().partition(" ")[0] == holder]
-        if ids:
-            self._end(self._keys, [holder, 0, *ids])
+        ids = [job_id for job_id, by in held.items() if by.partition(b" ")[0] == mine]
+        for first in range(0, len(ids), CHUNK):
+            self._end(self._keys, [holder, 0, *ids[first : first + CHUNK]])
 
     def _walk(self, after: str) -> Iterator[Seen]:
-        while page := self.page(after, CHUNK):
-            yield from (Seen(job.id, job, job.id) for job in page)
-            after = page[-1].id
+        last = after.encode("latin-1")  # a position is the bytes of the id: not all in here need be text
+        while True:
+            low = b"(" + last if last else b"-"
+            chunk: Sequence[bytes] = self._client.zrangebylex(self._order, low, "+", start=0, num=CHUNK)
+            ids = [each for each in chunk if each > last]  # what somebody else put in here may be in no order
+            for job_id, job in self._find(ids):
+                yield Seen(job_id.decode("latin-1"), job, job_id)
+            if not ids:
+                return
+            last = max(ids)
+
+    def _find(self, ids: Sequence[bytes]) -> Sequence[tuple[bytes, StoredJob]]:
+        if not ids:
+            return ()
+        raws: Sequence[bytes | None] = self._client.hmget(self._raw, ids)
+        failures: Sequence[bytes | None] = self._client.hmget(self._failures, ids)
+        found = zip(ids, raws, failures, strict=True)
+        return [(job_id, _stored(job_id, raw, failure)) for job_id, raw, failure in found if raw is not None]
 
 
-def _stored(job_id: str, raw: bytes, failure: bytes | None) -> StoredJob:
-    known: Any = None if failure is None else msgspec.json.decode(failure, type=JobFailure)
-    return StoredJob(job_id, JobState.ABANDONED, raw, known)
+def _stored(job_id: bytes, raw: bytes, failure: bytes | None) -> StoredJob:
+    return StoredJob(
+        job_id.decode("utf-8", "replace"), JobState.ABANDONED, raw, None if failure is None else _failure(failure)
+    )
+
+
+def _failure(failure: bytes) -> JobFailure:
+    try:
+        return msgspec.json.decode(failure, type=JobFailure)
+    except UNREADABLE as error:
+        why = f"Why it was given up can't be read: {error}"
+        return JobFailure("", why, "", failed_at=datetime.fromtimestamp(0, UTC), worker="", tries=0)
 
 
 _STATES: Final = frozenset({JobState.ABANDONED})

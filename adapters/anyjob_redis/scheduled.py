@@ -11,6 +11,7 @@ from redis import Redis
 from anyjob.clock import Clock
 from anyjob.errors import EnvelopeError
 from anyjob.executor import worker_name
+from anyjob.log import JobLogger
 from anyjob.outcome import JobFailure
 from anyjob.store import JobState, StoredJob
 from anyjob_redis.parked import ParkedJobs
@@ -18,6 +19,8 @@ from anyjob_redis.places import CHUNK, Section, Seen
 from anyjob_redis.scripts import FITS, register
 
 __all__ = ["DUE_OR_LATER", "SCHEDULE", "ScheduledMessages", "due_after", "position_of", "score_of", "state_at"]
+
+logger = JobLogger("anyjob.worker")
 
 Found = tuple[StoredJob, Any]
 """A job, and the place where it can be taken off."""
@@ -49,7 +52,8 @@ class ScheduledMessages:
     """The scheduled messages of a namespace. Thread-safe.
 
     `push` is Lua that defines `push_due(namespace, payload)`: it puts a message where its queue's consumers look, and
-    returns nothing; or, before it writes anything, why it can't. Such a message is parked.
+    returns nothing. Or it writes nothing, and returns why it never can, and the message is parked; or false for not
+    now (a key is of another type), and it is tried again in a minute.
     """
 
     def __init__(self, client: Redis, namespace: str, push: str, clock: Clock) -> None:
@@ -64,7 +68,9 @@ class ScheduledMessages:
     def promote(self) -> float:
         """Push what is due, in its order, each once whoever else does this; return the seconds to look again in."""
         now = self._clock.now().timestamp()
-        next_due, refused = self._promote(args=[self._namespace, now, _AT_ONCE])
+        next_due, refused, postponed = self._promote(args=[self._namespace, now, _AT_ONCE])
+        if postponed:
+            logger.warning("postponed %d that are due: their queue's key is of another type", postponed)
         for member, payload, why in refused:
             self._park(member, payload, why)
         if refused:
@@ -83,7 +89,10 @@ class ScheduledMessages:
         def walk(after: str) -> Iterator[Seen]:
             for found in due_after(self._client, self._key, after):
                 for member, due, payload in self._with_payloads(found):
-                    yield Seen(position_of(member, due), *read(member, state_at(due, self._clock), payload))
+                    name, state = member.decode("utf-8", "replace"), state_at(due, self._clock)
+                    # What nobody can read is parked when it is due.
+                    seen = (StoredJob(name, state, member), None) if payload is None else read(name, state, payload)
+                    yield Seen(position_of(member, due), *seen)
 
         return Section("scheduled", DUE_OR_LATER, walk)
 
@@ -91,18 +100,21 @@ class ScheduledMessages:
         """Return those of the members that are there, each with its state and its payload."""
         scores = zip(members, self._client.zmscore(self._key, members), strict=True)
         found = self._with_payloads([(member.encode(), due) for member, due in scores if due is not None])
-        return [(member, state_at(due, self._clock), payload) for member, due, payload in found]
+        return [
+            (member.decode(), state_at(due, self._clock), payload)
+            for member, due, payload in found
+            if payload is not None
+        ]
 
-    def _with_payloads(self, found: Sequence[tuple[bytes, float]]) -> Sequence[tuple[str, float, bytes]]:
+    def _with_payloads(self, found: Sequence[tuple[bytes, float]]) -> Sequence[tuple[bytes, float, bytes | None]]:
         payloads = self._client.hmget(f"{self._key}:messages", [member for member, _ in found]) if found else ()
-        rows = zip(found, payloads, strict=True)
-        return [(member.decode(), due, payload) for (member, due), payload in rows if payload is not None]
+        return [(member, due, payload) for (member, due), payload in zip(found, payloads, strict=True)]
 
 
 def due_after(client: Any, key: str, after: str) -> Iterator[Sequence[tuple[bytes, float]]]:
     """Come past a sorted set of due times, some members at a time, from what follows a position on."""
     score, _, member = after.partition(" ")
-    last, offset = (float(score or "-inf"), member.encode()), 0
+    last, offset = (float(score or "-inf"), member.encode("latin-1")), 0
     while True:
         chunk = client.zrangebyscore(key, last[0], "+inf", start=offset, num=CHUNK, withscores=True)
         found = [(each, due) for each, due in chunk if (due, each) > last]
@@ -115,9 +127,9 @@ def due_after(client: Any, key: str, after: str) -> Iterator[Sequence[tuple[byte
             return
 
 
-def position_of(member: str, due: float) -> str:
-    """Return the position of a member in a sorted set of due times."""
-    return f"{due!r} {member}"
+def position_of(member: bytes, due: float) -> str:
+    """Return the position of a member, which need not be text, in a sorted set of due times."""
+    return f"{due!r} {member.decode('latin-1')}"
 
 
 def state_at(due: float, clock: Clock) -> JobState:
@@ -133,18 +145,24 @@ def score_of(when: datetime) -> str:
 _AT_ONCE: Final = 200
 _LONGEST_PAUSE: Final = 0.25
 
-# namespace, now, limit. Returns when the next one is due, and what can't be pushed: member, payload, why.
+# namespace, now, limit. Returns when the next one is due, what can't be pushed (member, payload, why), and how many
+# can't now.
 _PROMOTE: Final = """
 local namespace, now, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local messages, refused = namespace .. ':scheduled:messages', {}
+local messages, refused, postponed = namespace .. ':scheduled:messages', {}, 0
 if not fits('zset', namespace .. ':scheduled') or not fits('hash', messages) then return wrong end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', namespace .. ':scheduled', '-inf', now, 'LIMIT', 0, limit)) do
     local payload = redis.call('HGET', messages, member)
-    local why = payload and push_due(namespace, payload)
-    if not payload then why = 'there is no such message' end
-    if why then refused[#refused + 1] = {member, payload or '', why} else unschedule(namespace, member) end
+    local why = 'there is no such message'
+    if payload then why = push_due(namespace, payload) end
+    if why then refused[#refused + 1] = {member, payload or '', why}
+    elseif why == nil then unschedule(namespace, member)
+    else
+        redis.call('ZADD', namespace .. ':scheduled', now + 60, member)
+        postponed = postponed + 1
+    end
 end
-return {redis.call('ZRANGE', namespace .. ':scheduled', 0, 0, 'WITHSCORES')[2] or false, refused}
+return {redis.call('ZRANGE', namespace .. ':scheduled', 0, 0, 'WITHSCORES')[2] or false, refused, postponed}
 """
 
 # namespace, member, payload. Removes it, unless it was scheduled anew.

@@ -9,19 +9,23 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from redis.exceptions import ResponseError
 
 from anyjob.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.clock import Clock
 from anyjob.envelope import UNREADABLE, JobEnvelope
 from anyjob.errors import InvalidOptionError
+from anyjob.log import JobLogger
 from anyjob.outcome import JobFailure
 from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.parked import ParkedJobs
-from anyjob_redis.places import Places, Seen
+from anyjob_redis.places import CHUNK, Places, Section, Seen
 
 __all__ = ["ON_REDIS", "RedisShelf"]
+
+logger = JobLogger("anyjob.worker")
 
 ON_REDIS: Final = Capabilities(
     priority=Quality.EXACT,
@@ -98,7 +102,7 @@ class RedisShelf(JobShelf):
             free = (seen for _, seen in _matching([places], chosen, _Cursor()) if seen.place is not None)
             while True:
                 with translated():
-                    found = list(islice(free, ahead))
+                    found = list(islice(free, min(ahead, CHUNK)))
                     held = places.take_off(holder, found) if found else ()
                 if not found:
                     break
@@ -163,6 +167,16 @@ def _matching(every: Iterable[Places], chosen: JobFilter, after: _Cursor) -> Ite
         is_here = section.name == after.section
         reached = reached or is_here
         if reached and (chosen.states is None or chosen.states & section.states):
-            for seen in section.walk(after.position if is_here else ""):
+            for seen in _walk(section, after.position if is_here else ""):
                 if chosen.matches(seen.job):
                     yield _Cursor(section.name, seen.position), seen
+
+
+def _walk(section: Section, after: str) -> Iterator[Seen]:
+    """Come past the jobs of a section; of one whose key is somebody else's, there are none, and the others are seen."""
+    try:
+        yield from section.walk(after)
+    except ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        logger.warning("not looked at: %s: %s", section.name, error)

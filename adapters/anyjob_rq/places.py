@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Final
 
 from msgspec import Struct
 from rq.defaults import RQ_KEY_PREFIX
@@ -77,7 +79,7 @@ class RQPlaces(Places):
             for row in self._free(due):
                 score = due[row.native_id]
                 job, place = self._seen("scheduled", queue, row, state_at(score, self._clock))
-                yield Seen(position_of(row.native_id, score), job, place)
+                yield Seen(position_of(row.native_id.encode(), score), job, place)
 
     def _waiting(self, queue: str, after: str) -> Iterator[Seen]:
         for ids in ids_after(self._client, f"{RQ_KEY_PREFIX}:queue:{queue}", self._names.mark_prefix, after):
@@ -108,9 +110,9 @@ class RQPlaces(Places):
 
     def _read_entries(self, entries: Sequence[bytes]) -> Iterator[tuple[bytes, StoredJob]]:
         """Return the entries of a holder's list of which there is a job, with it."""
-        parsed = [entry.split(b" ", 3) for entry in entries]
+        parsed = [(entry, *entry.split(b" ", 3)) for entry in entries if _ENTRY.fullmatch(entry)]
         rows = {row.native_id: row for row in self._read([_text(native_id) for *_, native_id in parsed])}
-        for entry, (kind, _, score, native_id) in zip(entries, parsed, strict=True):
+        for entry, kind, _, score, native_id in parsed:
             row = rows.get(_text(native_id))
             if row is not None:
                 waits = state_at(0.0 if score == b"-" else float(score), self._clock)
@@ -141,3 +143,6 @@ class RQPlaces(Places):
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
+
+
+_ENTRY: Final = re.compile(rb"(run|waiting|scheduled) \S+ (-|[0-9.e+-]+) .*", re.DOTALL)

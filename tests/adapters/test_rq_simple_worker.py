@@ -191,6 +191,27 @@ def test_a_job_that_ends_its_process_costs_a_loss_and_not_the_worker(
     assert backend.shelf.count()[JobState.ABANDONED] == 1
 
 
+def test_what_breaks_between_a_jobs_end_and_its_acknowledgement_is_counted_and_parked_in_the_end(
+    manager: JobManager, backend: RQBackend, drain: Drain, ran: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acknowledge = backend.messages.acknowledge
+
+    def break_down(holder: str, entry: bytes, counter: str = "", seconds: float = 0.0) -> bool:
+        if counter == "successful_job_count":
+            raise RuntimeError("ours, or of whoever looks on")
+        return acknowledge(holder, entry, counter, seconds)
+
+    monkeypatch.setattr(backend.messages, "acknowledge", break_down)
+    manager.enqueue_by_name("note", "done")
+    drain()
+    assert ran == ["done"] * 6
+    assert backend.shelf.count()[JobState.ABANDONED] == 1
+    monkeypatch.undo()
+    manager.enqueue_by_name("note", "next")
+    drain()
+    assert ran[6:] == ["next"]
+
+
 def test_a_second_signal_interrupts_the_job_uncharged(
     manager: JobManager, backend: RQBackend, registry: JobRegistry, make_worker: MakeWorker
 ) -> None:

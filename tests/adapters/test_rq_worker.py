@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,9 @@ from rq_world import World
 from servers import PrivateRedis, redis_url
 
 from anyjob import JobPriority
-from anyjob.store import JobFilter, JobState
+from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob.testing.probes.journal import wait_until
+from anyjob_rq.horse import TIME_LIMIT_GRACE
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -272,3 +273,37 @@ def test_rq_led_to_another_database_than_the_backend_is_refused(world: World) ->
 
     assert worker.wait() == 1
     assert worker.says("RQ's command line leads to another Redis than backend 'default'")
+
+
+def test_a_job_in_a_call_of_c_code_is_ended_some_time_after_its_limit(world: World) -> None:
+    """By its worker, with its process; each try is charged, and counts as no loss."""
+    world.send("compute", word="long")
+    world.send("say", word="next")
+    begun = time.monotonic()
+    world.start_worker()
+    (parked,) = wait_until(lambda: abandoned(world), timeout=40)
+    assert time.monotonic() - begun > 2 * (0.5 + TIME_LIMIT_GRACE)
+    assert [line[:4] for line in world.ran("begin")] == [["begin", "long", "1", "0"], ["begin", "long", "2", "0"]]
+    assert parked.failure is not None
+    assert (parked.failure.error_type, parked.failure.tries) == ("anyjob.errors.JobTimeLimitError", 2)
+    assert "its process was killed" in parked.failure.message
+    wait_until(lambda: world.ran("say", "next"))
+
+
+@pytest.mark.parametrize("where", ["process", "pool"])
+def test_a_filter_that_raises_makes_no_job_run_twice(world: World, where: str) -> None:
+    for number in range(3):
+        world.send("say", word=f"w{number}")
+    world.send("fail", word="twice")
+    concurrency = 1 if where == "process" else 2
+    worker = world.start_worker(concurrency=concurrency, ready=False, ANYJOB_TEST_BROKEN_FILTER="yes")
+    wait_until(lambda: abandoned(world), timeout=20)
+    wait_until(lambda: len(world.ran("say")) == 3)
+    wait_until(world.is_empty)
+    assert sorted(word for _, word, _ in world.ran("say")) == ["w0", "w1", "w2"]
+    assert len(world.ran("fail")) == 2
+    assert worker.runs
+
+
+def abandoned(world: World) -> Sequence[StoredJob]:
+    return world.backend.shelf.scan(JobFilter(states=frozenset({JobState.ABANDONED}))).jobs

@@ -1,0 +1,154 @@
+"""Many at once: the server answers others meanwhile, and all come back, in their order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any, Final
+
+import pytest
+
+pytest.importorskip("dramatiq")
+pytest.importorskip("rq")
+
+from envelopes import make_envelope
+from redis import Redis
+from servers import PrivateRedis
+
+from anyjob import SystemClock
+from anyjob.backend import BackendConfig
+from anyjob.envelope import JobEnvelope
+from anyjob.errors import EnqueueError
+from anyjob.store import JobState
+from anyjob_dramatiq.redis_backend import DramatiqRedisBackend
+from anyjob_redis import Presence
+from anyjob_rq import RQBackend
+from anyjob_rq.messages import Place
+
+pytestmark = pytest.mark.timeout(90)
+
+MANY: Final = 10_000
+SLOW: Final = 0.25
+"""Seconds. What moves all at once, or looks each up in a list, takes longer; a slice takes a hundredth."""
+
+Backend = RQBackend | DramatiqRedisBackend
+MAKERS: dict[str, Callable[[BackendConfig], Backend]] = {"rq": RQBackend, "dramatiq": DramatiqRedisBackend}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
+    server = PrivateRedis(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def client(server: PrivateRedis) -> Iterator[Redis]:
+    with server.client() as client:
+        client.flushall()
+        client.config_set("slowlog-log-slower-than", int(SLOW * 1e6))
+        client.slowlog_reset()
+        yield client
+
+
+@pytest.fixture(params=MAKERS)
+def backend(request: pytest.FixtureRequest, server: PrivateRedis, client: Redis) -> Iterator[Backend]:
+    made = MAKERS[request.param](BackendConfig(alias="main", url=f"{request.param}+{server.url}"))
+    yield made
+    made.close()
+
+
+def jobs(count: int, *, delay: float = 0.0) -> list[JobEnvelope]:
+    now = SystemClock().now()
+    later = timedelta(seconds=delay) if delay else None
+    return [make_envelope(now, f"j{number:06}", delay=later) for number in range(count)]
+
+
+def hold_all(backend: Backend, client: Redis, envelopes: list[JobEnvelope]) -> None:
+    """Have all taken by one who is then dead."""
+    if isinstance(backend, RQBackend):
+        queue = "anyjob:default:normal"
+        places = [Place("waiting", queue, f"anyjob-J-{each.id}") for each in envelopes]
+        for first in range(0, len(places), 500):
+            backend.messages.take_off("dead", 60, places[first : first + 500])
+        client.delete("anyjob:alive:dead")
+        return
+    presence = Presence(client, backend.messages.names.root, "dead", 60)
+    presence.beat()
+    known: list[str] = []
+    while len(known) < len(envelopes):
+        known += [each.entry for each in backend.messages.take("dead", ["default"], 2_000, 0, known)]
+    presence.leave()
+    client.slowlog_reset()
+
+
+def test_what_a_dead_worker_held_comes_back_in_slices_and_in_order(backend: Backend, client: Redis) -> None:
+    envelopes = jobs(MANY)
+    backend.send(envelopes)
+    hold_all(backend, client, envelopes)
+    begun = time.monotonic()
+    assert len(backend.messages.sweep()) == MANY
+    assert time.monotonic() - begun < 20
+    assert client.slowlog_len() == 0
+    assert backend.shelf.count()[JobState.WAITING] == MANY
+    prefix = "rq:queue:anyjob:default:normal" if isinstance(backend, RQBackend) else "anyjob:dramatiq:default.normal"
+    found: list[Any] = client.lrange(prefix, 0, -1)
+    ids = [each.decode().removeprefix("anyjob-J-") for each in found]
+    assert ids == [each.id for each in envelopes]
+
+
+def test_what_is_due_at_once_is_promoted_in_slices_and_without_a_pause(backend: Backend, client: Redis) -> None:
+    backend.send(jobs(MANY, delay=2))
+    until = SystemClock().now() + timedelta(seconds=2)
+    promote = backend.messages.promote if isinstance(backend, RQBackend) else backend.messages.scheduled.promote
+    condition = threading.Condition()
+    with condition:
+        while SystemClock().now() < until:
+            SystemClock().wait(condition, until)
+    calls = 1
+    while promote() == 0.0:
+        calls += 1
+    assert calls >= MANY / 500
+    assert client.slowlog_len() == 0
+    assert backend.shelf.count() == {JobState.WAITING: MANY, JobState.SCHEDULED: 0, JobState.RUNNING: 0} | {
+        JobState.ABANDONED: 0
+    }
+
+
+def test_three_hundred_threads_send_at_once(backend: Backend) -> None:
+    ready = threading.Barrier(300)
+
+    def send(envelope: JobEnvelope) -> None:
+        ready.wait(30)
+        backend.send([envelope])
+
+    with ThreadPoolExecutor(300) as pool:
+        list(pool.map(send, jobs(300)))
+    assert backend.shelf.count()[JobState.WAITING] == 300
+
+
+def test_who_waits_for_a_connection_waits_no_longer_than_the_call_may_take(
+    request: pytest.FixtureRequest, server: PrivateRedis
+) -> None:
+    url = f"rq+{server.url}"
+    backend = RQBackend(BackendConfig(alias="main", url=url, enqueue_timeout=1.0, options={"max_connections": 2}))
+    request.addfinalizer(backend.close)
+    took: list[float] = []
+
+    def send(envelope: JobEnvelope) -> EnqueueError | None:
+        begun = time.monotonic()
+        try:
+            backend.send([envelope])
+        except EnqueueError as error:
+            return error
+        finally:
+            took.append(time.monotonic() - begun)
+        return None
+
+    with server.paused(), ThreadPoolExecutor(10) as pool:
+        errors = list(pool.map(send, jobs(10)))
+    assert all(error is not None for error in errors)
+    assert max(took) < 1.5
