@@ -26,7 +26,6 @@ from anyjob import (
     Clock,
     DuplicateJobIdError,
     EnqueueError,
-    EnvelopeError,
     JobEnvelope,
     JobFailure,
     JobFilter,
@@ -39,7 +38,7 @@ from anyjob import (
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.clock import seconds_from_now
-from anyjob.envelope import JobIds, read_envelope, write_envelope
+from anyjob.envelope import JobIds, count_loss_in, write_envelope
 from anyjob.outcome import Abandoned, Completed, Outcome
 from anyjob.store import JobClaim, JobPage, LostJob
 
@@ -140,7 +139,7 @@ class FolderStore(JobStore):
                     continue
                 if record.running:
                     lost.append(LostJob(_id(file.name), record.worker, max(now - record.until, 0.0)))
-                    record = replace(record, raw=_once_more_lost(record.raw))
+                    record = replace(record, raw=count_loss_in(record.raw))
                 self._put_back(file, record)
         return lost
 
@@ -278,14 +277,6 @@ def _number(path: str) -> int:
 
 def _id(path: str) -> str:
     return path.rpartition(".")[2]
-
-
-def _once_more_lost(raw: bytes) -> bytes:
-    try:
-        envelope = read_envelope(raw)
-    except EnvelopeError:
-        return raw  # it will be parked when it runs
-    return write_envelope(replace(envelope, lost_count=envelope.lost_count + 1))
 
 
 def _read(file: Path) -> Record:

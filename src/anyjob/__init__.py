@@ -30,7 +30,7 @@ from anyjob.observer import JobObserver
 from anyjob.options import EnqueueOptions
 from anyjob.outcome import JobFailure
 from anyjob.registry import JobConfiguration, JobRegistry, job_name
-from anyjob.retry import GiveUp, RetryLater, RetryPolicy
+from anyjob.retry import GiveUp, RetryLater, RetryPolicy, Snooze
 from anyjob.routing import JobRoute
 from anyjob.serializer import JobSerializer, JsonJobSerializer
 from anyjob.store import JobFilter, JobState, JobStore, StoredJob
@@ -64,6 +64,7 @@ __all__ = [  # noqa: RUF022  # grouped as they are met
     "JobWorker",
     "RetryLater",
     "RetryPolicy",
+    "Snooze",
     "WorkerOptions",
     "current_job",
     # Look

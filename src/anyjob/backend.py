@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from anyjob.capabilities import Capabilities
+from anyjob.capabilities import Capabilities, Quality
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import EnqueueError
-from anyjob.executor import JobExecutor
-from anyjob.outcome import Abandoned, Completed, Outcome
+from anyjob.envelope import JobEnvelope, write_envelope
+from anyjob.error_text import type_name
+from anyjob.errors import EnqueueError, UnsupportedCapabilityError
+from anyjob.executor import JobExecutor, worker_name
+from anyjob.log import JobLogger, log_event
+from anyjob.moments import plain_moment
+from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.shelf import JobShelf
 from anyjob.worker import JobWorker, WorkerOptions
 
@@ -23,6 +28,8 @@ __all__ = [
     "NativeCommand",
     "send_one_by_one",
 ]
+
+logger = JobLogger("anyjob.worker")
 
 
 ENQUEUE_TIMEOUT: Final = 5.0
@@ -108,16 +115,41 @@ class JobBackend(ABC):
     def settle(self, outcome: Outcome) -> None:
         """Do what an outcome asks for; the adapter then acknowledges the message. Written once, for all adapters.
 
-        Raises `EnqueueError` if that failed: leave the message unacknowledged, so that it comes again.
+        Raises `EnqueueError`, and nothing else, if that failed: leave the message unacknowledged, so that it comes
+        again. What this backend can't take back (it has no delays, it can't encode it) is parked with the reason.
         """
         if isinstance(outcome, Completed):
             return
-        if not isinstance(outcome, Abandoned):
+        if isinstance(outcome, Abandoned):
+            self._park(outcome.raw, outcome.failure)
+            return
+        try:
+            self._refuse_wait(outcome.envelope)
             self.resend(outcome.envelope)
-        elif self.shelf is not None:
-            self.shelf.park(outcome.raw, outcome.failure)
-        else:
+        except EnqueueError:
+            raise
+        except Exception as error:  # noqa: BLE001  # not the system's: it would be the same the next time
+            now = datetime.now(UTC) if self.shelf is None else plain_moment(self.shelf.clock.now())
+            failure = JobFailure.of(error, at=now, worker=worker_name(), tries=outcome.envelope.try_count)
+            log_event(logger, logging.ERROR, "can't go back", outcome.envelope, error=failure.error_type)
+            self._park(_written(outcome.envelope), failure)
+
+    def _park(self, raw: bytes, failure: JobFailure) -> None:
+        if self.shelf is None:
             raise EnqueueError("This backend has no place to park an abandoned job.")
+        try:
+            self.shelf.park(raw, failure)
+        except EnqueueError:
+            raise
+        except Exception as error:
+            raise EnqueueError(f"An abandoned job could not be parked: {type_name(error)}") from error
+
+    def _refuse_wait(self, envelope: JobEnvelope) -> None:
+        """Refuse what would come back at once, again and again, until it is due."""
+        if envelope.due_at is not None and self.capabilities.delay is Quality.NONE and self.shelf is not None:
+            delay = envelope.due_at - self.shelf.clock.now()
+            if delay > timedelta():
+                raise UnsupportedCapabilityError(f"The job is to wait for {delay}; this backend has no delays.")
 
     def resend(self, envelope: JobEnvelope) -> None:
         """Send a job that came from here again, before its old message is acknowledged. Raises as `send`.
@@ -146,6 +178,13 @@ class JobBackend(ABC):
     def close(self) -> None:
         """Close connections. A later call opens them anew."""
         return
+
+
+def _written(envelope: JobEnvelope) -> bytes:
+    try:
+        return write_envelope(envelope)
+    except Exception as error:
+        raise EnqueueError(f"{envelope.id} can't be written: {type_name(error)}") from error
 
 
 def send_one_by_one(

@@ -80,7 +80,9 @@ class JobExecutionContext(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def should_stop(self) -> bool:
-        """Whether the worker is stopping. A long job that sees it may save its progress and raise `RetryLater`."""
+        """Whether the worker is stopping. A long job that sees it may save its progress and `raise Snooze()`: that
+        costs it no try.
+        """
         return self._stop is not None and self._stop.is_set()
 
     def __repr__(self) -> str:

@@ -13,12 +13,14 @@ from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Raw, Struct
+from msgspec.structs import replace
 
 from anyjob.errors import EnvelopeError
 
 __all__ = [
     "ENVELOPE_VERSION",
     "JOB_ID",
+    "MAX_COUNT",
     "MAX_ERROR_LENGTH",
     "MAX_HEADERS_SIZE",
     "QUEUE_NAME",
@@ -27,6 +29,8 @@ __all__ = [
     "JobEnvelope",
     "JobIds",
     "JobPriority",
+    "count_loss",
+    "count_loss_in",
     "read_envelope",
     "write_envelope",
     "write_envelope_tightly",
@@ -52,7 +56,9 @@ JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 QUEUE_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 JobName = Annotated[str, Meta(min_length=1, max_length=128)]
-Count = Annotated[int, Meta(ge=0, le=1_000_000)]  # a hostile one must not defeat a budget
+MAX_COUNT: Final = 1_000_000
+"""More tries or losses than this are read from nobody: a hostile count must not defeat a budget."""
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 UtcDatetime = Annotated[datetime, Meta(tz=True)]
 
 
@@ -138,6 +144,20 @@ def read_envelope(raw: bytes) -> JobEnvelope:
     if queue != "default" and not QUEUE_NAME.fullmatch(queue):
         raise EnvelopeError(f"Not a job envelope: {queue!r} is no queue's name")
     return envelope
+
+
+def count_loss(envelope: JobEnvelope) -> JobEnvelope:
+    """Return the envelope of a job whose process ended while it ran, fit to be kept alone; at `MAX_COUNT` it stays."""
+    return replace(envelope, args=envelope.args.copy(), lost_count=min(envelope.lost_count + 1, MAX_COUNT))
+
+
+def count_loss_in(raw: bytes) -> bytes:
+    """Do the same to an envelope as it is kept; what can't be read stays as it is, for whoever runs it parks it."""
+    try:
+        envelope = read_envelope(raw)
+    except EnvelopeError:
+        return raw
+    return write_envelope(count_loss(envelope))
 
 
 def _refuse_other_versions(raw: bytes) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "NotConfiguredError",
     "UnknownJobError",
     "UnsupportedCapabilityError",
+    "UntellableError",
 ]
 
 
@@ -108,6 +109,15 @@ class JobLostError(AnyjobError):
 
 class JobTimeLimitError(AnyjobError):
     """The job ran longer than its time limit; the try counts as failed."""
+
+
+class UntellableError(AnyjobError):
+    """Stands in for what a job raised if that raises in turn when it is looked at; it has the same traceback."""
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        """Module and name of the type of what the job raised."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import threading
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from threading import Event
 from typing import Any, Final
@@ -17,7 +16,8 @@ from msgspec.structs import replace
 
 from anyjob.clock import Clock, SystemClock
 from anyjob.context import JobExecutionContext, running_job
-from anyjob.envelope import MAX_ERROR_LENGTH, JobEnvelope, read_envelope, write_envelope
+from anyjob.envelope import MAX_COUNT, MAX_ERROR_LENGTH, JobEnvelope, count_loss, read_envelope, write_envelope
+from anyjob.error_text import describe_error, tellable, type_name
 from anyjob.errors import (
     AnyjobError,
     EnvelopeError,
@@ -25,22 +25,24 @@ from anyjob.errors import (
     JobDefinitionError,
     JobLostError,
     JobResolutionError,
+    UntellableError,
 )
 from anyjob.invoker import JobInvoker, JobResolver, construct
-from anyjob.log import JobLogger, log_event
+from anyjob.log import JobLogger, log_event, tell_stderr
+from anyjob.moments import plain_moment
 from anyjob.observer import JobObservers
-from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, Retry, describe_error
+from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, Retry
+from anyjob.postponing import DEFERRALS_HEADER, defer, snooze, snoozes
 from anyjob.registry import JobConfiguration, JobRegistry
-from anyjob.retry import DEFAULT_RETRY, GiveUp, RetryLater, RetryPolicy
+from anyjob.retry import DEFAULT_RETRY, GiveUp, RetryLater, RetryPolicy, Snooze
 from anyjob.serializer import JobSerializer, JsonJobSerializer
 from anyjob.upgrades import args_version
 
-__all__ = ["DEFAULT_MAX_LOSSES", "DEFERRALS_HEADER", "DEFER_UNKNOWN", "JobExecutor", "worker_name"]
+__all__ = ["DEFAULT_MAX_LOSSES", "DEFER_UNKNOWN", "JobExecutor", "worker_name"]
 
 logger = JobLogger("anyjob.worker")
 
 DEFAULT_MAX_LOSSES: Final = 5
-DEFERRALS_HEADER: Final = "anyjob-deferrals"
 DEFER_UNKNOWN: Final = 3600.0
 
 # What no further try can mend.
@@ -54,6 +56,7 @@ class _Run(Struct, frozen=True, gc=False):
     configuration: JobConfiguration
     args: Any
     context: JobExecutionContext
+    raw: bytes
 
 
 class JobExecutor:
@@ -88,39 +91,42 @@ class JobExecutor:
         self._deferred_for = defer_unknown
 
     def execute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
-        """Run the job in `raw` and return what became of it. Raises nothing of the job's own.
+        """Run the job in `raw` and return what became of it. Raises nothing of the job's own, whatever that raises.
 
         `redelivered`: the broker handed this very message out before, and whoever had it did not settle it; the loss
-        is counted and the job sent anew before it runs. `stop`: set while the worker stops.
+        is counted and the job sent anew before it runs. `stop`: set while the worker stops, before anything is raised
+        in its jobs to that end.
 
-        Re-raises only what is meant for the process: KeyboardInterrupt and SystemExit in the main thread, and any
-        BaseException that is no Exception while stopping. The caller then gives the job back, uncharged, and passes
-        the exception on.
+        Re-raises only what is meant for the process: any BaseException that is no Exception while `stop` is set. The
+        caller then gives the job back, uncharged, and passes the exception on. At any other time it was the job, and
+        giving it back uncharged would run it for ever: a failed try.
         """
         run = self._begin(raw, redelivered, stop)
         if not isinstance(run, _Run):
             return run
         token = running_job.set(run.context)
         try:
-            self._invoker.invoke(run.configuration, run.args, stop)
+            self._invoker.invoke(run.configuration, run.args, stop, _who(run.envelope))
         except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
             return self._failed(run, error)
         finally:
             running_job.reset(token)
         return self._succeeded(run)
 
-    async def aexecute(self, raw: bytes, *, redelivered: bool = False) -> Outcome:
+    async def aexecute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
         """Like `execute`, with an async job in the caller's own task: for tests, whose loop holds what the job needs.
 
-        Re-raises every BaseException that is no Exception: a cancellation is the caller's.
+        Re-raises also what cancels that task.
         """
-        run = self._begin(raw, redelivered, None)
+        run = self._begin(raw, redelivered, stop)
         if not isinstance(run, _Run):
             return run
         token = running_job.set(run.context)
         try:
-            await self._invoker.ainvoke(run.configuration, run.args)
-        except Exception as error:  # noqa: BLE001  # _failed tells what becomes of it
+            await self._invoker.ainvoke(run.configuration, run.args, _who(run.envelope))
+        except BaseException as error:
+            if run.configuration.is_async and _cancels_the_caller(error):
+                raise
             return self._failed(run, error)
         finally:
             running_job.reset(token)
@@ -133,10 +139,10 @@ class JobExecutor:
         try:
             envelope = read_envelope(raw)
         except EnvelopeError as unreadable:
-            return self._abandon(raw, None, unreadable, self.clock.now())
+            return self._abandon(raw, None, unreadable, self._now())
         configuration = self.registry.find(envelope.name)
         policy = self._retry if configuration is None else self.policy_of(configuration)
-        context = JobExecutionContext(envelope, policy, started_at or self.clock.now(), None)
+        context = JobExecutionContext(envelope, policy, started_at or self._now(), None)
         return self._charge(envelope, context, error)
 
     def time_limit_of(self, raw: bytes) -> float | None:
@@ -149,7 +155,7 @@ class JobExecutor:
 
     def refuse(self, raw: bytes, why: str) -> Abandoned:
         """Return the outcome of a message that is none of ours, as its frame shows: `raw` is kept, nothing runs."""
-        return self._abandon(raw, None, EnvelopeError(why), self.clock.now())
+        return self._abandon(raw, None, EnvelopeError(why), self._now())
 
     @property
     def worker(self) -> str:
@@ -171,22 +177,24 @@ class JobExecutor:
     def _begin(self, raw: bytes, redelivered: bool, stop: Event | None) -> _Run | Outcome:
         try:
             return self._read(raw, redelivered, stop)
-        except Exception as error:  # noqa: BLE001  # nothing that a message holds may make it come again for ever
-            return self._abandon(raw, None, error, self.clock.now())
+        except BaseException as error:
+            if _is_for_the_process(error, stop is not None and stop.is_set()):
+                raise
+            return self._abandon(raw, None, error, self._now())  # else it would come again for ever
 
     def _read(self, raw: bytes, redelivered: bool, stop: Event | None) -> _Run | Outcome:
-        now = self.clock.now()
+        now = self._now()
         try:
             envelope = read_envelope(raw)
         except EnvelopeError as error:
             return self._abandon(raw, None, error, now)
         if redelivered:
-            envelope = replace(envelope, args=envelope.args.copy(), lost_count=envelope.lost_count + 1)
-        if envelope.lost_count > self._max_losses:
+            envelope = count_loss(envelope)
+        if envelope.lost_count > self._max_losses or envelope.lost_count == MAX_COUNT:
             lost = JobLostError(f"its process ended {envelope.lost_count} times while it ran")
             return self._abandon(write_envelope(envelope), envelope, lost, now)
         if redelivered:
-            log_event(logger, logging.WARNING, "redelivered", envelope, lost=envelope.lost_count)
+            self._log(logging.WARNING, "redelivered", envelope, lost=envelope.lost_count)
             return Retry(envelope)
         if envelope.due_at is not None and envelope.due_at > now:
             return Deferred(envelope)
@@ -204,12 +212,13 @@ class JobExecutor:
         now = context.started_at
         try:
             args = configuration.decode(envelope, self.serializer)
-        except Exception as error:  # noqa: BLE001  # whatever a serializer raises, it will raise again
-            return self._abandon(raw, envelope, error, now)
+        except BaseException as error:
+            if _is_for_the_process(error, context.should_stop):
+                raise
+            return self._abandon(raw, envelope, error, now)  # whatever a serializer raises, it will raise again
         if logger.isEnabledFor(logging.INFO):
             waited = (now - (envelope.due_at or envelope.created_at)).total_seconds()
-            log_event(
-                logger,
+            self._log(
                 logging.INFO,
                 "started",
                 envelope,
@@ -217,53 +226,74 @@ class JobExecutor:
                 waited=f"{waited:.3f}s",
                 worker=self.worker,
             )
-        if self._observers:
-            self._observers.tell("started", context)
-        return _Run(envelope, configuration, args, context)
+        self._tell("started", context)
+        return _Run(envelope, configuration, args, context, raw)
 
     def _succeeded(self, run: _Run) -> Completed:
         if logger.isEnabledFor(logging.INFO):
-            took = (self.clock.now() - run.context.started_at).total_seconds()
-            log_event(logger, logging.INFO, "done", run.envelope, took=f"{took:.3f}s")
-        if self._observers:
-            self._observers.tell("succeeded", run.context)
+            took = (self._now() - run.context.started_at).total_seconds()
+            self._log(logging.INFO, "done", run.envelope, took=f"{took:.3f}s")
+        self._tell("succeeded", run.context)
         return _COMPLETED
 
     def _failed(self, run: _Run, error: BaseException) -> Outcome:
         """Decide what a failed try leads to; re-raise what was meant for the process, not for the job."""
-        if not isinstance(error, Exception) and _is_for_the_process(error, run.context):
-            log_event(logger, logging.WARNING, "interrupted", run.envelope, error=type(error).__qualname__)
+        envelope, context = run.envelope, run.context
+        if _is_for_the_process(error, context.should_stop):
+            self._log(logging.WARNING, "interrupted", envelope, error=type_name(error))
             raise error
-        return self._charge(run.envelope, run.context, error)
+        try:
+            return self._snooze(envelope, context, error) or self._charge(envelope, context, error)
+        except BaseException as broken:
+            if _is_for_the_process(broken, context.should_stop):
+                raise
+            return self._abandon(run.raw, envelope, broken, self._now())  # a fault of ours must not repeat the job
+
+    def _snooze(self, envelope: JobEnvelope, context: JobExecutionContext, error: BaseException) -> Deferred | None:
+        """Put off a job that asked for it, uncharged; None if it didn't, or if it did so too often."""
+        kind = type(error)
+        if not issubclass(kind, Snooze) and not (context.should_stop and issubclass(kind, RetryLater)):
+            return None
+        wish: Any = error
+        try:
+            later = snooze(envelope, wish, context.started_at, self._now())
+        except Exception:  # noqa: BLE001  # a wish that can't be followed: _charge asks again, and tells
+            return None
+        if later is None or later.due_at is None:
+            self._log(logging.WARNING, "snoozed too often", envelope, snoozes=snoozes(envelope))
+            return None
+        self._log(logging.INFO, "snoozed", later, until=later.due_at.isoformat(timespec="seconds"))
+        self._tell("snoozed", context, tellable(error), later.due_at)
+        return Deferred(later)
 
     def _charge(self, envelope: JobEnvelope, context: JobExecutionContext, error: BaseException) -> Outcome:
         """Count the try as failed, and decide what comes next."""
-        now, next_try_at = self.clock.now(), None
+        now, next_try_at = self._now(), None
         try:
             next_try_at = _next_try_at(context, error, now)
-        except Exception as broken:  # noqa: BLE001  # a policy or a wish that can't be followed
-            broken.__cause__ = error
-            error = broken
+        except BaseException as broken:
+            if _is_for_the_process(broken, context.should_stop):
+                raise
+            error = broken  # a policy or a wish that can't be followed
+        error = tellable(error)
         envelope = replace(
             envelope,
             args=envelope.args.copy(),
-            try_count=context.try_count,
+            try_count=min(context.try_count, MAX_COUNT),
             last_try_at=context.started_at,
             last_error=describe_error(error, MAX_ERROR_LENGTH),
             due_at=next_try_at or envelope.due_at,
             headers={key: value for key, value in envelope.headers.items() if key != DEFERRALS_HEADER},
         )
-        if self._observers:
-            self._observers.tell("failed", context, error, next_try_at)
+        self._tell("failed", context, error, next_try_at)
         if next_try_at is None:
             return self._abandon(write_envelope(envelope), envelope, error, now)
-        log_event(
-            logger,
+        self._log(
             logging.WARNING,
             "failed",
             envelope,
             try_=_of(context),
-            error=type(error).__qualname__,
+            error=type_name(error),
             next=next_try_at.isoformat(timespec="seconds"),
         )
         return Retry(envelope)
@@ -271,46 +301,45 @@ class JobExecutor:
     def _defer(
         self, raw: bytes, envelope: JobEnvelope, now: datetime, event: str, refuse: Callable[[], object]
     ) -> Outcome:
-        """Send a job that this process is too old for back, uncharged; after an hour park it with what `refuse` raises.
-
-        The waits double from a 120th of that time: 30 s, 1 min, 2 min, ...
-        """
-        count = _deferrals(envelope)
-        waited, until = (_deferred_by(number, self._deferred_for) for number in (count, count + 1))
-        if until == waited:
+        """Let a job wait for newer code, uncharged; after an hour park it with what `refuse` raises."""
+        later = defer(envelope, now, self._deferred_for)
+        if later is None or later.due_at is None:
             try:
                 refuse()
             except AnyjobError as error:
                 return self._abandon(raw, envelope, error, now)
-        wait = timedelta(seconds=until - waited)
-        log_event(logger, logging.WARNING, event, envelope, deferred=f"{wait.total_seconds():g}s", worker=self.worker)
-        return Deferred(
-            replace(
-                envelope,
-                args=envelope.args.copy(),
-                due_at=now + wait,
-                first_due_at=envelope.first_due_at + wait,  # uncharged: the retry budget moves along
-                headers={**envelope.headers, DEFERRALS_HEADER: str(count + 1)},
-            )
-        )
+            later = envelope  # it is known by now
+        wait = 0.0 if later.due_at is None else (later.due_at - now).total_seconds()
+        self._log(logging.WARNING, event, envelope, deferred=f"{wait:g}s", worker=self.worker)
+        return Deferred(later)
 
     def _abandon(self, raw: bytes, envelope: JobEnvelope | None, error: BaseException, now: datetime) -> Abandoned:
-        tries = envelope.try_count if envelope else 0
+        error, tries = tellable(error), envelope.try_count if envelope else 0
         outcome = Abandoned(raw, JobFailure.of(error, at=now, worker=self.worker, tries=tries), envelope, error)
         # The traceback of our own refusals says nothing; that of the job's error is wanted once, here.
-        own = isinstance(error, AnyjobError)
-        log_event(
-            logger,
+        own = isinstance(error, AnyjobError) and not isinstance(error, UntellableError)
+        self._log(
             logging.ERROR,
             "gave up",
             envelope,
             tries=tries,
-            error=type(error).__qualname__,
+            error=type_name(error),
             exc_info=None if own else error,
         )
-        if self._observers:
-            self._observers.tell("abandoned", outcome)
+        self._tell("abandoned", outcome)
         return outcome
+
+    def _now(self) -> datetime:
+        return plain_moment(self.clock.now())
+
+    def _log(self, level: int, event: str, envelope: JobEnvelope | None, **facts: Any) -> None:
+        with _shielded():
+            log_event(logger, level, event, envelope, **facts)
+
+    def _tell(self, event: str, *facts: object) -> None:
+        if self._observers:
+            with _shielded():
+                self._observers.tell(event, *facts)
 
 
 _COMPLETED: Final = Completed()
@@ -323,39 +352,55 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
+@contextmanager
+def _shielded() -> Iterator[None]:
+    """Let nobody who only looks on end a try: a log filter or an observer may raise SystemExit and its like.
+
+    What else they raise is caught where they are called.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:  # noqa: BLE001
+        tell_stderr()
+
+
+def _is_for_the_process(error: BaseException, stopping: bool) -> bool:
+    """Tell an order to the process from a job's own `sys.exit()`."""
+    return stopping and not issubclass(type(error), Exception)
+
+
+def _who(envelope: JobEnvelope) -> str:
+    return f"job={envelope.name} id={envelope.id}"
+
+
 def _next_try_at(context: JobExecutionContext, error: BaseException, now: datetime) -> datetime | None:
     policy = context.policy
-    if policy is None or isinstance(error, (*_PERMANENT, *policy.give_up_on)):
+    # Of the true type: isinstance would ask the exception as well, which may lie, or raise.
+    if policy is None or issubclass(type(error), (*_PERMANENT, *policy.give_up_on)):
         return None
-    return policy.next_try_at(
+    wish: Any = error if issubclass(type(error), RetryLater | Snooze) else None
+    at = policy.next_try_at(
         try_count=context.try_count,
         started_at=context.started_at,
         first_due_at=context.first_due_at,
-        wanted=error.wanted_at(now) if isinstance(error, RetryLater) else None,
+        wanted=None if wish is None else plain_moment(wish.wanted_at(now)),
     )
+    return None if at is None or context.try_count >= MAX_COUNT else plain_moment(at)
 
 
-def _is_for_the_process(error: BaseException, context: JobExecutionContext) -> bool:
-    """Tell an order to the process from a job's own `sys.exit()`.
+def _cancels_the_caller(error: BaseException) -> bool:
+    """Tell what ends the task that runs an async job from what the job itself raised."""
+    import asyncio
 
-    Signal handlers raise in the main thread only; anywhere else it was the job, and giving it back uncharged would run
-    it for ever.
-    """
-    if context.should_stop:
+    if issubclass(type(error), Exception | SystemExit | KeyboardInterrupt):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # another library's loop, whose cancellation is of a type of its own
         return True
-    in_main = threading.current_thread() is threading.main_thread()
-    return in_main and isinstance(error, KeyboardInterrupt | SystemExit)
-
-
-def _deferrals(envelope: JobEnvelope) -> int:
-    count = envelope.headers.get(DEFERRALS_HEADER, "0")
-    return int(count) if count.isascii() and count.isdigit() and len(count) < 4 else 0
-
-
-def _deferred_by(count: int, longest: float) -> float:
-    """Return the seconds for which `count` deferrals hold a job back in all: of an hour 30, 90, 210, ..., 3600."""
-    first = longest / 120
-    return min(math.ldexp(first, count) - first, longest)
+    return task is None or task.cancelling() > 0 or issubclass(type(error), GeneratorExit)
 
 
 def _refuse_newer(envelope: JobEnvelope, configuration: JobConfiguration) -> None:

@@ -9,11 +9,11 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from typing import Any
 
 from anyjob.clock import Clock
-from anyjob.errors import JobDefinitionError, JobResolutionError, JobTimeLimitError
+from anyjob.errors import JobDefinitionError, JobResolutionError
 from anyjob.loop import JobLoop
 from anyjob.registry import JobConfiguration
 from anyjob.signature import JobFunction, describe_place
-from anyjob.timelimit import TimeLimits
+from anyjob.timelimit import TimeIsUp, TimeLimits
 
 __all__ = ["JobInvoker", "JobResolver", "construct"]
 
@@ -49,30 +49,30 @@ class JobInvoker:
         self._limits = TimeLimits(clock)
         self.loop = JobLoop()
 
-    def invoke(self, configuration: JobConfiguration, args: Any, owner: object = None) -> None:
+    def invoke(self, configuration: JobConfiguration, args: Any, owner: object = None, who: str = "") -> None:
         """Run the job to its end, here if it is sync, on the loop if it is async. Raises what the job raises.
 
-        `owner` is whoever may cancel it on the loop.
+        `owner` is whoever may cancel it on the loop; `who` is what it is called in the log if it gets stuck.
         """
         if configuration.is_async:
             call = self._acall(configuration.job, args)
             if configuration.time_limit is not None:
-                call = self._limited(call, configuration.time_limit)
+                call = self._limited(call, configuration.time_limit, who)
             self.loop.run(call, owner)
         elif configuration.time_limit is None:
             self._call(configuration.job, args)
         else:
-            with self._limits.in_this_thread(configuration.time_limit):
+            with self._limits.in_this_thread(configuration.time_limit, who):
                 self._call(configuration.job, args)
 
-    async def ainvoke(self, configuration: JobConfiguration, args: Any) -> None:
+    async def ainvoke(self, configuration: JobConfiguration, args: Any, who: str = "") -> None:
         """Like `invoke`, but an async job runs in the caller's own task, and no other loop is needed."""
         if not configuration.is_async:
-            self.invoke(configuration, args)
+            self.invoke(configuration, args, who=who)
         elif configuration.time_limit is None:
             await self._acall(configuration.job, args)
         else:
-            await self._limited(self._acall(configuration.job, args), configuration.time_limit)
+            await self._limited(self._acall(configuration.job, args), configuration.time_limit, who)
 
     def close(self) -> None:
         """End the threads of async jobs and of time limits, if there are any. Later jobs start them anew."""
@@ -129,25 +129,40 @@ class JobInvoker:
         else:
             yield resolved
 
-    async def _limited(self, call: Coroutine[Any, Any, None], seconds: float) -> None:
+    async def _limited(self, call: Coroutine[Any, Any, None], seconds: float, who: str) -> None:
         import asyncio
 
-        task = asyncio.ensure_future(call)
+        task = asyncio.ensure_future(_error_of(call))
         loop = asyncio.get_running_loop()
-        expired = []
+        struck = []
 
-        def expire() -> None:
-            expired.append(True)
+        def strike() -> None:
+            struck.append(True)
             loop.call_soon_threadsafe(task.cancel)
 
-        with self._limits.watch(seconds, expire):
+        with self._limits.limit(seconds, who, strike):
             try:
-                await task
-            except asyncio.CancelledError:
+                error = await task
+            except asyncio.CancelledError as cancelled:
                 task.cancel()  # ours were cancelled: the job must not go on alone
-                if expired:
-                    raise JobTimeLimitError(f"ran longer than {seconds:g} s") from None
+                if struck:
+                    raise TimeIsUp from cancelled
                 raise
+            if error is not None:
+                raise error
+
+
+async def _error_of(call: Coroutine[Any, Any, None]) -> BaseException | None:
+    """Return what the job raised. A task that raises SystemExit would have asyncio leave the loop of all jobs."""
+    import asyncio
+
+    try:
+        await call
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001  # whoever awaits the task raises it
+        return error
+    return None
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:

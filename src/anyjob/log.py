@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from anyjob.envelope import JobEnvelope
 
-__all__ = ["JobLogger", "log_event"]
+__all__ = ["JobLogger", "log_event", "tell_stderr"]
 
 
 class JobLogger(logging.LoggerAdapter[logging.Logger]):
@@ -29,9 +30,14 @@ class JobLogger(logging.LoggerAdapter[logging.Logger]):
         try:
             self.logger.log(level, msg, *args, **options)
         except Exception:  # noqa: BLE001  # the application's
-            if logging.raiseExceptions:
-                with suppress(Exception):
-                    traceback.print_exc()
+            tell_stderr()
+
+
+def tell_stderr() -> None:
+    """Print the exception that is handled, as `logging` does with what a handler raises, where nothing else is left."""
+    if logging.raiseExceptions:
+        with suppress(Exception):
+            traceback.print_exc()
 
 
 def log_event(
@@ -43,11 +49,23 @@ def log_event(
     exc_info: BaseException | None = None,
     **facts: object,
 ) -> None:
-    """Log what happened to a job. A fact's name may end in `_` where Python reserves the word."""
+    """Log what happened to a job. A fact's name may end in `_` where Python reserves the word.
+
+    Names and ids come from messages, which anybody may have written: what could look like another fact, or another
+    line, is quoted.
+    """
     if not logger.isEnabledFor(level):
         return
     if envelope is not None:
         facts = {"job": envelope.name, "id": envelope.id, **facts}
     extra = {"job_name": envelope.name, "job_id": envelope.id} if envelope is not None else {}
-    text = " ".join(f"{key.rstrip('_')}={value}" for key, value in facts.items())
+    text = " ".join(f"{key.rstrip('_')}={_quoted(str(value))}" for key, value in facts.items())
     logger.log(level, "%s %s", event, text, exc_info=exc_info, extra=extra)
+
+
+def _quoted(value: str) -> str:
+    plain = value.isprintable() and not _TELLING.intersection(value)
+    return value if plain and value else json.dumps(value)
+
+
+_TELLING: Final = frozenset(' "=')

@@ -27,6 +27,7 @@ from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.invoker import JobResolver, construct
 from anyjob.log import JobLogger, log_event
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
+from anyjob.moments import plain_moment
 from anyjob.observer import JobObserver, JobObservers
 from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
 from anyjob.registry import JobConfiguration, JobRegistry
@@ -307,7 +308,7 @@ class JobManager:
 
     def _prepare(self, configuration: JobConfiguration, args: object, options: EnqueueOptions) -> JobEnvelope:
         data = self._serializer.serialize(args, configuration.args_type)
-        now = self._wiring.clock.now()
+        now = plain_moment(self._wiring.clock.now())
         if not options and not configuration.upgrades:
             return JobEnvelope(
                 ENVELOPE_VERSION,

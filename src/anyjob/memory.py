@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import JobEnvelope, JobIds, read_envelope, write_envelope, write_envelope_tightly
+from anyjob.envelope import JobEnvelope, JobIds, count_loss_in, write_envelope_tightly
 from anyjob.errors import DuplicateJobIdError, InvalidOptionError
 from anyjob.lanes import JobLane, JobRow
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
@@ -121,8 +121,7 @@ class InMemoryJobStore(JobStore):
                 row = held.row
                 if held.running:
                     lost.append(LostJob(row.id, held.worker, now - held.until))
-                    envelope = read_envelope(row.raw)
-                    row.raw = write_envelope(replace(envelope, lost_count=envelope.lost_count + 1))
+                    row.raw = count_loss_in(row.raw)
                 self._put_back(row)
         return lost
 

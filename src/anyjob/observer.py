@@ -34,6 +34,9 @@ class JobObserver:
     def failed(self, job: JobExecutionContext, error: BaseException, next_try_at: datetime | None) -> None:
         """The try raised `error`; None means that it was the last, and `abandoned` follows."""
 
+    def snoozed(self, job: JobExecutionContext, error: BaseException, until: datetime) -> None:
+        """The try raised `Snooze`, or `RetryLater` at a stop: it is not charged, and runs again then."""
+
     def abandoned(self, outcome: Abandoned) -> None:
         """A job was given up, after its last try or because it can't be read, found or built."""
 

@@ -9,6 +9,7 @@ from typing import Any, Final, TypedDict
 
 from anyjob.envelope import JOB_ID, MAX_HEADERS_SIZE, QUEUE_NAME, RESERVED_HEADER_PREFIX, JobPriority
 from anyjob.errors import InvalidOptionError, did_you_mean
+from anyjob.moments import plain_duration, plain_moment
 from anyjob.registry import QUEUE_RULE
 
 __all__ = ["EnqueueOptions", "due_at", "refuse_bad_options"]
@@ -106,7 +107,9 @@ def due_at(options: EnqueueOptions, now: datetime) -> datetime | None:
     """Return when the job is due if that is later than now, in UTC."""
     run_at = options.get("run_at")
     if run_at is None:
-        delay = options.get("delay") or 0.0
-        run_at = now + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay))
-    run_at = run_at.astimezone(now.tzinfo)
+        run_at = now + plain_duration(options.get("delay") or 0.0)
+    try:
+        run_at = plain_moment(run_at)
+    except OverflowError:  # hours before the first day of the calendar
+        return None
     return run_at if run_at > now else None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
 from datetime import datetime
 
 from msgspec import Struct
 
 from anyjob.envelope import JobEnvelope, UtcDatetime
+from anyjob.error_text import encodable, format_error, tellable, type_name
 
-__all__ = ["Abandoned", "Completed", "Deferred", "JobFailure", "Outcome", "Retry", "describe_error"]
+__all__ = ["Abandoned", "Completed", "Deferred", "JobFailure", "Outcome", "Retry"]
 
 _MAX_TRACEBACK = 16 * 1024
 
@@ -28,11 +28,12 @@ class JobFailure(Struct, frozen=True):
 
     @classmethod
     def of(cls, error: BaseException, *, at: datetime, worker: str, tries: int) -> JobFailure:
-        """Describe `error`, whatever it is: one whose `__str__` raises is still described."""
+        """Describe `error`, whatever it is: one whose attributes raise is still described."""
+        error = tellable(error)
         return cls(
-            error_type=f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins."),
-            message=_safe_str(error),
-            traceback=_format(error)[-_MAX_TRACEBACK:],
+            error_type=type_name(error, module=True),
+            message=encodable(str(error)),
+            traceback=format_error(error, _MAX_TRACEBACK),
             failed_at=at,
             worker=worker,
             tries=tries,
@@ -50,7 +51,7 @@ class Retry(Struct, frozen=True):
 
 
 class Deferred(Struct, frozen=True):
-    """The job did not run and is not charged: early, or of a name that this process does not know (yet)."""
+    """The try is not charged: early, of a name that this process does not know (yet), or snoozed by the job."""
 
     envelope: JobEnvelope
 
@@ -58,7 +59,7 @@ class Deferred(Struct, frozen=True):
 class Abandoned(Struct, frozen=True):
     """Given up: `raw` is to be parked with `failure`. `envelope` is None if `raw` can't be read as one.
 
-    `error` is what `failure` describes, for who looks on in this process; it goes no further.
+    `error` is what `failure` describes, for who looks on in this process, and safe to look at; it goes no further.
     """
 
     raw: bytes
@@ -68,28 +69,3 @@ class Abandoned(Struct, frozen=True):
 
 
 Outcome = Completed | Retry | Deferred | Abandoned
-
-
-def describe_error(error: BaseException, limit: int) -> str:
-    """Return type and message of `error` on one line of at most `limit` characters."""
-    text = " ".join(f"{type(error).__qualname__}: {_safe_str(error)}".split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _safe_str(error: BaseException) -> str:
-    try:
-        return _encodable(str(error))
-    except Exception:  # noqa: BLE001
-        return "<its message can't be shown: __str__ raised>"
-
-
-def _format(error: BaseException) -> str:
-    try:
-        return _encodable("".join(traceback.format_exception(error)))
-    except Exception:  # noqa: BLE001
-        return "<its traceback can't be shown>"
-
-
-def _encodable(text: str) -> str:
-    """Replace lone surrogates (file names have them), which no JSON can hold."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from anyjob.errors import JobDefinitionError
+from anyjob.moments import plain_duration, plain_moment
 
-__all__ = ["DEFAULT_RETRY", "GiveUp", "RetryLater", "RetryPolicy"]
+__all__ = ["DEFAULT_RETRY", "MAX_SNOOZES", "GiveUp", "RetryLater", "RetryPolicy", "Snooze"]
 
 _LONGEST_WAIT: Final = 100.0 * 365 * 86_400  # keeps datetime arithmetic in range however long the policy runs
 
@@ -104,27 +105,51 @@ def _is_duration(seconds: float) -> bool:
 DEFAULT_RETRY: Final = RetryPolicy()
 
 
-class RetryLater(Exception):  # noqa: N818  # an order to the executor, not an error
+class _Wish(Exception):  # noqa: N818  # an order to the executor, not an error
+    """Raised by a job: run me again at a time that I choose."""
+
+    def __init__(
+        self, delay: timedelta | float | None = None, *, run_at: datetime | None = None, reason: str = ""
+    ) -> None:
+        if delay is not None and run_at is not None:
+            raise TypeError(f"{type(self).__name__} takes either delay or run_at.")
+        super().__init__(reason or "the job asked to be run later")
+        self.delay = None if delay is None else plain_duration(delay)
+        self.run_at = None if run_at is None else plain_moment(run_at)
+
+    def wanted_at(self, now: datetime) -> datetime:
+        """Return the time that was asked for."""
+        return self.run_at if self.run_at is not None else now + (self.delay or timedelta())
+
+
+class RetryLater(_Wish):
     """Raised by a job: this try failed, try again after `delay` or at `run_at` instead of the policy's back-off.
 
     It is a try like any other: the policy's budget (`max_tries`, `timeout`) still holds. `delay` is a timedelta or
-    seconds and counts from now; `run_at` is an aware datetime. Exactly one of them is given.
+    seconds and counts from now; `run_at` is an aware datetime. Exactly one of them is given. While the worker stops it
+    is a `Snooze`: a stop costs no try.
     """
 
     def __init__(
         self, delay: timedelta | float | None = None, *, run_at: datetime | None = None, reason: str = ""
     ) -> None:
-        if (delay is None) == (run_at is None):
+        if delay is None and run_at is None:
             raise TypeError("RetryLater takes either delay or run_at.")
-        if run_at is not None and run_at.utcoffset() is None:
-            raise ValueError("RetryLater(run_at=...) needs an aware datetime, as datetime.now(UTC) gives.")
-        super().__init__(reason or "the job asked to be retried later")
-        self.delay = delay if delay is None or isinstance(delay, timedelta) else timedelta(seconds=delay)
-        self.run_at = run_at
+        super().__init__(delay, run_at=run_at, reason=reason or "the job asked to be retried later")
 
-    def wanted_at(self, now: datetime) -> datetime:
-        """Return the time that was asked for."""
-        return self.run_at if self.run_at is not None else now + (self.delay or timedelta())
+
+class Snooze(_Wish):
+    """Raised by a job: run me again after `delay` or at `run_at`; without either, as soon as possible.
+
+    It costs no try, whatever the policy, and the policy's `timeout` moves along: for a job that found the time wrong,
+    or that saved its progress when it saw `current_job().should_stop`. It is bounded: a job that was snoozed
+    `MAX_SNOOZES` times is charged for each further one as for a `RetryLater`. `delay` is a timedelta or seconds and
+    counts from now; `run_at` is an aware datetime; at most one of them is given.
+    """
+
+
+MAX_SNOOZES: Final = 1000
+"""How often a job may be snoozed before that costs a try. A retry by hand counts anew."""
 
 
 class GiveUp(Exception):  # noqa: N818  # likewise

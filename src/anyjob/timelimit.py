@@ -8,17 +8,22 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from anyjob.clock import Clock, seconds_from_now
 from anyjob.errors import JobTimeLimitError
 from anyjob.log import JobLogger
 
-__all__ = ["TimeLimits"]
+__all__ = ["TIME_LIMIT_GRACE", "TimeIsUp", "TimeLimits"]
 
 logger = JobLogger("anyjob.worker")
 
 
-class _TimeIsUp(BaseException):
+TIME_LIMIT_GRACE: Final = 5.0
+"""Seconds that a job has to end in after its time limit struck. Then it is stuck: who can end its process does."""
+
+
+class TimeIsUp(BaseException):
     """What a job feels at its limit: no `except Exception` of its own swallows it."""
 
 
@@ -31,30 +36,30 @@ class TimeLimits:
         self._pid = 0
         self._turn = 0
         self._sequence = itertools.count()
-        self._alarms: list[tuple[float, int, Callable[[], None]]] = []
+        self._alarms: list[tuple[float, int, Callable[[], float | None]]] = []
 
     @contextmanager
-    def watch(self, seconds: float, expire: Callable[[], None]) -> Iterator[None]:
+    def watch(self, seconds: float, expire: Callable[[], float | None]) -> Iterator[None]:
         """Call `expire` from another thread if the body takes longer than `seconds`.
 
-        It may still be called while, or just after, the body ends.
+        It returns after how many more seconds it is to be called again, or None. It may still be called while, or just
+        after, the body ends.
         """
-        alarm = (seconds_from_now(self._clock, seconds), next(self._sequence), expire)
+        number = next(self._sequence)
         with self._changed:
             if self._pid != os.getpid():  # first use, or a forked child, which inherits no thread
                 self._pid, self._alarms = os.getpid(), []
                 self._turn += 1
                 thread = threading.Thread(target=self._run, args=(self._turn,), name="anyjob-time-limits", daemon=True)
                 thread.start()
-            heapq.heappush(self._alarms, alarm)
+            self._set_alarm(seconds, number, expire)
             self._changed.notify()
         try:
             yield
         finally:
             with self._changed:
-                if alarm in self._alarms:
-                    self._alarms.remove(alarm)
-                    heapq.heapify(self._alarms)
+                self._alarms = [alarm for alarm in self._alarms if alarm[1] != number]
+                heapq.heapify(self._alarms)
 
     def close(self) -> None:
         """End the thread, and with it all watches. A later one starts it anew."""
@@ -74,15 +79,61 @@ class TimeLimits:
                     due.append(heapq.heappop(self._alarms))
                 if not due:
                     self._clock.wait(self._changed, self._alarms[0][0] if self._alarms else None)
-            for _, _, expire in due:  # without the lock: who is interrupted may be about to take it
+            for _, number, expire in due:  # without the lock: who is interrupted may be about to take it
                 try:
-                    expire()
+                    again = expire()
                 except Exception:
                     logger.exception("a time limit could not be enforced")
+                    continue
+                if again is not None:
+                    with self._changed:
+                        self._set_alarm(again, number, expire)
+
+    def _set_alarm(self, seconds: float, number: int, expire: Callable[[], float | None]) -> None:
+        """Note whom to call when. The caller holds the lock."""
+        heapq.heappush(self._alarms, (seconds_from_now(self._clock, seconds), number, expire))
 
     @contextmanager
-    def in_this_thread(self, seconds: float) -> Iterator[None]:
-        """Raise `JobTimeLimitError` once the body ran longer than `seconds`.
+    def limit(self, seconds: float, who: str, strike: Callable[[], None]) -> Iterator[None]:
+        """Call `strike` from another thread once the body ran longer than `seconds`, and raise `JobTimeLimitError` at
+        its end, whatever that was: what comes late is no success.
+
+        If it goes on for `TIME_LIMIT_GRACE` seconds more, it is said that `who` is stuck, and struck again; and so on,
+        after pauses that double.
+        """
+        begun, pause = self._clock.monotonic(), TIME_LIMIT_GRACE
+        struck = ended = False
+
+        def ran() -> float:
+            return self._clock.monotonic() - begun
+
+        def expire() -> float | None:
+            nonlocal struck, pause
+            if ended:
+                return None
+            if struck:
+                logger.error("stuck %s time_limit=%gs ran=%.0fs", who, seconds, ran())
+                pause *= 2
+            struck = True
+            strike()
+            return pause
+
+        late: BaseException | None = None
+        try:
+            with self.watch(seconds, expire):
+                yield
+        except (Exception, TimeIsUp) as error:
+            if not struck and ran() <= seconds:
+                raise
+            late = error
+        finally:
+            ended = True
+        if struck or ran() > seconds:  # a call that kept the interpreter's lock kept us from striking, too
+            raise JobTimeLimitError(f"ran longer than {seconds:g} s") from late
+
+    @contextmanager
+    def in_this_thread(self, seconds: float, who: str = "") -> Iterator[None]:
+        """Interrupt the body once it ran longer than `seconds`, as `limit` does.
 
         Python interrupts between two bytecodes of this thread: a call that blocks in C (a socket, `time.sleep`) returns
         first. Put time-outs on those.
@@ -90,24 +141,21 @@ class TimeLimits:
         thread_id = threading.get_ident()
         state = _Interrupt()
 
-        def expire() -> None:
+        def strike() -> None:
             with state.lock:
                 if not state.done:
                     state.fired = True
-                    _raise_in(thread_id, _TimeIsUp)
+                    _raise_in(thread_id, TimeIsUp)
 
-        try:
-            with self.watch(seconds, expire):
-                # Disarmed in here, so that the interrupt can't strike where locks of others are taken.
-                try:
-                    yield
-                finally:
-                    with state.lock:
-                        state.done = True
-                        if state.fired:
-                            _raise_in(thread_id, None)  # not delivered yet: take it back
-        except _TimeIsUp as error:
-            raise JobTimeLimitError(f"ran longer than {seconds:g} s") from error
+        with self.limit(seconds, who, strike):
+            # Disarmed in here, so that the interrupt can't strike where locks of others are taken.
+            try:
+                yield
+            finally:
+                with state.lock:
+                    state.done = True
+                    if state.fired:
+                        _raise_in(thread_id, None)  # not delivered yet: take it back
 
 
 class _Interrupt:

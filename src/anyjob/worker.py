@@ -14,6 +14,7 @@ from msgspec import Struct
 from anyjob.clock import seconds_from_now
 from anyjob.errors import InvalidOptionError
 from anyjob.executor import JobExecutor
+from anyjob.interrupt import stopped_by_interrupt
 from anyjob.log import JobLogger
 from anyjob.outcome import Outcome
 from anyjob.store import JobClaim, JobStore
@@ -131,7 +132,10 @@ class JobWorker:
         return finished
 
     def drain(self, max_jobs: int | None = None) -> int:
-        """Run, in this thread, what is due now and what becomes due meanwhile; return how many jobs were run."""
+        """Run, in this thread, what is due now and what becomes due meanwhile; return how many jobs were run.
+
+        A Ctrl-C meanwhile is raised here as KeyboardInterrupt; the job that ran goes back, uncharged.
+        """
         self._recover()
         worker = self._executor.worker
         claims = self._claim(worker) if max_jobs != 0 else ()
@@ -140,11 +144,12 @@ class JobWorker:
         count, shift = 0, _Shift(0)
         self._start_thread("anyjob-leases", self._keep_leases, shift)
         try:
-            while claims:
-                for claim in claims:
-                    self._run(claim, shift)
-                    count += 1
-                claims = self._claim(worker) if count != max_jobs else ()
+            with stopped_by_interrupt(shift.stop):
+                while claims:
+                    for claim in claims:
+                        self._run(claim, shift)
+                        count += 1
+                    claims = self._claim(worker) if count != max_jobs and not shift.stop.is_set() else ()
         finally:
             self._end(shift)
         return count
@@ -209,8 +214,8 @@ class JobWorker:
         return begun + min((due_at - self._clock.now()).total_seconds(), self._options.poll)
 
     def _run(self, claim: JobClaim, shift: _Shift) -> None:
-        shift.held[claim.token] = claim
         try:
+            shift.held[claim.token] = claim
             outcome = self._executor.execute(claim.raw, stop=shift.stop)
         except BaseException:
             self._store.release([claim])
@@ -223,12 +228,13 @@ class JobWorker:
             if not held:
                 logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", claim.id)
         finally:
-            del shift.held[claim.token]
+            shift.held.pop(claim.token, None)
 
     def _settle_later(self, claim: JobClaim, outcome: Outcome, shift: _Shift, error: Exception) -> bool:
         """Settle once the store is back: what ran must not count as a crash. The lease is kept meanwhile.
 
-        Raises the store's error in the end, and at once in `drain`, where it is the caller's to know.
+        Raises the store's error in the end, and at once in `drain`, where it is the caller's to know. The job then
+        comes again when its lease ends, and counts as lost: one whose outcome can never be kept is parked as such.
         """
         pause = _FIRST_PAUSE
         while shift.serving and not shift.over and pause <= _LONGEST_PAUSE:

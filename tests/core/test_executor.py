@@ -5,12 +5,16 @@ import contextlib
 import logging
 import os
 import threading
+import traceback
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import Raw
 from msgspec.structs import replace
 
@@ -24,14 +28,19 @@ from anyjob import (
     JobResolutionError,
     RetryLater,
     RetryPolicy,
+    Snooze,
     background_job,
     current_job,
 )
-from anyjob.envelope import write_envelope
-from anyjob.executor import DEFERRALS_HEADER, JobExecutor
+from anyjob.envelope import MAX_COUNT, read_envelope, write_envelope
+from anyjob.errors import EnvelopeError
+from anyjob.executor import JobExecutor
 from anyjob.observer import JobObservers
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome, Retry
+from anyjob.postponing import DEFERRALS_HEADER, SNOOZES_HEADER
+from anyjob.retry import MAX_SNOOZES
 from anyjob.testing import FakeClock
+from anyjob.upgrades import ARGS_VERSION_HEADER
 
 
 class World:
@@ -148,11 +157,16 @@ def test_a_job_without_a_policy_of_its_own_has_the_settings_one(registry: JobReg
 
 
 def test_retry_none_is_a_single_try(world: World) -> None:
+    _single(world, RetryLater(5))
+    assert isinstance(world.run(name="single"), Abandoned)
+
+
+def _single(world: World, error: BaseException) -> None:
+    """Register the job `single`, which has one try."""
+
     @background_job("single", registry=world.registry, retry=None)
     def single(number: int = 0) -> None:
-        raise RetryLater(5)
-
-    assert isinstance(world.run(name="single"), Abandoned)
+        raise error
 
 
 def test_retry_later_chooses_the_time_and_is_charged(world: World) -> None:
@@ -284,12 +298,6 @@ def test_every_error_can_be_told(world: World, error: Exception) -> None:
     assert msgspec.json.encode(parked.failure)
 
 
-@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
-def test_an_order_to_the_process_in_its_main_thread_is_passed_on(world: World, error: BaseException) -> None:
-    with pytest.raises(type(error)):
-        world.run_raising(error)
-
-
 class Strange(BaseException):
     pass
 
@@ -297,13 +305,62 @@ class Strange(BaseException):
 @pytest.mark.parametrize(
     "error", [SystemExit(1), KeyboardInterrupt(), Strange(), GeneratorExit(), asyncio.CancelledError()]
 )
-def test_in_another_thread_it_was_the_job_and_counts_as_a_failed_try(world: World, error: BaseException) -> None:
-    outcomes: list[Outcome] = []
+def test_what_a_job_raises_is_a_failed_try_in_any_thread(world: World, error: BaseException) -> None:
+    outcomes = [world.run_raising(error)]
     thread = threading.Thread(target=lambda: outcomes.append(world.run_raising(error)))
     thread.start()
     thread.join()
-    assert isinstance(outcomes[0], Retry)
-    assert outcomes[0].envelope.try_count == 1
+    for outcome in outcomes:
+        assert isinstance(outcome, Retry)
+        assert outcome.envelope.try_count == 1
+        assert outcome.envelope.last_error is not None
+        assert type(error).__name__ in outcome.envelope.last_error
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), Strange(), asyncio.CancelledError()])
+def test_the_same_of_an_async_job_in_the_callers_task(world: World, error: BaseException) -> None:
+    @background_job("leave", registry=world.registry, time_limit=10)
+    async def leave(number: int = 0) -> None:
+        raise error
+
+    @background_job("leave.free", registry=world.registry)
+    async def leave_free(number: int = 0) -> None:
+        raise error
+
+    for name in ("leave", "leave.free"):
+        outcome = asyncio.run(world.executor().aexecute(write_envelope(world.envelope(name=name))))
+        assert isinstance(outcome, Retry)
+
+
+def test_a_cancellation_of_the_callers_task_is_the_callers(world: World) -> None:
+    entered = asyncio.Event()
+
+    @background_job("wait", registry=world.registry)
+    async def wait(number: int = 0) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        task = asyncio.create_task(world.executor().aexecute(write_envelope(world.envelope(name="wait"))))
+        await entered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+
+
+def test_arguments_that_exit_the_process_are_parked(world: World) -> None:
+    class Leaving:
+        def serialize(self, args: object, args_type: object) -> bytes:
+            raise NotImplementedError
+
+        def deserialize(self, data: object, args_type: object) -> Any:
+            raise SystemExit(3)
+
+    outcome = world.executor(serializer=Leaving()).execute(write_envelope(world.envelope()))
+    assert isinstance(outcome, Abandoned)
+    assert (outcome.failure.error_type, outcome.failure.tries) == ("SystemExit", 0)
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()])
@@ -433,3 +490,299 @@ def test_a_job_that_swallows_every_exception_still_ends_at_its_time_limit(world:
 
 def test_the_workers_name_is_that_of_the_process_it_is_asked_in(world: World) -> None:
     assert JobExecutor(world.registry).worker.endswith(f"-{os.getpid()}")
+
+
+# Snooze
+
+
+def _stopped() -> threading.Event:
+    stop = threading.Event()
+    stop.set()
+    return stop
+
+
+def test_a_snoozed_job_costs_no_try_and_its_budget_moves_along(world: World) -> None:
+    start = world.clock.now()
+
+    def action() -> None:
+        world.clock.travel(5)
+        raise Snooze(60)
+
+    world.action = action
+    outcome = world.run(try_count=1)
+    assert isinstance(outcome, Deferred)
+    again = outcome.envelope
+    assert again.due_at == again.first_due_at == start + timedelta(seconds=65)
+    assert (again.try_count, again.headers) == (1, {SNOOZES_HEADER: "1"})
+
+
+def test_a_snooze_needs_no_time_and_no_policy(world: World) -> None:
+    _single(world, Snooze())
+    outcome = world.run(name="single")
+    assert isinstance(outcome, Deferred)
+    assert outcome.envelope.due_at == world.clock.now()
+
+
+def test_a_snooze_into_the_past_does_not_overtake(world: World) -> None:
+    outcome = world.run_raising(Snooze(run_at=world.clock.now() - timedelta(days=1)))
+    assert isinstance(outcome, Deferred)
+    assert outcome.envelope.due_at == outcome.envelope.first_due_at == world.clock.now()
+
+
+@pytest.mark.parametrize("wish", [RetryLater(30), Snooze(30)])
+def test_a_stop_costs_the_polite_nothing(world: World, wish: Exception) -> None:
+    _single(world, wish)
+    raw = write_envelope(world.envelope(name="single"))
+    outcome = world.executor().execute(raw, stop=_stopped())
+    assert isinstance(outcome, Deferred)
+    assert outcome.envelope.due_at == world.clock.now() + timedelta(seconds=30)
+    assert outcome.envelope.try_count == 0
+
+
+def test_snoozes_are_bounded_and_a_failed_try_does_not_reset_them(world: World) -> None:
+    last = world.run_raising(Snooze(), headers={SNOOZES_HEADER: str(MAX_SNOOZES - 1)})
+    assert isinstance(last, Deferred)
+    charged = world.executor().execute(write_envelope(last.envelope))
+    assert isinstance(charged, Retry)
+    assert (charged.envelope.try_count, charged.envelope.headers) == (1, {SNOOZES_HEADER: str(MAX_SNOOZES)})
+    assert charged.envelope.due_at == world.clock.now()  # its wish still holds
+    _single(world, Snooze())
+    assert isinstance(world.run(name="single", headers={SNOOZES_HEADER: str(MAX_SNOOZES)}), Abandoned)
+
+
+def test_a_snooze_that_can_not_be_followed_is_parked(world: World) -> None:
+    outcome = world.run_raising(Snooze(timedelta.max))
+    assert isinstance(outcome, Abandoned)
+    assert outcome.failure.error_type == "OverflowError"
+
+
+def test_a_snooze_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "anyjob")
+    heard: list[object] = []
+
+    class Listener(JobObserver):
+        def snoozed(self, job: JobExecutionContext, error: BaseException, until: datetime) -> None:
+            heard.append((job.try_count, type(error), until))
+
+    executor = world.executor(observers=JobObservers([Listener()]))
+    world.run_raising(Snooze())
+    executor.execute(write_envelope(world.envelope()))
+    assert heard == [(1, Snooze, world.clock.now())]
+    assert "snoozed job=work id=id1 until=2026-01-01T12:00:00+00:00" in caplog.text
+
+
+# What a job's exception, an observer or a clock may do
+
+
+class DatetimeOfAnother(datetime):
+    """As pendulum's and freezegun's: no encoder knows it."""
+
+
+@pytest.mark.parametrize("wish", [RetryLater, Snooze])
+def test_times_of_another_librarys_type_become_plain(world: World, wish: type[Any]) -> None:
+    at = DatetimeOfAnother(2026, 1, 1, 14, tzinfo=timezone(timedelta(hours=1)))
+    outcome = world.run_raising(wish(run_at=at))
+    assert isinstance(outcome, Retry | Deferred)
+    assert type(outcome.envelope.due_at) is datetime
+    assert read_envelope(write_envelope(outcome.envelope)).due_at == datetime(2026, 1, 1, 13, tzinfo=UTC)
+
+
+def test_a_clock_of_another_type_does_no_harm(world: World) -> None:
+    class Odd(FakeClock):
+        def now(self) -> datetime:
+            now = super().now()
+            return DatetimeOfAnother(now.year, now.month, now.day, now.hour, tzinfo=UTC)
+
+    world.action = partial(_throw, ValueError("no"))
+    envelopes = (world.envelope(try_count=tries) for tries in (0, 2))
+    executor = JobExecutor(world.registry, clock=Odd())
+    outcome, parked = (executor.execute(write_envelope(each)) for each in envelopes)
+    assert isinstance(outcome, Retry)
+    assert write_envelope(outcome.envelope)
+    assert isinstance(parked, Abandoned)
+    assert msgspec.json.encode(parked.failure)
+
+
+def _raising(name: str, error: type[BaseException]) -> BaseException:
+    """Return an exception whose attribute of that name raises."""
+
+    def refuse(*_: object) -> Any:
+        raise error("hostile")
+
+    value = property(refuse) if name in ("__class__", "__cause__", "__context__", "__traceback__", "args") else refuse
+    made: BaseException = type("Hostile", (Exception,), {name: value})()
+    return made
+
+
+def _in_a_chain() -> BaseException:
+    error = ValueError("honest")
+    error.__cause__ = _raising("__str__", SystemExit)
+    return error
+
+
+class Liar(type):
+    def __getattribute__(cls, name: str) -> Any:
+        raise SystemExit("hostile")
+
+
+ATTRIBUTES = ["__str__", "__repr__", "__class__", "__cause__", "__traceback__", "__getattribute__", "__eq__"]
+HOSTILE: list[Callable[[], BaseException]] = [  # made in the test: who runs it would look at them
+    *(partial(_raising, name, error) for name in ATTRIBUTES for error in (RuntimeError, SystemExit)),
+    partial(_raising, "with_traceback", ValueError),
+    _in_a_chain,
+    Liar("Hostile", (Exception,), {}),
+    type("Hostile", (Exception,), {"__qualname__": "\ud800"}),
+    partial(type("Hostile", (RetryLater,), {"wanted_at": lambda *_: 1 / 0}), 5),
+    partial(type("Hostile", (RetryLater,), {"wanted_at": lambda *_: datetime(2026, 1, 1)}), 5),  # noqa: DTZ001
+    type("Hostile", (Snooze,), {"wanted_at": lambda *_: "soon"}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+@pytest.mark.parametrize("try_count", [0, 2])
+def test_no_exception_can_keep_its_try_from_being_charged(world: World, number: int, try_count: int) -> None:
+    class Curious(JobObserver):
+        def failed(self, job: JobExecutionContext, error: BaseException, next_try_at: datetime | None) -> None:
+            heard.append(f"{error} {error!r} {traceback.format_exception(error)}")
+
+    heard: list[str] = []
+
+    def action() -> None:
+        raise HOSTILE[number]()
+
+    world.action = action
+    executor = world.executor(observers=JobObservers([Curious()]))
+    outcome = executor.execute(write_envelope(world.envelope(try_count=try_count)))
+    assert isinstance(outcome, Retry | Abandoned)
+    assert outcome.envelope is not None
+    assert outcome.envelope.try_count == try_count + 1
+    assert read_envelope(write_envelope(outcome.envelope)) == outcome.envelope
+    assert len(heard) == 1
+    if isinstance(outcome, Abandoned):
+        assert msgspec.json.encode(outcome.failure)
+        assert "in action" in outcome.failure.traceback
+        assert repr(outcome.error)
+
+
+def test_an_untellable_error_keeps_its_name(world: World) -> None:
+    outcome = world.run_raising(_raising("__class__", RuntimeError), try_count=2)
+    assert isinstance(outcome, Abandoned)
+    assert outcome.failure.error_type == f"{__name__}.Hostile"
+    assert outcome.failure.message == "it can't be shown: it raised RuntimeError"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
+def test_a_policy_that_raises_parks(world: World, error: type[BaseException]) -> None:
+    class Broken(RetryPolicy):
+        def next_try_at(self, **_: Any) -> datetime:
+            raise error("no idea")
+
+    @background_job("broken", registry=world.registry, retry=Broken())
+    def broken(number: int = 0) -> None:
+        raise ValueError("the job's own")
+
+    outcome = world.run(name="broken")
+    assert isinstance(outcome, Abandoned)
+    assert outcome.failure.error_type == error.__name__
+    assert "the job's own" in outcome.failure.traceback
+
+
+@pytest.mark.parametrize("event", ["started", "succeeded", "failed", "abandoned", "snoozed"])
+def test_an_observer_that_exits_ends_no_try(world: World, event: str) -> None:
+    def leave(*_: object) -> None:
+        raise SystemExit(3)
+
+    observer: JobObserver = type("Leaving", (JobObserver,), {event: leave})()
+    executor = world.executor(observers=JobObservers([observer]))
+    raw = write_envelope(world.envelope())
+    assert executor.execute(raw) == Completed()
+    for error, outcome in ((ValueError(), Retry), (GiveUp(), Abandoned), (Snooze(), Deferred)):
+        world.action = partial(_throw, error)
+        assert isinstance(executor.execute(raw), outcome)
+
+
+def _throw(error: BaseException) -> None:
+    raise error
+
+
+def test_a_log_filter_that_exits_ends_no_try(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "anyjob")
+
+    def leave(_record: logging.LogRecord) -> bool:
+        raise SystemExit(3)
+
+    log = logging.getLogger("anyjob.worker")
+    log.addFilter(leave)
+    try:
+        assert world.run() == Completed()
+        assert isinstance(world.run_raising(ValueError()), Retry)
+        assert isinstance(world.run_raising(GiveUp()), Abandoned)
+    finally:
+        log.removeFilter(leave)
+
+
+def test_names_of_messages_can_not_forge_log_lines(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.run(name="a id=1\nERROR root logged in from 10.0.0.1")
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith('unknown job="a id=1\\nERROR root logged in from 10.0.0.1" id=id1 ')
+
+
+# What is written can be read again
+
+_NAMES = st.sampled_from(["work", "old.work", "unknown", "single"])
+_TIMES = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))]))
+_COUNTS = st.integers(0, 3) | st.integers(MAX_COUNT - 2, MAX_COUNT)
+_HEADERS = st.dictionaries(
+    st.sampled_from([DEFERRALS_HEADER, SNOOZES_HEADER, ARGS_VERSION_HEADER, "tenant"]),
+    st.integers(0, 10**12).map(str) | st.text(max_size=10),
+)
+
+
+@given(
+    changes=st.fixed_dictionaries(
+        {"name": _NAMES, "created_at": _TIMES, "first_due_at": _TIMES},
+        optional={
+            "due_at": st.none() | _TIMES,
+            "try_count": _COUNTS,
+            "lost_count": _COUNTS,
+            "last_try_at": _TIMES,
+            "headers": _HEADERS,
+        },
+    ),
+    error=st.sampled_from([None, ValueError("\ud800"), RetryLater(1e9), Snooze(1e9), Snooze(), SystemExit(), GiveUp()]),
+    redelivered=st.booleans(),
+    losses=st.sampled_from([5, MAX_COUNT * 2]),
+)
+@settings(deadline=None, max_examples=400)
+def test_every_outcome_of_an_envelope_can_be_read_again(
+    changes: dict[str, Any], error: BaseException | None, redelivered: bool, losses: int
+) -> None:
+    world = World(JobRegistry(), FakeClock())
+    _single(world, error or ValueError())
+    world.action = (lambda: None) if error is None else partial(_throw, error)
+    try:
+        raw = write_envelope(read_envelope(write_envelope(world.envelope(**changes))))
+    except EnvelopeError:
+        return  # nobody could have sent it
+    executor = world.executor(retry=RetryPolicy(max_tries=10**7, timeout=None), max_losses=losses)
+    outcome = executor.execute(raw, redelivered=redelivered)
+    if isinstance(outcome, Completed):
+        return
+    kept = outcome.raw if isinstance(outcome, Abandoned) else write_envelope(outcome.envelope)
+    assert read_envelope(kept).id == "id1"
+
+
+def test_a_job_that_was_tried_a_million_times_is_parked_readable(world: World) -> None:
+    @background_job("endless", registry=world.registry, retry=RetryPolicy(max_tries=10**9, timeout=None))
+    def endless(number: int = 0) -> None:
+        raise ValueError
+
+    for tries in (MAX_COUNT - 1, MAX_COUNT):
+        outcome = world.run(name="endless", try_count=tries)
+        assert isinstance(outcome, Abandoned)
+        assert read_envelope(outcome.raw).try_count == MAX_COUNT
+    lost = world.executor(max_losses=10**9).execute(
+        write_envelope(world.envelope(lost_count=MAX_COUNT - 1)), redelivered=True
+    )
+    assert isinstance(lost, Abandoned)
+    assert read_envelope(lost.raw).lost_count == MAX_COUNT

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -486,3 +488,90 @@ def test_limits_that_strike_while_jobs_end_leave_the_watcher_usable() -> None:
     fired = threading.Event()
     with limits.watch(0.0, fired.set):
         assert fired.wait(10)
+
+
+@pytest.mark.parametrize("then", ["return", "raise"])
+def test_a_job_that_swallows_its_limit_is_no_success(clock: FakeClock, then: str) -> None:
+    started = threading.Event()
+
+    def stubborn() -> None:
+        try:
+            started.set()
+            while True:
+                pass
+        except BaseException:  # noqa: BLE001
+            if then == "raise":
+                raise ValueError("something else") from None
+
+    _assert_limited(JobInvoker(clock), clock, stubborn, started)
+
+
+def test_an_async_job_that_swallows_its_limit_is_no_success(clock: FakeClock) -> None:
+    started = threading.Event()
+
+    async def stubborn() -> None:
+        started.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    _assert_limited(JobInvoker(clock), clock, stubborn, started)
+
+
+def _assert_limited(
+    invoker: JobInvoker, clock: FakeClock, function: Callable[[], Any], started: threading.Event
+) -> None:
+    traveller = threading.Thread(target=travel_when, args=(started, clock))
+    traveller.start()
+    limited = configuration(function, 10 - 1e-3)
+    with pytest.raises(JobTimeLimitError, match="longer than 9.999 s"):
+        invoker.invoke(limited, limited.args_type())
+    traveller.join()
+    invoker.close()
+
+
+def test_a_call_that_kept_the_watch_from_running_is_no_success_either(clock: FakeClock) -> None:
+    limited = configuration(lambda: clock.travel(11), 10)  # nobody had the time to strike
+    invoker = JobInvoker(clock)
+    with pytest.raises(JobTimeLimitError):
+        invoker.invoke(limited, limited.args_type())
+    invoker.close()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_job_that_goes_on_beyond_its_limit_is_told_to_be_stuck_again_and_again(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture, wait_until: Callable[..., None], *, is_async: bool
+) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        started.set()
+        release.wait(10)  # in C: no interrupt reaches it
+
+    async def ahold() -> None:
+        hold()
+
+    limited = configuration(ahold if is_async else hold, 10)
+    invoker, begun = JobInvoker(clock), clock.now()
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(invoker.invoke, limited, limited.args_type(), who="job=limited id=id1")
+        started.wait(10)
+        for at, then in ((10, ""), (15, "ran=15s"), (25, "ran=25s"), (45, "ran=45s")):
+            before = list(invoker._limits._alarms)  # noqa: SLF001
+            clock.travel(to=begun + timedelta(seconds=at))
+            wait_until(partial(_told, caplog, then))
+            wait_until(partial(_is_set_anew, invoker, before))
+        release.set()
+        with pytest.raises(JobTimeLimitError):
+            run.result(10)
+    assert not invoker._limits._alarms  # noqa: SLF001  # and nothing is told of it any more
+    assert caplog.text.count("stuck job=limited id=id1 time_limit=10s ran=") == 3
+    invoker.close()
+
+
+def _is_set_anew(invoker: JobInvoker, before: list[Any]) -> bool:
+    now = list(invoker._limits._alarms)  # noqa: SLF001
+    return len(now) == 1 and now != before
+
+
+def _told(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return text in caplog.text

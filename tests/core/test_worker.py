@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +17,9 @@ from anyjob import (
     InMemoryJobStore,
     InvalidOptionError,
     JobEnvelope,
+    JobExecutionContext,
     JobManager,
+    JobObserver,
     JobPriority,
     JobRegistry,
     JobState,
@@ -26,7 +30,7 @@ from anyjob import (
     background_job,
     current_job,
 )
-from anyjob.outcome import Completed, Outcome
+from anyjob.outcome import Completed, Outcome, Retry
 from anyjob.store import JobClaim, JobStore
 from anyjob.testing import FakeClock
 
@@ -178,23 +182,86 @@ def test_drain_runs_what_jobs_enqueue_and_stops_at_its_limit(registry: JobRegist
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_an_order_to_the_process_leaves_drain_and_costs_the_job_nothing(
+def test_a_job_that_exits_is_a_failed_try_of_drain_and_its_neighbour_runs(
     registry: JobRegistry, manager: JobManager, error: BaseException
+) -> None:
+    ran = []
+
+    @background_job("exit", registry=registry, retry=None)
+    def leave(number: int) -> None:
+        ran.append(number)
+        if number == 1:
+            raise error
+
+    for number in (1, 2):
+        manager.enqueue_by_name("exit", {"number": number})
+    assert manager.drain() == 2
+    assert ran == [1, 2]
+    assert counts(manager) == {"abandoned": 1}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_ctrl_c_leaves_drain_and_costs_the_job_nothing(
+    registry: JobRegistry, manager: JobManager, *, is_async: bool
 ) -> None:
     seen = []
 
-    @background_job("exit", registry=registry)
-    def leave() -> None:
+    def look() -> None:
         seen.append((current_job().try_count, current_job().lost_count))
         if len(seen) == 1:
-            raise error
+            signal.raise_signal(signal.SIGINT) if not is_async else os.kill(os.getpid(), signal.SIGINT)
 
-    manager.enqueue_by_name("exit", {})
-    with pytest.raises(type(error)):
+    async def alook() -> None:
+        look()
+        if len(seen) == 1:
+            await asyncio.Event().wait()  # until it is cancelled
+
+    background_job("look", registry=registry, retry=None)(alook if is_async else look)
+    manager.enqueue_by_name("look", {})
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
         manager.drain()
+    assert signal.getsignal(signal.SIGINT) is before
     assert counts(manager) == {"waiting": 1}
     assert manager.drain() == 1
     assert seen == [(1, 0), (1, 0)]
+
+
+def test_a_ctrl_c_that_hits_a_drain_within_a_job_ends_both(registry: JobRegistry, manager: JobManager) -> None:
+    seen = []
+
+    @background_job("outer", registry=registry, retry=None)
+    def outer() -> None:
+        seen.append("outer")
+        if len(seen) == 1:
+            manager.drain()
+
+    @background_job("inner", registry=registry, retry=None)
+    def inner() -> None:
+        seen.append("inner")
+        signal.raise_signal(signal.SIGINT)
+
+    for name in ("outer", "inner"):
+        manager.enqueue_by_name(name, {})
+    with pytest.raises(KeyboardInterrupt):
+        manager.drain()
+    assert (seen, counts(manager)) == (["outer", "inner"], {"waiting": 2})
+
+
+def test_a_ctrl_c_that_somebody_swallowed_ends_drain_all_the_same(
+    make_manager: Callable[..., JobManager], registry: JobRegistry
+) -> None:
+    class Interrupted(JobObserver):
+        def succeeded(self, job: JobExecutionContext) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    manager = make_manager(observers=[Interrupted()])
+    background_job("nothing", registry=registry)(lambda: None)
+    for _ in range(2):
+        manager.enqueue_by_name("nothing", {})
+    with pytest.raises(KeyboardInterrupt):
+        manager.drain()
+    assert counts(manager) == {"waiting": 1}  # the first had succeeded, and is settled
 
 
 # Threads
@@ -366,6 +433,36 @@ def test_a_store_that_fails_for_a_while_does_not_end_the_worker(
             clock.travel(pause)
         manager.enqueue_by_name("gate", {"number": 1})
         wait_until(lambda: gate.finished == [1])
+
+
+class OneWayStore(InMemoryJobStore):
+    """Can't put back what is to be tried again."""
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        if isinstance(outcome, Retry):
+            raise TypeError("no row holds this")
+        return super().settle(claim, outcome)
+
+
+def test_an_outcome_that_can_never_be_kept_is_counted_and_parked_in_the_end(
+    registry: JobRegistry, clock: FakeClock
+) -> None:
+    store, begun = OneWayStore(clock), []
+    manager = _manager_of(store, registry)
+
+    @background_job("fails", registry=registry)
+    def fails() -> None:
+        begun.append(current_job().lost_count)
+        raise ValueError
+
+    manager.enqueue_by_name("fails", {})
+    for _ in range(6):
+        with pytest.raises(TypeError):
+            manager.drain()
+        assert counts(manager) == {"running": 1}  # until its lease ends: not in a tight loop
+        clock.travel(60)
+    assert manager.drain() == 1
+    assert (begun, counts(manager)) == ([0, 1, 2, 3, 4, 5], {"abandoned": 1})
 
 
 # Leases

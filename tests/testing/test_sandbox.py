@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import threading
 import unittest
 import weakref
@@ -433,18 +434,38 @@ def test_a_message_of_an_unknown_name_is_deferred_and_given_up_in_the_end(sandbo
         sandbox.run_all()
 
 
-def test_an_interrupt_gives_the_job_back(sandbox: JobSandbox) -> None:
+def test_an_interrupt_ends_the_test_and_gives_the_job_back(sandbox: JobSandbox) -> None:
     @background_job("shop.interrupted", registry=own)
     def interrupted() -> None:
         if not done:
             done.append("interrupted")
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     manager_of().enqueue_by_name("shop.interrupted", {})
     with pytest.raises(KeyboardInterrupt):
         sandbox.run()
     assert sandbox.run() == 1
     assert sandbox.ran[0].try_count == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_job_that_exits_is_a_failure_like_any_other(
+    sandbox: JobSandbox, error: BaseException, *, is_async: bool
+) -> None:
+    def leave() -> None:
+        raise error
+
+    async def aleave() -> None:
+        raise error
+
+    name = f"shop.leaves.{type(error).__name__}.{is_async}"
+    background_job(name, retry=None, registry=own)(aleave if is_async else leave)
+    manager_of().enqueue_by_name(name, {})
+    with pytest.raises(AssertionError, match=f"{type(error).__name__} in job") as failed:
+        asyncio.run(sandbox.arun()) if is_async else sandbox.run()
+    assert failed.value.__cause__ is error
+    assert [type(job.error) for job in sandbox.abandoned] == [type(error)]
 
 
 def test_a_job_that_exits_elsewhere_is_told_as_a_failed_assertion(sandbox: JobSandbox) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Generator
 from contextvars import Context
 from functools import partial
+from threading import Event
 from typing import Any, Generic, TypeVar
 
 from anyjob.envelope import JobEnvelope, read_envelope
@@ -31,13 +32,13 @@ class JobDelivery:
     def envelope(self) -> JobEnvelope:
         return read_envelope(self._claim.raw)
 
-    def execute(self) -> Outcome:
+    def execute(self, stop: Event) -> Outcome:
         """Run the job: nothing of the test's context variables is there, as in a worker."""
-        return Context().run(self._executor.execute, self._claim.raw)
+        return Context().run(partial(self._executor.execute, self._claim.raw, stop=stop))
 
-    async def aexecute(self) -> Outcome:
+    async def aexecute(self, stop: Event) -> Outcome:
         """Like `execute`, an async job in the caller's own task, so that what belongs to its loop can be used."""
-        return await _InContext(self._executor.aexecute(self._claim.raw), Context())
+        return await _InContext(self._executor.aexecute(self._claim.raw, stop=stop), Context())
 
     def settle(self, outcome: Outcome) -> None:
         self._backend.store.settle(self._claim, outcome)

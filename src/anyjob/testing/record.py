@@ -77,7 +77,7 @@ class RanJob(EnqueuedJob):
     error: BaseException | None
     """What it raised; None if it succeeded."""
     next_try_at: datetime | None
-    """When it is tried again, if it failed and will be."""
+    """When it is tried again, if it failed and will be, or was snoozed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +131,9 @@ class JobWatcher(JobObserver):
 
     def failed(self, job: JobExecutionContext, error: BaseException, next_try_at: datetime | None) -> None:
         self._ended(job, error, next_try_at)
+
+    def snoozed(self, job: JobExecutionContext, error: BaseException, until: datetime) -> None:
+        self._ended(job, error, until)
 
     def abandoned(self, outcome: Abandoned) -> None:
         if outcome.envelope is not None:

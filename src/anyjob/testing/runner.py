@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from threading import Event
 from typing import NamedTuple
 
+from anyjob.interrupt import stopped_by_interrupt
 from anyjob.outcome import Completed, Outcome
-from anyjob.retry import RetryLater
+from anyjob.retry import RetryLater, Snooze
 from anyjob.store import JobState
 from anyjob.testing.delivery import JobDelivery
 from anyjob.testing.faults import SandboxFaults
@@ -46,36 +48,40 @@ class SandboxRunner:
 
     def drive(self, plan: Plan, *, raises: bool, limit: int | None = None) -> int:
         """Run the plan; return how many jobs ran. Raises a failed try's error at once, if `raises`."""
-        count = 0
-        with closing(plan):
+        count, stop = 0, Event()
+        with stopped_by_interrupt(stop), closing(plan):
             for delivery in plan:
                 self._refuse_more(delivery, count, limit)
                 seen = self.seen()
                 try:
-                    outcome = delivery.execute()
-                    again = delivery.execute() if self._settled(delivery, outcome) else outcome
+                    outcome = delivery.execute(stop)
+                    again = delivery.execute(stop) if self._settled(delivery, outcome) else outcome
                 except BaseException:
                     delivery.release()
                     raise
                 count += 1
+                if stop.is_set():  # where nobody felt it
+                    break
                 if raises and not (isinstance(outcome, Completed) and isinstance(again, Completed)):
                     self.raise_first(seen)
         return count
 
     async def adrive(self, plan: Plan, *, raises: bool, limit: int | None = None) -> int:
         """Like `drive`, with async jobs in the caller's task."""
-        count = 0
-        with closing(plan):
+        count, stop = 0, Event()
+        with stopped_by_interrupt(stop), closing(plan):
             for delivery in plan:
                 self._refuse_more(delivery, count, limit)
                 seen = self.seen()
                 try:
-                    outcome = await delivery.aexecute()
-                    again = await delivery.aexecute() if self._settled(delivery, outcome) else outcome
+                    outcome = await delivery.aexecute(stop)
+                    again = await delivery.aexecute(stop) if self._settled(delivery, outcome) else outcome
                 except BaseException:
                     delivery.release()
                     raise
                 count += 1
+                if stop.is_set():  # where nobody felt it
+                    break
                 if raises and not (isinstance(outcome, Completed) and isinstance(again, Completed)):
                     self.raise_first(seen)
         return count
@@ -126,7 +132,7 @@ class SandboxRunner:
         """Raise the first failure since then, if there is one."""
         tries, given_up = since
         for ran in self._record.ran[tries:]:
-            if ran.error is not None and not (isinstance(ran.error, RetryLater) and ran.next_try_at):
+            if ran.error is not None and not (isinstance(ran.error, RetryLater | Snooze) and ran.next_try_at):
                 then = f"next at {ran.next_try_at:%Y-%m-%d %H:%M:%S}" if ran.next_try_at else "the last"
                 _raise(ran.error, f"in job {ran.name!r} ({ran.id}), try {ran.try_count}, {then}")
         for lost in self._record.abandoned[given_up:]:

@@ -49,7 +49,7 @@ class JobSandbox(JobAssertions):
 
     Jobs are encoded, checked and stored as ever, and run by nobody until the test says so. Nothing here sleeps. A try
     that fails raises its own error in the test, with a note that tells the job, after it was settled; `RetryLater` is
-    no failure while tries are left. `raises=False` leaves errors to `ran` and `abandoned`.
+    no failure while tries are left, nor is `Snooze`. `raises=False` leaves errors to `ran` and `abandoned`.
     """
 
     def __init__(self, clock: SandboxClock, record: JobRecord, world: SandboxWorld) -> None:

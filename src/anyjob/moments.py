@@ -1,0 +1,33 @@
+"""Times that users give, made plain: what travels is the standard library's own type, in UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+__all__ = ["plain_duration", "plain_moment"]
+
+
+def plain_moment(moment: datetime) -> datetime:
+    """Return an aware datetime as a plain one in UTC: of a subclass (pendulum, freezegun) no encoder knows the way.
+
+    Raises `ValueError` if it is naive, `OverflowError` if UTC has no such time.
+    """
+    if type(moment) is datetime and moment.tzinfo is UTC:  # nearly always
+        return moment
+    offset = moment.utcoffset()
+    if offset is None:
+        raise ValueError(f"{moment!r} has no time zone. Use an aware datetime, as datetime.now(UTC) gives.")
+    day, time = (moment.year, moment.month, moment.day), (moment.hour, moment.minute, moment.second, moment.microsecond)
+    return datetime(*day, *time, tzinfo=UTC) - plain_duration(offset)
+
+
+def plain_duration(duration: timedelta | float) -> timedelta:
+    """Return seconds, or a timedelta of any subclass, as a plain timedelta."""
+    if not isinstance(duration, timedelta):
+        return timedelta(seconds=duration)
+    days, seconds, microseconds = (part.__get__(duration) for part in _PARTS)
+    return timedelta(days, seconds, microseconds)
+
+
+_PARTS: Final[Any] = (timedelta.days, timedelta.seconds, timedelta.microseconds)  # pendulum's own mean something else
