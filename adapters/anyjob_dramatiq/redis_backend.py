@@ -23,6 +23,7 @@ from anyjob_redis.connection import connect
 from anyjob_redis.moved import Moves
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
+from anyjob_redis.skew import ClockSkew
 
 __all__ = ["DramatiqRedisBackend"]
 
@@ -65,6 +66,9 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
 
     def source(self) -> RedisSource:
         return RedisSource(self.messages, self.config.lease, lambda: self.broker.forbidden)
+
+    def look_for_risks(self) -> Sequence[str]:
+        return ClockSkew(self.client, self.config.clock).risks()
 
     def close(self) -> None:
         self.client.close()

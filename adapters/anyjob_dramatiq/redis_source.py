@@ -12,12 +12,13 @@ from dramatiq import Message
 from anyjob.clock import SystemClock
 from anyjob.executor import worker_name
 from anyjob.log import JobLogger
-from anyjob_dramatiq.frame import Delivery, decode, faulty
+from anyjob_dramatiq.frame import Delivery, decode, faulty, unwrap
 from anyjob_dramatiq.intake import JobSource
 from anyjob_dramatiq.messages import HeldMessage, Messages
 from anyjob_redis.connection import translated
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
+from anyjob_redis.skew import ClockSkew
 
 __all__ = ["RedisSource"]
 
@@ -40,6 +41,7 @@ class RedisSource(JobSource):
         self._find_queue = find_queue
         self._holder = f"{worker_name()}-{uuid.uuid4().hex[:8]}"
         self._presence = Presence(self._messages.client, self._messages.names.root, self._holder, self._lease)
+        self._skew = ClockSkew(self._messages.client, self._messages.clock)
         self._idle = threading.Event()
         self._keeper = RecurringThread("anyjob-presence", self._keep_alive, SystemClock()).start()
         self._promoter = RecurringThread("anyjob-promoter", self._promote, self._messages.clock).start()
@@ -55,6 +57,8 @@ class RedisSource(JobSource):
             self._pause = min(2 * self._pause, _LONGEST_POLL)
         with self._lock:
             self._known.update(dict.fromkeys(each.entry for each in held))
+        if any(self._skew.early(unwrap(each.data or b"")) for each in held):
+            self._idle.wait(_PAUSE_AFTER_EARLY)
         return [self._read(each) for each in held]
 
     def _take(self, queues: Sequence[str], count: int) -> Sequence[HeldMessage]:
@@ -112,6 +116,7 @@ class RedisSource(JobSource):
         if self._presence.beat():
             for job_id in self._messages.sweep():
                 logger.warning("rescued id=%s: its worker vanished", job_id)
+        self._skew.measure()
         for queue in self._messages.known_queues():
             self._find_queue(queue)
         return min(self._lease / 3, _LONGEST_TICK)
@@ -120,6 +125,7 @@ class RedisSource(JobSource):
         return self._messages.scheduled.promote()
 
 
+_PAUSE_AFTER_EARLY: Final = 1.0
 _SHORTEST_POLL: Final = 0.005
 _LONGEST_POLL: Final = 0.1
 _LONGEST_TICK: Final = 1.0

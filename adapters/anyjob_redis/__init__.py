@@ -11,6 +11,7 @@ from anyjob_redis.scheduled import ScheduledMessages
 from anyjob_redis.scripts import FITS, register, run_in_slices
 from anyjob_redis.sending import send_in_batches
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
+from anyjob_redis.skew import ClockSkew
 
 __all__ = [
     "COUNTED",
@@ -18,6 +19,7 @@ __all__ = [
     "LONGEST_HOLD",
     "MOVED",
     "ON_REDIS",
+    "ClockSkew",
     "KnownQueues",
     "Moves",
     "ParkedJobs",

@@ -17,6 +17,7 @@ from anyjob.store import JobState, StoredJob
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Section, Seen
 from anyjob_redis.scripts import FITS, register
+from anyjob_redis.skew import EARLIER, is_of_a_machine
 
 __all__ = ["DUE_OR_LATER", "SCHEDULE", "ScheduledMessages", "due_after", "position_of", "score_of", "state_at"]
 
@@ -62,13 +63,14 @@ class ScheduledMessages:
         self._key = f"{namespace}:scheduled"
         self._clock = clock
         self._parked = ParkedJobs(client, namespace, clock)
-        self._promote = register(client, FITS + SCHEDULE + push + _PROMOTE, drains=namespace)
+        self._promote = register(client, FITS + EARLIER + SCHEDULE + push + _PROMOTE, drains=namespace)
         self._remove = register(client, SCHEDULE + _REMOVE, drains=namespace)
 
     def promote(self) -> float:
         """Push what is due, in its order, each once whoever else does this; return the seconds to look again in."""
         now = self._clock.now().timestamp()
-        next_due, refused, postponed = self._promote(args=[self._namespace, now, _AT_ONCE])
+        machine = int(is_of_a_machine(self._clock))
+        next_due, refused, postponed = self._promote(args=[self._namespace, now, machine, _AT_ONCE])
         if postponed:
             logger.warning("postponed %d that are due: their queue's key is of another type", postponed)
         for member, payload, why in refused:
@@ -145,10 +147,10 @@ def score_of(when: datetime) -> str:
 _AT_ONCE: Final = 200
 _LONGEST_PAUSE: Final = 0.25
 
-# namespace, now, limit. Returns when the next one is due, what can't be pushed (member, payload, why), and how many
-# can't now.
+# namespace, now, '1' if that is a machine's time, limit. Returns when the next one is due, what can't be pushed
+# (member, payload, why), and how many can't now.
 _PROMOTE: Final = """
-local namespace, now, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local namespace, now, limit = ARGV[1], earlier(ARGV[2], ARGV[3]), tonumber(ARGV[4])
 local messages, refused, postponed = namespace .. ':scheduled:messages', {}, 0
 if not fits('zset', namespace .. ':scheduled') or not fits('hash', messages) then return wrong end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', namespace .. ':scheduled', '-inf', now, 'LIMIT', 0, limit)) do

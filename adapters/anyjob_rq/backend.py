@@ -20,6 +20,7 @@ from anyjob_redis.connection import connect, refuse_decoding
 from anyjob_redis.moved import Moves
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
+from anyjob_redis.skew import ClockSkew
 from anyjob_rq.messages import Messages
 from anyjob_rq.names import Names, root_of
 from anyjob_rq.places import RQPlaces
@@ -89,6 +90,9 @@ class RQBackend(JobBackend):
         queues = options.queues or self.config.queues or (ALL_QUEUES,)
         argv = (sys.executable, "-m", "anyjob_rq", *start, "--worker-class", "anyjob_rq.RQJobWorker", *queues)
         return NativeCommand(argv, {"RQ_REDIS_URL": self._url})
+
+    def look_for_risks(self) -> Sequence[str]:
+        return ClockSkew(self.client, self.config.clock).risks()
 
     def close(self) -> None:
         if self._own_connection is None:

@@ -21,6 +21,7 @@ from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import score_of
 from anyjob_redis.scripts import SLICE, register, run_each, run_in_slices
 from anyjob_redis.sending import send_in_batches
+from anyjob_redis.skew import is_of_a_machine
 from anyjob_rq import scripts
 from anyjob_rq.frame import ENTRY, LONGEST_DATA, EnvelopeSerializer, find_fault, unpack
 from anyjob_rq.names import Names
@@ -171,7 +172,8 @@ class Messages:
     def promote(self) -> float | None:
         """Move what is due into its queues; return the seconds until the next is due, or None if nothing is."""
         now = self._clock.now()
-        first = self._run(scripts.PROMOTE, score_of(now), self._rq_now(), SLICE)
+        machine = int(is_of_a_machine(self._clock))
+        first = self._run(scripts.PROMOTE, score_of(now), machine, self._rq_now(), SLICE)
         return None if first is None else max(0.0, float(first) - now.timestamp())
 
     # The shelf

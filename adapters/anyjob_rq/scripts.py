@@ -19,6 +19,7 @@ from typing import Final
 from anyjob_redis.levels import LISTS
 from anyjob_redis.moved import MOVED
 from anyjob_redis.scripts import FITS
+from anyjob_redis.skew import EARLIER
 
 __all__ = ["ACKNOWLEDGE", "COUNT", "GIVE_BACK", "PROMOTE", "SEND", "SWEEP", "TAKE", "TAKE_OFF"]
 
@@ -266,18 +267,19 @@ return given
 """
 )
 
-# now, RQ's now, limit. Returns when the next is due, if any is.
+# now, '1' if that is a machine's time, RQ's now, limit. Returns when the next is due, if any is.
 PROMOTE: Final = (
     _PRELUDE
+    + EARLIER
     + """
-local first, left = nil, tonumber(ARGV[6])
+local first, now, left = nil, earlier(ARGV[4], ARGV[5]), tonumber(ARGV[7])
 each_native(function(queue)
     local set = scheduled_key(queue)
     if not fits('zset', set) or not fits('list', queue_key(queue)) then return end
-    for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', ARGV[4], 'LIMIT', 0, left)) do
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, left)) do
         left = left - 1
         redis.call('ZREM', set, id)
-        if is_hash(job_key(id)) then redis.call('HSET', job_key(id), 'status', 'queued', 'enqueued_at', ARGV[5]) end
+        if is_hash(job_key(id)) then redis.call('HSET', job_key(id), 'status', 'queued', 'enqueued_at', ARGV[6]) end
         redis.call('RPUSH', queue_key(queue), id)
     end
     local due = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]

@@ -38,6 +38,7 @@ from anyjob.log import JobLogger
 from anyjob.outcome import Completed, Deferred, Outcome
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
+from anyjob_redis.skew import ClockSkew
 from anyjob_rq.backend import ALL_QUEUES, RQBackend
 from anyjob_rq.frame import EnvelopeSerializer
 from anyjob_rq.messages import HeldMessage
@@ -91,6 +92,7 @@ class JobWorkerMixin(BaseWorker):
             **{key: options[key] for key in _KEPT_OPTIONS if key in options},
         )
         self._presence = Presence(backend.client, backend.config.namespace, self.name, backend.config.lease)
+        self._skew = ClockSkew(backend.client, backend.config.clock)
 
     # RQ's life of a worker
 
@@ -156,6 +158,7 @@ class JobWorkerMixin(BaseWorker):
 
     @contextmanager
     def _threads(self) -> Iterator[None]:
+        self._insist(self._skew.measure)
         self._insist(self._presence.beat)
         # RQ made sure that nobody else alive has this name: what is held by it was held by one who died.
         self._insist(partial(self._messages.give_back, self.name, lost=True))
@@ -176,6 +179,7 @@ class JobWorkerMixin(BaseWorker):
         if self._presence.beat():
             for native_id in self._messages.sweep():
                 logger.warning("rescued id=%s: its worker vanished", self._shown(native_id))
+        self._skew.measure()
         if self.connection.exists(self.key):
             self.heartbeat()
         else:
@@ -273,6 +277,9 @@ class JobWorkerMixin(BaseWorker):
         """See to a message; return whether a job ran."""
         if message.fault is not None:
             self._settle(message, self._executor.refuse(message.raw, message.fault))
+        elif (early := self._skew.early(message.raw)) is not None:
+            self._settle(message, Deferred(early))
+            self._wake.wait(_PAUSE_AFTER_EARLY)
         elif message.redelivered:  # counted, and sent anew: the next look runs it
             self._settle(message, self._executor.execute(message.raw, redelivered=True))
         else:
@@ -363,6 +370,7 @@ _KEPT_OPTIONS: Final = (
     *("log_job_description", "prepare_for_work"),
 )
 _COUNTERS: Final[Mapping[type, str]] = {Completed: "successful_job_count", Deferred: ""}
+_PAUSE_AFTER_EARLY: Final = 1.0
 _SHORTEST_POLL: Final = 0.01
 _LONGEST_POLL: Final = 0.1
 _LONGEST_TICK: Final = 0.2

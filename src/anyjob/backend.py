@@ -100,6 +100,13 @@ class JobBackend(ABC):
     risks: Sequence[str] = ()
     """What the configuration puts at risk, a line each that begins with the setting; `anyjob doctor` shows them."""
 
+    def look_for_risks(self) -> Sequence[str]:
+        """Return what the server and this machine put at risk as they are now: lines like those of `risks`.
+
+        Connects, and changes nothing. Raises `EnqueueError`.
+        """
+        return ()
+
     @abstractmethod
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         """Hand the jobs over, and return when they were accepted; what is due later (`due_at`) waits in there.

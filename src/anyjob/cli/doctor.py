@@ -35,8 +35,18 @@ def examine(manager: JobManager) -> Iterator[Finding]:
     manager.registry.check(manager.executor.serializer)
     yield Finding(Verdict.GOOD, "jobs", f"{len(manager.registry.names)} names, all can travel")
     for alias, backend in manager.backends.items():
-        yield _reach(alias, backend)
+        reached = _reach(alias, backend)
+        yield reached
         yield from (Finding(Verdict.RISK, alias, risk) for risk in backend.risks)
+        if reached.verdict is Verdict.GOOD:
+            yield from _look(alias, backend)
+
+
+def _look(alias: str, backend: JobBackend) -> Iterator[Finding]:
+    try:
+        yield from (Finding(Verdict.RISK, alias, risk) for risk in backend.look_for_risks())
+    except EnqueueError as error:  # it went just now
+        yield Finding(Verdict.AWAY, alias, str(error))
 
 
 def _reach(alias: str, backend: JobBackend) -> Finding:
