@@ -45,7 +45,8 @@ class _Taken(Struct, frozen=True):
 class JobMessage(virtual.Message):
     """A message that was taken, or anything else (an event, a control command) as kombu has it.
 
-    Whatever the item is, it makes a message: one that can't be read has neither headers nor body.
+    Whatever the item is, it makes a message: one that can't be read has neither headers nor body. What says that it is
+    compressed comes as an error: kombu would unpack it, to any size, before anybody could look.
     """
 
     item: bytes | None = None
@@ -55,6 +56,9 @@ class JobMessage(virtual.Message):
         if isinstance(payload, _Taken):
             self.item = payload.item
             payload = _as_kombu_has_it(payload)
+        if (payload.get("headers") or {}).get("compression"):
+            why = ForeignMessageError("it is compressed, which no message of anyjob is")
+            self.errors = [(ForeignMessageError, why, None)]
         super().__init__(payload, channel=channel, **options)
 
 

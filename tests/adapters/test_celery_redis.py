@@ -11,14 +11,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from celery_worlds import CeleryRedisHarness, CeleryRedisWorld
 from envelopes import make_envelope
+from redis.exceptions import ResponseError
 from servers import PrivateRedis
 
 from anyjob import JobState
 from anyjob.backend import BackendConfig
 from anyjob.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
+from anyjob.errors import EnqueueError
 from anyjob.store import JobFilter
 from anyjob.testing.probes.journal import wait_until
 from anyjob_celery import RedisCeleryBackend
@@ -93,6 +96,10 @@ def send(messages: RedisMessages, *envelopes: JobEnvelope) -> None:
 
 def envelope(job_id: str, **fields: Any) -> JobEnvelope:
     return make_envelope(NOW, job_id, **fields)
+
+
+def later(job_id: str) -> JobEnvelope:
+    return msgspec.structs.replace(envelope(job_id), due_at=NOW)
 
 
 def times(messages: RedisMessages) -> dict[str, float]:
@@ -239,3 +246,81 @@ def test_a_connection_dropped_again_and_again(world: CeleryRedisWorld) -> None:
             client.client_kill_filter(_type="normal", skipme=True)
     wait_until(lambda: {*world.journal.begun()} == {*labels}, timeout=40, what="every job")
     client.close()
+
+
+def test_what_was_taken_is_handed_out_again_when_its_answer_was_lost(messages: RedisMessages) -> None:
+    send(messages, envelope("a"), envelope("b"))
+    held = HeldMessages(messages, lease=10.0)
+    tag = held.next_tag
+    lost = take(messages, tag)
+    assert held.next_tag == tag
+    assert take(messages, tag) == lost
+    held.add(tag)
+    assert id_of(take(messages, held.next_tag)) == "b"
+    held.give_back_all()  # `b` too, of which it has not heard
+    assert [id_of(take(messages, f"run-w-{number}")) for number in range(2)] == ["a", "b"]
+
+
+def test_a_dead_workers_messages_all_come_back_in_one_go_a_few_in_each_step(
+    messages: RedisMessages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = 10_000
+    send(messages, *(envelope(f"{each}") for each in range(number)))
+    with messages.client.pipeline(transaction=False) as pipe:
+        for each in range(number):
+            pipe.execute_command(*messages.take_command(f"run-dead-{each}", ("default",), whole=each == 0))
+        pipe.execute()
+    assert messages.count() == (0, 0, number)
+    steps: list[int] = []
+    sweep = messages.sweep
+
+    def counted(lease: float) -> Sequence[bytes]:
+        found = sweep(lease)
+        steps.append(len(found))
+        return found
+
+    monkeypatch.setattr(messages, "sweep", counted)
+    held = HeldMessages(messages, lease=0.1)
+    wait_until(lambda: held.tend() and steps, what="the lease to be over")
+    assert sum(steps) == number
+    assert max(steps) <= 100
+    assert messages.count() == (number, 0, 0)
+
+
+def test_what_cannot_go_back_stays_held_and_holds_up_nothing_else(messages: RedisMessages) -> None:
+    send(messages, envelope("a"), envelope("b", queue="b"), later("c"))
+    for number, queue in enumerate(("default", "b")):
+        take(messages, f"run-dead-{number}", queue)
+    (scheduled,) = messages.client.zrange(f"{messages.namespace}:scheduled", 0, -1)
+    messages.hold(-1.0, [("scheduled-dead", f"scheduled {scheduled.decode()}", b"")])
+    messages.client.hset(f"{messages.namespace}:held", "run-garbage", "garbage")
+    messages.client.zadd(f"{messages.namespace}:held:times", {"run-garbage": 0})
+    list_, schedule = f"{messages.namespace}:celery:default\x06\x162", f"{messages.namespace}:scheduled"
+    for key in (list_, schedule):
+        messages.client.set(key, "neither")
+    assert messages.sweep(0.0) == [b"run-dead-1"]
+    with pytest.raises(ResponseError, match=list_):
+        messages.give_back(["run-dead-0"], lost=False)
+    assert {*messages.held()} == {"run-dead-0", "scheduled-dead", "run-garbage"} == {*times(messages)}
+    messages.client.delete(list_, schedule)
+    assert {*messages.sweep(0.0)} == {b"run-dead-0", b"scheduled-dead"}
+    assert id_of(take(messages, "run-w-0")) == "a"
+    assert messages.client.zcard(schedule) == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["queues", "celery:default\x06\x162", "scheduled", "scheduled:messages", "moved:x", "held"]
+)
+def test_what_is_rejected_is_not_there(messages: RedisMessages, key: str) -> None:
+    envelopes = [envelope("first", queue="b"), envelope("second"), later("third")]
+    messages.client.set(f"{messages.namespace}:{key}", "none of ours")
+    with pytest.raises(EnqueueError) as refused:
+        messages.send(envelopes, [headers_of(each) for each in envelopes], moved=f"{messages.namespace}:moved:x")
+    assert list(refused.value.rejected) == ["first", "second", "third"]
+    assert [*messages.client.scan_iter(f"{messages.namespace}:*")] == [f"{messages.namespace}:{key}".encode()]
+
+
+def test_an_enqueue_does_not_need_the_token_that_wakes(messages: RedisMessages) -> None:
+    messages.client.set(f"{messages.namespace}:wake:default", "none of ours")
+    send(messages, envelope("a"))
+    assert id_of(take(messages, "run-w-0")) == "a"
