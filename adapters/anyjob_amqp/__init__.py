@@ -5,14 +5,13 @@ from anyjob_amqp.links import Link, Links
 from anyjob_amqp.moves import MoveJournal
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.shelf import AmqpShelf
-from anyjob_amqp.topology import LEVELS, MAX_DELAY, AmqpNames, Route
+from anyjob_amqp.topology import LEVELS, AmqpNames, Route
 from anyjob_amqp.undecodable import FRAME_HEADER, fault_in, frame_handler, telling_header
 from anyjob_amqp.urls import AmqpAddress, read_url
 
 __all__ = [
     "FRAME_HEADER",
     "LEVELS",
-    "MAX_DELAY",
     "AmqpAddress",
     "AmqpNames",
     "AmqpShelf",

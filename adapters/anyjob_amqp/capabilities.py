@@ -9,7 +9,7 @@ from typing import Final
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.store import JobState
-from anyjob_amqp.topology import MAX_DELAY, AmqpNames
+from anyjob_amqp.topology import AmqpNames
 
 __all__ = ["KnownQueues", "capabilities_of"]
 
@@ -40,7 +40,6 @@ def capabilities_of(config: BackendConfig) -> Capabilities:
         priority=Quality.EXACT,
         priority_across_queues=False,  # RabbitMQ serves a channel's queues in turn
         delay=Quality.EXACT,
-        max_delay=MAX_DELAY,
         listing=_PARKED,
         removal=_PARKED,
         counts={

@@ -12,6 +12,7 @@ import amqp
 from amqp.exceptions import AMQPError, NotFound
 
 from anyjob.errors import EnqueueError
+from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.topology import BindingDeclaration, ExchangeDeclaration, Place, QueueDeclaration, Route
 from anyjob_amqp.undecodable import frame_handler
 from anyjob_amqp.urls import AmqpAddress
@@ -43,6 +44,14 @@ class _Connection(amqp.Connection):  # type: ignore[misc]
     Channel = _Channel
     # Without `connection.blocked`: for it py-amqp reads before each publish, and drops the confirmations that it finds.
     negotiate_capabilities: Final = {"consumer_cancel_notify": True, "authentication_failure_close": True}
+    deadline: Deadline | None = None
+    """When whatever is done over it must be over, besides the bound of each single answer."""
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        if self.deadline is not None:
+            left = self.deadline.left()
+            timeout = left if timeout is None else min(timeout, left)
+        super().drain_events(timeout)
 
 
 class Link:
@@ -51,7 +60,7 @@ class Link:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.channel = connection.channel()
-        self.channel.confirm_select()
+        self.channel.confirm_select(nowait=True)
         self.returned: set[str] = set()
         """The `message_id` of what could not be routed."""
         self.channel.events["basic_return"].add(self._note_returned)
@@ -73,12 +82,14 @@ class Link:
         """Declare what is needed; what was declared over this link is taken to be there, unless `again`."""
         if place in self._declared and not again:
             return
-        for each in place.declarations:
-            key = (type(each), each.name) if isinstance(each, QueueDeclaration) else each
-            if again or key not in self._declared:
-                _DECLARE[type(each)](self.channel, each)
-                self._declared.add(key)
-        self._declared.add(place)
+        keys = {
+            (type(each), each.name) if isinstance(each, QueueDeclaration) else each: each for each in place.declarations
+        }
+        wanted = {key: each for key, each in keys.items() if again or key not in self._declared}
+        # In one flight: only the last is answered, or, if any of them is refused, the channel closed.
+        for number, each in enumerate(wanted.values(), 1):
+            _DECLARE[type(each)](self.channel, each, number < len(wanted))
+        self._declared.update(wanted, [place])
 
     def publish(self, message: amqp.Message, route: Route) -> None:
         """Send a message on its way; the confirmation is still to be waited for."""
@@ -88,6 +99,10 @@ class Link:
     def close(self) -> None:
         with suppress(*AMQP_ERRORS):
             self.connection.close()
+
+    def drop(self) -> None:
+        """Close it without a word: nobody answers at the other end."""
+        self.connection.collect()
 
     def _note_returned(self, _error: object, _exchange: str, _key: str, message: amqp.Message) -> None:
         self.returned.add(message.properties["message_id"])
@@ -106,17 +121,25 @@ class Links:
         self._idle: deque[Link] = deque(maxlen=_MOST_IDLE)
 
     @contextmanager
-    def link(self) -> Iterator[Link]:
-        """Lend a link that is open; closed afterwards if the body raises. Raises what py-amqp raises."""
+    def link(self, deadline: Deadline | None = None) -> Iterator[Link]:
+        """Lend a link that is open; closed afterwards if the body raises. Raises what py-amqp raises.
+
+        With a `deadline`, to connect and all that is done over the link together fail by then.
+        """
         if self._pid != os.getpid():  # the parent's sockets: forget them, and say nothing over them
             self._pid, self._idle = os.getpid(), deque(maxlen=_MOST_IDLE)
         idle = self._idle
-        link = self._open_link(idle)
+        link = self._open_link(idle, deadline)
+        link.connection.deadline = deadline
         try:
             yield link
+        except OSError:
+            link.drop()
+            raise
         except BaseException:
             link.close()  # somebody's answer may still be to come over it
             raise
+        link.connection.deadline = None
         if len(idle) < _MOST_IDLE:
             idle.append(link)
         else:
@@ -127,18 +150,18 @@ class Links:
         while self._idle:
             self._idle.pop().close()
 
-    def _open_link(self, idle: deque[Link]) -> Link:
+    def _open_link(self, idle: deque[Link], deadline: Deadline | None) -> Link:
         while True:
             try:
                 link = idle.pop()
             except IndexError:
-                return Link(self.connect())
+                return self._new_link(deadline)
             if link.is_open():
                 return link
             link.close()
 
-    def connect(self) -> Any:
-        """Return a new connection. Half of the timeout is for reaching the host, half for each of its answers."""
+    def _new_link(self, deadline: Deadline | None) -> Link:
+        """Connect. Half of the timeout is for reaching the host, half for each of its answers."""
         address, half = self._address, self._timeout / 2
         connection = _Connection(
             host=f"{address.host}:{address.port}",
@@ -153,8 +176,13 @@ class Links:
             frame_handler=frame_handler,
             **{key: value for key, value in self._options.items() if key != "ssl"},
         )
+        connection.deadline = deadline
         connection.connect()
-        return connection
+        try:
+            return Link(connection)
+        except AMQP_ERRORS:
+            connection.collect()
+            raise
 
 
 _MOST_IDLE: Final = 8
@@ -162,22 +190,22 @@ _MOST_IDLE: Final = 8
 _DURABLE: Final = {"durable": True, "auto_delete": False}
 
 
-def _declare_queue(channel: Any, queue: QueueDeclaration) -> None:
-    channel.queue_declare(queue.name, arguments=dict(queue.arguments), **_DURABLE)
+def _declare_queue(channel: Any, queue: QueueDeclaration, nowait: bool) -> None:
+    channel.queue_declare(queue.name, arguments=dict(queue.arguments), nowait=nowait, **_DURABLE)
 
 
-def _declare_exchange(channel: Any, exchange: ExchangeDeclaration) -> None:
-    channel.exchange_declare(exchange.name, "topic", **_DURABLE)
+def _declare_exchange(channel: Any, exchange: ExchangeDeclaration, nowait: bool) -> None:
+    channel.exchange_declare(exchange.name, "topic", nowait=nowait, **_DURABLE)
 
 
-def _declare_binding(channel: Any, binding: BindingDeclaration) -> None:
+def _declare_binding(channel: Any, binding: BindingDeclaration, nowait: bool) -> None:
     if binding.queue is not None:
-        channel.queue_bind(binding.queue, binding.source, binding.key)
+        channel.queue_bind(binding.queue, binding.source, binding.key, nowait=nowait)
     else:
-        channel.exchange_bind(binding.exchange, binding.source, binding.key)
+        channel.exchange_bind(binding.exchange, binding.source, binding.key, nowait=nowait)
 
 
-_DECLARE: Final[Mapping[type, Callable[[Any, Any], None]]] = {
+_DECLARE: Final[Mapping[type, Callable[[Any, Any, bool], None]]] = {
     QueueDeclaration: _declare_queue,
     ExchangeDeclaration: _declare_exchange,
     BindingDeclaration: _declare_binding,

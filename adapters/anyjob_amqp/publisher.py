@@ -12,6 +12,7 @@ from amqp.spec import Basic
 from msgspec import Struct
 
 from anyjob.errors import EnqueueError
+from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.links import AMQP_ERRORS, Link, Links
 from anyjob_amqp.topology import Route
 
@@ -40,13 +41,16 @@ class Publisher:
     def publish(self, parcels: Sequence[Parcel]) -> None:
         """Return when the broker has taken on every message; raise `EnqueueError` otherwise.
 
-        The timeout is for one confirmation after the other: many messages may take longer, a silent broker may not.
+        The timeout is for all of it, from the connecting on, and begins anew with each confirmation: many messages may
+        take longer, but not a broker that is silent, or blocks who publishes for want of memory or disk.
         """
+        deadline = Deadline(self._timeout)
         accepted: list[str] = []
         for start in range(0, len(parcels), _BATCH):
             batch = _Batch(parcels[start : start + _BATCH])
-            with _told(batch, accepted, parcels[start + _BATCH :], self._links.where), self._links.link() as link:
-                _publish(batch, link, self._timeout)
+            rest = parcels[start + _BATCH :]
+            with _told(batch, accepted, rest, self._links.where), self._links.link(deadline) as link:
+                _publish(batch, link, deadline)
             accepted.extend(batch.accepted)
 
 
@@ -59,16 +63,18 @@ class _Batch:
         self.accepted: list[str] = []
         self.refused: list[str] = []
 
-    def send(self, link: Link, timeout: float) -> None:
+    def send(self, link: Link, deadline: Deadline) -> None:
         """Publish what is unsent and wait for every confirmation; what came back is unsent then."""
         link.returned.clear()
-        while self.unsent:
-            parcel = self.unsent.popleft()
-            # In doubt from here on: a write that fails may have been a whole one.
-            self.under_way[link.published + 1] = parcel
-            link.publish(parcel.message, parcel.route)
+        with link.connection.transport.having_timeout(deadline.left()):
+            while self.unsent:
+                parcel = self.unsent.popleft()
+                # In doubt from here on: a write that fails may have been a whole one.
+                self.under_way[link.published + 1] = parcel
+                link.publish(parcel.message, parcel.route)
 
         def confirmed(method: object, tag: int, multiple: bool = False, _requeue: bool = False) -> None:
+            deadline.extend()
             for each in [each for each in self.under_way if each <= tag] if multiple else [tag]:
                 parcel = self.under_way.pop(each)
                 if method == Basic.Nack:
@@ -79,18 +85,18 @@ class _Batch:
                     self.accepted.append(parcel.id)
 
         while self.under_way:
-            link.channel.wait([Basic.Ack, Basic.Nack], callback=confirmed, timeout=timeout)
+            link.channel.wait([Basic.Ack, Basic.Nack], callback=confirmed)
 
 
 class _NotTakenError(Exception):
     pass
 
 
-def _publish(batch: _Batch, link: Link, timeout: float) -> None:
+def _publish(batch: _Batch, link: Link, deadline: Deadline) -> None:
     for again in (False, True):
         for place in {parcel.route.place for parcel in batch.unsent}:
             link.prepare(place, again=again)
-        batch.send(link, timeout)
+        batch.send(link, deadline)
         if not batch.unsent:
             break
     if batch.unsent or batch.refused:

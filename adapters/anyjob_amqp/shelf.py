@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 from typing import Any, Final
@@ -38,6 +39,12 @@ class _Parked(Struct, frozen=True):
 
     raw: bytes
     failure: JobFailure
+
+
+class _ParkedRaw(Struct, frozen=True):
+    """That of it which retries a job."""
+
+    raw: bytes
 
 
 class AmqpShelf(JobShelf):
@@ -209,9 +216,22 @@ def _parked(message: Message, state: JobState) -> StoredJob:
     body = _body_of(message)
     try:
         parked = _decoder.decode(body)
-    except UNREADABLE:
-        return StoredJob(_id_of(message), state, body)  # somebody else's message in our queue
+    except UNREADABLE as error:
+        return StoredJob(_id_of(message), state, _raw_in(body), _unreadable(error))
     return StoredJob(_id_of(message), state, parked.raw, parked.failure)
+
+
+def _raw_in(body: bytes) -> bytes:
+    """Return the job beside a failure that can't be read; all there is, if it is somebody else's message."""
+    try:
+        return _raw_decoder.decode(body).raw
+    except UNREADABLE:
+        return body
+
+
+def _unreadable(error: Exception) -> JobFailure:
+    broken = EnvelopeError(f"what was noted when it was parked can't be read: {error}")
+    return JobFailure.of(broken, at=_LONG_AGO, worker="", tries=0)
 
 
 def _job(open_message: Callable[[Message, bytes], bytes], message: Message, state: JobState) -> StoredJob:
@@ -250,5 +270,7 @@ def _close(channel: Any) -> None:
 _Read = Callable[[Message, JobState], StoredJob]
 
 _decoder: Final = msgspec.json.Decoder(_Parked)
+_raw_decoder: Final = msgspec.json.Decoder(_ParkedRaw)
+_LONG_AGO: Final = datetime.fromtimestamp(0, UTC)
 _LONGEST_ERROR: Final = 500
 _LONGEST_PASS: Final = 20 * 60.0

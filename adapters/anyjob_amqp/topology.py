@@ -1,9 +1,10 @@
 """What there must be on the broker, as data that any client can declare: queues by priority, delays, the parked.
 
-A delay travels through a chain of 28 queues, as in kombu's native delayed delivery, but under our own names: the queue
+A delay travels through a chain of 17 queues, as in kombu's native delayed delivery, but under our own names: the queue
 of level n holds every message for 2^n seconds and passes it on, and a routing key has a bit for each level that says
 whether to stop there. One fixed time to live per queue, so nobody waits behind somebody else. The last exchange leads
-into the job's queue, where priority counts.
+into the job's queue, where priority counts. What is due later than the longest pass arrives early, and whoever runs it
+sends it on its way again: each queue of a chain costs the node three files, for ever.
 
 The chain's queues are quorum queues that dead-letter at least once: a hop that classic queues may lose, they repeat,
 and a message whose last queue is gone stays where it is until there is one.
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Final
 
@@ -21,7 +21,6 @@ from anyjob.envelope import JobPriority
 
 __all__ = [
     "LEVELS",
-    "MAX_DELAY",
     "AmqpNames",
     "BindingDeclaration",
     "Declarations",
@@ -34,11 +33,9 @@ __all__ = [
 LEVELS: Final[Mapping[JobPriority, int]] = {level: number for number, level in enumerate(sorted(JobPriority))}
 """Each priority as the number that a message carries: higher is sooner."""
 
-_BITS: Final = 28
+_BITS: Final = 17
 _MANY: Final = 1_000
 _A_MONTH: Final = 30 * 24 * 3600 * 1000
-MAX_DELAY: Final = timedelta(seconds=2**_BITS - 1)
-"""Eight years and a half. One second more would silently be a key of 29 bits, and a wrong delay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ class AmqpNames:
 
     def level(self, number: int) -> str:
         """Return the queue, and the exchange before it, that hold for 2^number seconds."""
-        return f"{self.namespace}:delay.{number}"
+        return f"{self.namespace}:later.{number}"
 
     @property
     def levels(self) -> Sequence[str]:
@@ -128,11 +125,11 @@ class AmqpNames:
         return f"{self.namespace}:moving.{move}"
 
     def route(self, logical: str, seconds: int = 0) -> Route:
-        """Return the way into a queue, at once or in so many whole seconds."""
+        """Return the way into a queue, at once or in so many whole seconds: early, after 36 hours at most."""
         if seconds < 1:
             place = _place(self, logical)
             return Route("", place.name, place)
-        place = _delayed_place(self, logical)
+        place, seconds = _delayed_place(self, logical), min(seconds, 2**_BITS - 1)
         return Route(self.level(_BITS - 1), ".".join(f"{seconds:0{_BITS}b}") + f".{self.queue(logical)}", place)
 
     def route_to_parked(self) -> Route:

@@ -52,7 +52,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
         self.capabilities = replace(capabilities_of(config), redelivery_bound=timedelta(seconds=6))
         if self.native_delay:
-            self.capabilities = replace(self.capabilities, delay=Quality.APPROXIMATE, max_delay=None)
+            self.capabilities = replace(self.capabilities, delay=Quality.APPROXIMATE)
         self.shelf = AmqpShelf(
             self._links,
             self._publisher,

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
 import amqp
 import pytest
-from rabbit import amqp_url, connect
+from rabbit import PrivateRabbit, amqp_url, connect
 
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import Capabilities, Quality
@@ -27,7 +28,6 @@ from anyjob.registry import JobRegistry
 from anyjob.store import JobFilter, JobState
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import (
-    MAX_DELAY,
     AmqpNames,
     AmqpShelf,
     KnownQueues,
@@ -162,11 +162,48 @@ def test_delays_arrive_in_their_queue_and_in_no_other(
     assert bodies(channel, names.queue("x.mail"), 1) == ["other"]
 
 
-def test_the_longest_delay_has_28_bits(names: AmqpNames) -> None:
-    key = names.route("mail", int(MAX_DELAY.total_seconds())).key
-    assert key == "1." * 28 + names.queue("mail")
+def test_the_longest_pass_has_17_bits(names: AmqpNames) -> None:
+    assert names.route("mail", 2**17 - 1).key == "1." * 17 + names.queue("mail")
+    assert names.route("mail", 2**40).key == "1." * 17 + names.queue("mail")
     longest = AmqpNames("n" * 63).route("q" * 63, 1).key
     assert len(longest) <= 255
+
+
+def test_a_first_delayed_message_needs_few_round_trips(names: AmqpNames, channel: amqp.Channel) -> None:
+    """With a server 100 ms away each costs as much: the whole chain is declared in one."""
+    with _Relay(amqp_url()) as relay:
+        with closing(Links(read_url(relay.url, "tests"), 5.0, {})) as links:
+            Publisher(links, 5.0).publish([parcel("a", names.route("mail", 1))])
+        assert relay.turns <= 8
+
+
+def test_a_refused_declaration_is_told_whichever_it_was(names: AmqpNames, channel: amqp.Channel) -> None:
+    channel.queue_declare(names.level(9), durable=True, auto_delete=False)  # no quorum queue
+    links = Links(read_url(amqp_url(), "tests"), 5.0, {})
+    with closing(links), pytest.raises(EnqueueError, match=names.level(9)) as failed:
+        Publisher(links, 5.0).publish([parcel("a", names.route("mail", 1))])
+    assert failed.value.rejected == ("a",)
+
+
+def test_an_alarm_of_the_broker_fails_a_publish_in_time(tmp_path: Path) -> None:
+    """It reads no more from who publishes, and says nothing."""
+    if not PrivateRabbit.is_installed():
+        pytest.skip("there is no RabbitMQ here to be started")
+    with closing(PrivateRabbit(tmp_path)) as node:
+        with (tmp_path / "rabbitmq.conf").open("a") as conf:
+            conf.write("vm_memory_high_watermark.relative = 0.0000001\n")
+        node.start()
+        route = AmqpNames("alarm").route("mail")
+        with closing(Links(read_url(node.url, "tests"), 2.0, {})) as links:
+            publisher = Publisher(links, 2.0)
+            for size in (2, 1_000_000):
+                begun = time.monotonic()
+                with pytest.raises(EnqueueError) as failed:
+                    publisher.publish(
+                        [Parcel(each, route, amqp.Message(b"x" * size, message_id=each)) for each in "abc"]
+                    )
+                assert time.monotonic() - begun < 2.7
+                assert {*failed.value.in_doubt, *failed.value.rejected} == {*"abc"}
 
 
 @pytest.mark.timeout(300)
@@ -228,6 +265,32 @@ def test_somebody_elses_message_among_the_parked_is_shown(
     assert [job.raw for job in shelf.scan(JobFilter()).jobs] == [b"ours", b"theirs"]
 
 
+def test_a_parked_job_whose_failure_cant_be_read_is_shown_and_discarded(
+    publisher: Publisher, links: Links, names: AmqpNames, channel: amqp.Channel
+) -> None:
+    parked = frozenset({JobState.ABANDONED})
+    can = Capabilities(listing=parked, removal=parked)
+    shelf = AmqpShelf(links, publisher, names, resend=lambda _: None, clock=SystemClock(), capabilities=can)
+    why = failure(JobExecutor(JobRegistry()))
+    before = shelf.park(b"before", why)
+    for job_id, body in (("broken", b'{"raw": "am9i", "failure": {"tries": "many"}}'), ("garbage", b"\xff")):
+        channel.basic_publish(amqp.Message(body, message_id=job_id), "", names.parked)
+    wait_until(lambda: len(shelf.scan(JobFilter()).jobs) == 3, what="those with faults")
+    after = shelf.park(b"after", why)
+    jobs = shelf.scan(JobFilter()).jobs
+    assert [(job.id, job.raw) for job in jobs] == [
+        (before, b"before"),
+        ("broken", b"job"),
+        ("garbage", b"\xff"),
+        (after, b"after"),
+    ]
+    for job in jobs[1:3]:
+        assert job.failure is not None
+        assert "can't be read" in job.failure.message
+        assert shelf.discard(job.id)
+    assert [job.id for job in shelf.scan(JobFilter()).jobs] == [before, after]
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [
@@ -255,6 +318,9 @@ class _Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._pairs: list[socket.socket] = []
         self._swallows = False
+        self.turns = 0
+        """How often the client spoke after the broker did: the round trips, but for the one that connects."""
+        self._last = ""
         port = self._listener.getsockname()[1]
         there = self._target
         self.url = f"amqp://{quote(there.user)}:{quote(there.password)}@127.0.0.1:{port}/{quote(there.vhost, safe='')}"
@@ -288,12 +354,15 @@ class _Relay:
                 return
             there = socket.create_connection((self._target.host, self._target.port))
             self._pairs += [here, there]
-            self._start(lambda here=here, there=there: self._pass_on(here, there))  # type: ignore[misc]
-            self._start(lambda here=here, there=there: self._pass_on(there, here))  # type: ignore[misc]
+            self._start(lambda here=here, there=there: self._pass_on(here, there, "there"))  # type: ignore[misc]
+            self._start(lambda here=here, there=there: self._pass_on(there, here, "back"))  # type: ignore[misc]
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
+                if direction == "there" and self._last != direction:
+                    self.turns += 1
+                self._last = direction
                 if not self._swallows:
                     target.sendall(data)
             target.shutdown(socket.SHUT_RDWR)
