@@ -8,15 +8,18 @@ import signal
 import subprocess
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import amqp
+from proxy import Proxy
 from raw_amqp import publish_raw
 from servers import free_port, unavailable
 
-from anyjob.testing.conformance import ServerHarness, ServerWorld
-from anyjob.testing.conformance.processes import QUEUES
+from anyjob.testing.conformance import ServerHarness, ServerWorld, WorkerHandle
+from anyjob.testing.conformance.processes import QUEUES, WorkerProcess
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import AmqpNames, read_url
 
@@ -133,6 +136,7 @@ class RabbitWorld(ServerWorld):
         super().__init__(url, folder, settings)
         self._node = node
         self._kills = node.kills if node is not None else 0
+        self._proxies = ExitStack()
 
     @property
     @abstractmethod
@@ -155,6 +159,25 @@ class RabbitWorld(ServerWorld):
                 channel.queue_delete(queue)
             for exchange in (names.due, *names.levels, *self.exchanges):
                 channel.exchange_delete(exchange)
+
+    def start_pausable_worker(self) -> WorkerHandle:
+        proxy, url = self.proxy()
+        worker = self.start_worker(backends={"main": {"url": url, "queues": list(QUEUES)}})
+        assert isinstance(worker, WorkerProcess)
+        worker.on_pause = proxy.cut  # else the broker would wait for two heartbeats, of a minute each
+        return worker
+
+    def proxy(self) -> tuple[Proxy, str]:
+        """Return a proxy in front of the broker, which lasts as long as the world, and the URL to go through it."""
+        library, _, url = self.url.partition("+")
+        server = read_url(url, "tests")
+        proxy = self._proxies.enter_context(Proxy(server.host, server.port))
+        who = f"{quote(server.user, safe='')}:{quote(server.password, safe='')}"
+        return proxy, f"{library}+amqp://{who}@127.0.0.1:{proxy.port}/{quote(server.vhost, safe='')}"
+
+    def close(self) -> None:
+        super().close()
+        self._proxies.close()
 
     def connect(self) -> amqp.Connection:
         """Return a connection to the broker."""

@@ -51,6 +51,12 @@ class CeleryBackend(JobBackend):
     def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:
         """Return the Celery application whose workers run the jobs of this backend; connects to nothing."""
 
+    @abstractmethod
+    def holds(self, message: Any) -> bool:
+        """Whether a message that this worker took is still the worker's, as the server has it. Called in the thread of
+        Celery's event loop. Raises `EnqueueError` if that can't be known.
+        """
+
     def give_back_held(self) -> None:
         """Let go of what this worker holds, uncharged, before its process ends. A broker may do so by itself."""
         return

@@ -23,6 +23,7 @@ from anyjob.shelf import JobShelf
 from anyjob.store import JobState
 from anyjob_amqp import LEVELS, AmqpAddress, AmqpNames, AmqpShelf, Links, Publisher
 from anyjob_celery.backend import CeleryBackend
+from anyjob_celery.fence import IS_HELD
 from anyjob_celery.frame import TASK, headers_of
 from anyjob_celery.safety import Settings, risks_of, transport_option
 from anyjob_celery.stopping import StopFlag, TellJobs
@@ -64,6 +65,7 @@ class ExistingCeleryBackend(CeleryBackend):
             self.capabilities = _CAPABILITIES[transport](conf, self.app.amqp.queues)
             self.shelf, self._close = make_shelf(self, connection)
         self._levels = _LEVELS[transport](conf)
+        self._holds = IS_HELD[transport]
         if transport == "redis":  # held for longer than this, it would be delivered again
             self.longest_eta = min(self.longest_eta, _visibility_timeout(conf) / 2)
         self.risks = risks_of(conf, transport)
@@ -90,6 +92,9 @@ class ExistingCeleryBackend(CeleryBackend):
             )
 
         send_one_by_one(envelopes, send, self._errors, "Celery")
+
+    def holds(self, message: Any) -> bool:
+        return self._holds(message, self.config.enqueue_timeout)
 
     def close(self) -> None:
         """Close our own connections; the application's are its own."""

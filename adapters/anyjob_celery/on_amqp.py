@@ -105,6 +105,11 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             "event_queue_prefix": f"{namespace}:events",
         }
 
+    def holds(self, message: Any) -> bool:
+        from anyjob_celery.fence import is_held_on_amqp  # for workers, who have kombu
+
+        return is_held_on_amqp(message, self.config.enqueue_timeout)
+
     def _parcel(self, envelope: JobEnvelope, headers: Mapping[str, Any]) -> Parcel:
         seconds = 0
         if envelope.due_at is not None and not self.native_delay:

@@ -8,9 +8,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import Quality
 from anyjob.envelope import JobEnvelope
+from anyjob.errors import EnqueueError
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.publishing import announced_headers, tell_published
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
@@ -98,6 +101,12 @@ class RedisCeleryBackend(OwnCeleryBackend):
         from anyjob_celery.redis_steps import TendMessages
 
         return (TendMessages,)
+
+    def holds(self, message: Any) -> bool:
+        try:
+            return self.messages.holds(message.delivery_tag)
+        except RedisError as error:
+            raise EnqueueError(f"Redis could not say who has it: {error}") from error
 
     def give_back_held(self) -> None:
         self.held.give_back_all()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
-from celery import Task
-from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
+from celery.exceptions import Ignore, InvalidTaskError, Retry
 from celery.utils.log import get_logger
 from celery.worker.strategy import default as celery_strategy
 
@@ -18,33 +17,30 @@ from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
+from anyjob_celery.request import ENVELOPE
 from anyjob_celery.stopping import StopFlag
+from anyjob_celery.tracing import LED_TO, TracedTask
 
 __all__ = ["JobAbandonedError", "JobTask", "job_strategy"]
 
 get_logger("anyjob.worker")  # makes it a child of Celery's, whose worker sets up the output
 logger = JobLogger("anyjob.worker")
 
-ENVELOPE: Final = "anyjob_envelope"
-"""The key of a request under which its task finds the raw envelope."""
-
 
 class JobAbandonedError(AnyjobError):
     """A job was given up and parked. Raised for Celery's sake, which then shows a failure."""
 
 
-class JobTask(Task):
-    """Runs the job of a message: execute, settle, and only then does Celery acknowledge.
+class JobTask(TracedTask):
+    """Runs the job of a message. Its worker's main process settles the outcome, and acknowledges then (`JobRequest`).
 
-    What it raises after settling is how Celery learns the outcome, for its events, results and signals. All that it
-    needs for safety it says itself, so that it is as safe in an application that is set up otherwise.
+    What it raises is how Celery learns the outcome, for its events, results and signals. All that it needs for safety
+    it says itself, so that it is as safe in an application that is set up otherwise.
     """
 
     name = TASK
+    Request = "anyjob_celery.request:JobRequest"
     Strategy = "anyjob_celery.task:job_strategy"
-    acks_late = True
-    acks_on_failure_or_timeout = True
-    reject_on_worker_lost = True
     max_retries = 0
     ignore_result = True
     store_errors_even_if_ignored = True
@@ -55,6 +51,10 @@ class JobTask(Task):
         self.jobs = backend
         self.executor = executor
         self.stop = stop
+        # Said of the object: what an application's annotations say is said of its class.
+        self.acks_late = self.acks_on_failure_or_timeout = self.acks_on_failure = self.acks_on_timeout = True
+        self.reject_on_worker_lost = True
+        self.retry_on_worker_lost = False
 
     @classmethod
     def annotate(cls) -> None:
@@ -65,19 +65,27 @@ class JobTask(Task):
         outcome = self.executor.execute(
             request.get(ENVELOPE), redelivered=bool(request.delivery_info.get("redelivered")), stop=self.stop
         )
-        try:
-            self.jobs.settle(outcome)
-        except EnqueueError as error:
-            logger.error("not settled id=%s: it comes again: %s", request.id, error)  # noqa: TRY400
-            raise Reject(error, requeue=True) from error
+        request.get(LED_TO).append(outcome)
         _tell_celery(outcome)
+
+    def outcome_without(self, request: Mapping[str, Any], error: BaseException) -> Outcome:
+        return self.executor.fail(
+            request[ENVELOPE], error if isinstance(error, Exception) else RuntimeError(repr(error))
+        )
+
+    def is_stopping(self) -> bool:
+        return self.stop.is_set()
 
     def refuse(self, message: Any, why: object, connection_errors: tuple[type[Exception], ...]) -> None:
         """Park a message that is none of ours; if it can't be parked, it goes back."""
+        self.settle_unbegun(message, self.executor.refuse(_whole(message), str(why)), connection_errors)
+
+    def settle_unbegun(self, message: Any, outcome: Outcome, connection_errors: tuple[type[Exception], ...]) -> None:
+        """Settle a message that came to no job; if it can't be settled, it goes back."""
         try:
-            self.jobs.settle(self.executor.refuse(_whole(message), str(why)))
+            self.jobs.settle(outcome)
         except EnqueueError as error:
-            logger.error("a foreign message could not be parked: %s", error)  # noqa: TRY400
+            logger.error("a message could not be settled: it comes again: %s", error)  # noqa: TRY400
             message.reject_log_error(logger, connection_errors, requeue=True)
         else:
             message.ack_log_error(logger, connection_errors)
@@ -92,11 +100,17 @@ def job_strategy(task: JobTask, app: Any, consumer: Any, **options: Any) -> Call
     handle = celery_strategy(task, app, consumer, **options)
 
     def on_message(message: Any, _body: Any, ack: Any, reject: Any, callbacks: Any, **more: Any) -> Any:
+        opened = None
         try:
-            opened = _Opened(message, native_delay=task.jobs.native_delay)
+            opened = _Opened(message, consumer, native_delay=task.jobs.native_delay)
             return handle(opened, None, ack, reject, callbacks, **more)
         except (ForeignMessageError, InvalidTaskError) as why:
             task.refuse(message, why, consumer.connection_errors)
+        except Exception as error:
+            logger.exception("raised around a message, before its job could be called")
+            if opened is None or not opened.begun:
+                raw = message.body if opened is None else opened.headers[ENVELOPE]
+                task.settle_unbegun(message, task.executor.fail(raw, error), consumer.connection_errors)
 
     return on_message
 
@@ -109,10 +123,12 @@ class _Opened:
 
     content_type = content_encoding = None  # so that nobody decodes
     body = payload = _EMPTY
+    begun = False
 
-    def __init__(self, message: Any, *, native_delay: bool) -> None:
+    def __init__(self, message: Any, consumer: Any, *, native_delay: bool) -> None:
         frame = open_frame(message.headers, message.body)
         self._message = message
+        self.consumer = consumer
         self.headers = {**frame.headers, ENVELOPE: frame.raw}
         if not native_delay:
             self.headers["eta"] = None  # else anybody could fill a worker's memory until then

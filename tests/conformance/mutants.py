@@ -151,6 +151,14 @@ class OutcomesChanged(InMemoryJobStore):
         return super().settle(claim, self.change(outcome))
 
 
+class SettlesWhatItLost(InMemoryJobStore):
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        held = super().settle(claim, outcome)
+        if not held and isinstance(outcome, Retry):
+            self.insert([replace(outcome.envelope, id=f"{claim.id[:60]}-too")])
+        return held
+
+
 class TriesOnce(OutcomesChanged):
     def change(self, outcome: Outcome) -> Outcome:
         return Completed() if isinstance(outcome, Retry) else outcome
@@ -296,6 +304,7 @@ FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
     ForgetsToCountCrashes: "test_a_killed_workers_job_runs_again",
     RecoversLate: "test_a_killed_workers_job_runs_again",
     ChargesWhatIsReleased: "test_a_job_that_outlasts_the_stop_goes_back_uncharged",
+    SettlesWhatItLost: "test_what_a_paused_worker_lost_is_not_its_own_any_more",
     TriesOnce: "test_a_policy_of_three_is_three_runs",
     TriesForever: "test_no_policy_is_one_run",
     RetriesAtOnce: "test_the_waits_between_tries",

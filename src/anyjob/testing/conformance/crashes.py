@@ -12,7 +12,7 @@ import pytest
 from anyjob.backend import BackendConfig
 from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised, slow
 from anyjob.testing.conformance.harness import BackendHarness, World
-from anyjob.testing.probes.jobs import NAME, Fatal
+from anyjob.testing.probes.jobs import NAME, FailingLate, Fatal
 from anyjob.testing.probes.journal import wait_until
 
 __all__ = ["CrashesConformance"]
@@ -92,6 +92,26 @@ class CrashesConformance(KitFixtures):
         world.enqueue("after")
         world.start_worker()
         world.journal.wait(1, "end", "after", timeout=30)
+
+    @needs("parked jobs", "delay")
+    def test_what_a_paused_worker_lost_is_not_its_own_any_more(self, *, world: World) -> None:
+        promised(world, lambda can: can.redelivery_bound is not None, "when a crash is noticed")
+        gate = world.new_gate()
+        paused = world.start_pausable_worker()
+        world.manager.enqueue(FailingLate(str(world.journal.path), "fenced", str(gate)))
+        world.journal.wait(1, "begin", timeout=30)
+        paused.pause()
+        world.start_worker()
+        world.journal.wait(2, "begin", timeout=30)  # it was lost, and begun by another
+        gate.touch()
+        paused.resume()
+        world.wait_parked(timeout=30)
+        world.enqueue("sentinel", delay=2)  # by then whatever else became of it has begun, too
+        world.journal.wait(1, "end", "sentinel", timeout=30)
+        begun = world.journal.entries("begin", "fenced")
+        assert begun[-1].try_count == 3
+        assert len(begun) <= 3 + begun[-1].lost_count
+        assert len(world.wait_parked()) == 1
 
     def test_a_stopped_worker_finishes_its_job_and_begins_no_other(self, world: World) -> None:
         worker = world.start_worker()

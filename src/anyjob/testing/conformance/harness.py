@@ -46,6 +46,14 @@ class WorkerHandle(ABC):
     def wait(self, timeout: float = 20.0) -> None:
         """Wait until it has stopped; fail after `timeout` seconds."""
 
+    @abstractmethod
+    def pause(self) -> None:
+        """Keep all its processes where they are, as SIGSTOP does. Only for one of `start_pausable_worker`."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Let it go on, as if no time had passed."""
+
     def stop(self) -> None:
         """Tell it to stop and wait until it has."""
         self.terminate()
@@ -72,6 +80,10 @@ class World(AbstractContextManager["World"], ABC):
         **settings: Any,
     ) -> WorkerHandle:
         """Start the backend's own worker, which knows the jobs of `imports`; `settings` over those of the world."""
+
+    def start_pausable_worker(self) -> WorkerHandle:
+        """Start a worker whose jobs the server gives to others soon after it was paused."""
+        return self.start_worker()
 
     @abstractmethod
     def put(self, raw: bytes, *, queue: str = "default") -> None:

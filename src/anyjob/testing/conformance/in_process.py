@@ -83,6 +83,12 @@ class _ThreadedWorker(WorkerHandle):
     def behead(self) -> None:
         self.kill()  # it has no other
 
+    def pause(self) -> None:
+        self._store.cut = True
+
+    def resume(self) -> None:
+        self._store.cut = False
+
     def terminate(self) -> None:
         self._stopping = threading.Thread(target=self._worker.stop, daemon=True)
         self._stopping.start()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,8 @@ class WorkerProcess(WorkerHandle):
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.log = log
+        self.on_pause: Callable[[], object] | None = None
+        """Lets the server see that the worker is silent, where that would take it long by itself."""
         with log.open("ab") as out:
             self.process = subprocess.Popen(
                 argv, env=environment, stdout=out, stderr=subprocess.STDOUT, cwd=log.parent, start_new_session=True
@@ -41,7 +43,7 @@ class WorkerProcess(WorkerHandle):
     def kill(self) -> None:
         # Stopped first, from the top: who replaces dead children would do so in between.
         stopped: list[int] = []
-        while found := [each for each in (self.process.pid, *descendants(self.process.pid)) if each not in stopped]:
+        while found := [each for each in self._processes() if each not in stopped]:
             _signal(found, signal.SIGSTOP)
             stopped += found
         _signal(stopped, signal.SIGKILL)
@@ -53,12 +55,23 @@ class WorkerProcess(WorkerHandle):
         self.process.wait()
         wait_until(lambda: not any(map(_lives, others)), what="the processes of a killed worker to end")
 
+    def pause(self) -> None:
+        _signal(self._processes(), signal.SIGSTOP)
+        if self.on_pause is not None:
+            self.on_pause()
+
+    def resume(self) -> None:
+        _signal(self._processes(), signal.SIGCONT)
+
     def terminate(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
 
     def wait(self, timeout: float = 20.0) -> None:
         wait_until(lambda: self.process.poll() is not None, timeout=timeout, what=self._told)
+
+    def _processes(self) -> Sequence[int]:
+        return [self.process.pid, *descendants(self.process.pid)]
 
     def _told(self) -> str:
         return f"the worker to stop; it said:\n{self.log.read_text(errors='replace')[-3000:]}"

@@ -26,6 +26,7 @@ __all__ = [
     "Chain",
     "Failing",
     "FailingByDefault",
+    "FailingLate",
     "FailingOnce",
     "Fatal",
     "Hopeless",
@@ -128,6 +129,27 @@ class FailingJob(BackgroundJob[Failing]):
 
     def execute(self, args: Failing) -> None:
         _fail(args)
+
+
+@job_name(f"{NAME}.failing-late")
+@dataclass
+class FailingLate:
+    """A job that fails each of its three tries, once its gate is open."""
+
+    journal: str
+    label: str
+    gate: str
+
+
+class FailingLateJob(BackgroundJob[FailingLate]):
+    """Runs a `FailingLate`."""
+
+    retry = RetryPolicy(max_tries=3, first_wait=0.4)
+
+    def execute(self, args: FailingLate) -> None:
+        record(args.journal, "begin", args.label)
+        hold(args.gate)
+        raise ConformanceError(f"try {current_job().try_count} of {args.label}")
 
 
 @job_name(f"{NAME}.failing-once")

@@ -1,0 +1,123 @@
+"""A message in the hands of a worker's main process, which settles what its job led to and acknowledges it.
+
+The pool's child, or thread, that ran the job only says what the job led to (tracing.py). The main process has the
+connection that the message came over, and so knows whether the message is still the worker's: what a worker lost
+meanwhile is somebody else's, who settles it.
+
+This module leans on how Celery's `Request` is made up: on its methods that a pool and remote control call, and on
+`acknowledged`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Terminated
+from celery.worker.request import Request
+from celery.worker.state import task_ready
+
+from anyjob.errors import EnqueueError, JobTimeLimitError
+from anyjob.log import JobLogger
+from anyjob.outcome import Outcome
+from anyjob.retry import GiveUp
+from anyjob_celery.tracing import error_in, outcome_in
+
+__all__ = ["ENVELOPE", "JobRequest"]
+
+logger = JobLogger("anyjob.worker")
+
+ENVELOPE: Final = "anyjob_envelope"
+"""The key of a request under which its task finds the raw envelope."""
+
+# The process is gone, or is going: the message goes back, and counts as lost. Of one that was terminated before it
+# began, Celery then says so by `_announce_revoked`.
+_LOST: Final = (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt)
+
+
+class JobRequest(Request):
+    """One message of ours. All its methods are called in the event loop's thread, or see to it."""
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        self.message.begun = True
+        self._tell(super().on_accepted, pid, time_accepted)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """Settle what isn't a success. Celery's name: a pool calls it for whatever a task raised."""
+        if self._is_elsewhere():
+            self.message.consumer.call_soon(self.on_failure, exc_info, send_failed_event, return_ok)
+            return
+        if self.acknowledged:  # terminated, and its process told of that
+            task_ready(self)
+            return
+        outcome, error = outcome_in(exc_info), error_in(exc_info)
+        if outcome is None and isinstance(error, _LOST):
+            self._tell(super().on_failure, exc_info, send_failed_event, return_ok)
+            if not self.acknowledged:
+                self._tell(self.reject, requeue=True)
+        elif self._settle(outcome or self._charge(error)):
+            self._tell(super().on_failure, exc_info, send_failed_event, return_ok)
+        else:
+            task_ready(self)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Say so. After its hard limit the pool has called `on_failure` before."""
+        if soft:
+            self._tell(super().on_timeout, soft, timeout)
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Park what remote control revokes, or terminated: Celery only acknowledges it, and nothing is left."""
+        if self._settle(self._fail(GiveUp(f"{reason} by Celery's remote control"))):
+            self._tell(super()._announce_revoked, reason, terminated, signum, expired)
+        else:
+            task_ready(self)
+        self._already_revoked = True
+
+    def _settle(self, outcome: Outcome) -> bool:
+        """Do what `outcome` asks for, and acknowledge; return whether that was done."""
+        try:
+            held = self.task.jobs.holds(self.message)
+            if held:
+                self.task.jobs.settle(outcome)
+        except EnqueueError as error:
+            logger.error("not settled id=%s: it comes again: %s", self.id, error)  # noqa: TRY400
+            self._tell(self.reject, requeue=True)
+            return False
+        if not held:
+            logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", self.id)
+            self.acknowledged = True  # there is nothing to acknowledge
+        self.acknowledge()
+        return bool(held)
+
+    def _charge(self, error: BaseException) -> Outcome:
+        """Return what a try leads to that the pool ended, or that was lost on its way here."""
+        if isinstance(error, TimeLimitExceeded):
+            (seconds,) = error.args
+            limit = self.task.executor.time_limit_of(self._raw)
+            told = f"ran longer than {limit or seconds:g} s, and was ended with its process"
+            return self._fail(JobTimeLimitError(told))
+        return self._fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+    def _fail(self, error: Exception) -> Outcome:
+        started = datetime.fromtimestamp(self.time_start, UTC) if self.time_start else None
+        outcome: Outcome = self.task.executor.fail(self._raw, error, started_at=started)
+        return outcome
+
+    def _tell(self, tell: Callable[..., object], *args: Any, **options: Any) -> None:
+        """Call what only informs Celery, and those who listen: whatever they raise must not keep the message."""
+        try:
+            tell(*args, **options)
+        except Exception:
+            logger.exception("id=%s: Celery could not be told", self.id)
+
+    def _is_elsewhere(self) -> bool:
+        loop = self.message.consumer.hub
+        return loop is None or threading.current_thread() is not threading.main_thread()
+
+    @property
+    def _raw(self) -> bytes:
+        raw: bytes = self.request_dict[ENVELOPE]
+        return raw

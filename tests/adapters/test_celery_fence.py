@@ -1,0 +1,57 @@
+"""What a Celery worker lost meanwhile is not its own any more: it settles nothing, and acknowledges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery_jobs import FailsAtItsGates
+from celery_worlds import CeleryAmqpWorld, celery_amqp_harness
+
+from anyjob.testing.conformance.processes import QUEUES
+from anyjob.testing.probes.journal import wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CeleryAmqpWorld]:
+    """Give a world on RabbitMQ whose workers know the jobs of celery_jobs.py."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    harness = celery_amqp_harness()
+    with harness.open(tmp_path) as world:
+        assert isinstance(world, CeleryAmqpWorld)
+        yield world
+    harness.close()
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_each_lost_connection_costs_one_run(world: CeleryAmqpWorld, tmp_path: Path, pool: str) -> None:
+    proxy, url = world.proxy()
+    options = {"pool": pool}
+    world.start_worker(
+        imports=["celery_jobs", "anyjob.testing.probes.jobs"],
+        backends={"main": {"url": url, "queues": list(QUEUES), "options": options}},
+    )
+    gates = world.new_gate()
+    world.manager.enqueue(FailsAtItsGates(str(world.journal.path), "cut", str(gates)))
+    for number in range(1, 6):
+        _wait_for_try(world, number)
+        assert proxy.cut()
+        Path(f"{gates}-{number}").touch()
+    world.wait_parked(timeout=30)
+    world.enqueue("sentinel", delay=1)
+    world.journal.wait(1, "end", "sentinel", timeout=30)
+    assert len(world.wait_parked()) == 1
+    assert len(world.journal.entries("begin", "cut")) <= 10
+    assert "fenced id=" in (tmp_path / "worker-0.log").read_text()
+
+
+def _wait_for_try(world: CeleryAmqpWorld, number: int) -> None:
+    """Wait for the n-th try. One job at a time: it is only delivered when what came before it is acknowledged."""
+    wait_until(
+        lambda: number in {each.try_count for each in world.journal.entries("begin", "cut")},
+        timeout=30,
+        what=f"try {number}",
+    )
