@@ -10,10 +10,12 @@ A declared feature turns its tests on; where it is not declared, the same tests 
 import pytest
 
 _SUITES = (
+    "chaos",
     "crashes",
     "delay",
     "fixtures",
     "harness",
+    "hostile",
     "moving",
     "names",
     "order",
@@ -21,13 +23,16 @@ _SUITES = (
     "retries",
     "runs",
     "shelf",
+    "stage",
     "store",
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{each}" for each in _SUITES))
 
-from anyjob.testing.conformance.crashes import CrashesConformance  # noqa: E402  # rewritten, so that failures explain
+from anyjob.testing.conformance.chaos import ChaosConformance  # noqa: E402  # rewritten, so that failures explain
+from anyjob.testing.conformance.crashes import CrashesConformance  # noqa: E402
 from anyjob.testing.conformance.delay import DelayConformance  # noqa: E402
 from anyjob.testing.conformance.harness import BackendHarness, WorkerHandle, World  # noqa: E402
+from anyjob.testing.conformance.hostile import HostileConformance  # noqa: E402
 from anyjob.testing.conformance.in_process import InProcessHarness  # noqa: E402
 from anyjob.testing.conformance.moving import MovingConformance  # noqa: E402
 from anyjob.testing.conformance.names import NamesConformance  # noqa: E402
@@ -61,5 +66,7 @@ class BackendConformance(
     OutagesConformance,
     ShelfConformance,
     MovingConformance,
+    HostileConformance,
+    ChaosConformance,
 ):
     """Everything that a backend must do. Subclass it and say by `make_harness` what it is to be run on."""

@@ -19,9 +19,10 @@ from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob.testing.probes.jobs import Probe
 from anyjob.testing.probes.journal import Journal, wait_until
 
-__all__ = ["JOBS", "SHORT", "BackendHarness", "WorkerHandle", "World"]
+__all__ = ["CHORES", "JOBS", "SHORT", "BackendHarness", "WorkerHandle", "World"]
 
 JOBS: Final = "anyjob.testing.probes.jobs"
+CHORES: Final = "anyjob.testing.probes.chores"
 
 SHORT: Final[Mapping[str, Any]] = {"lease": 2.0, "stop_timeout": 10.0, "retry": {"max_tries": 2, "first_wait": 0.2}}
 """Settings of the kit's worlds: a crash shows soon. The defaults are proved by one slow test."""

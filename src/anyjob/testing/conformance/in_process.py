@@ -19,7 +19,7 @@ from anyjob.registry import JobRegistry
 from anyjob.settings import load_settings
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob
 from anyjob.store_backend import StoreBackend
-from anyjob.testing.conformance.harness import JOBS, SHORT, BackendHarness, WorkerHandle, World
+from anyjob.testing.conformance.harness import CHORES, JOBS, SHORT, BackendHarness, WorkerHandle, World
 from anyjob.testing.probes.journal import Journal, wait_until
 from anyjob.worker import JobWorker, WorkerOptions
 
@@ -106,7 +106,7 @@ class _StoreWorld(World):
         self._harness = harness
         self._settings = settings
         self.journal = Journal(folder / "journal")
-        self.manager = self._manager((JOBS,), {})
+        self.manager = self._manager((JOBS, CHORES), {})
         self._override = override(self.manager)  # for the jobs that enqueue
         self._override.__enter__()
         self._workers: list[_ThreadedWorker] = []

@@ -43,7 +43,7 @@ class WorkerProcess(WorkerHandle):
     def kill(self) -> None:
         # Stopped first, from the top: who replaces dead children would do so in between.
         stopped: list[int] = []
-        while found := [each for each in self._processes() if each not in stopped]:
+        while found := [each for each in self.pids if each not in stopped]:
             _signal(found, signal.SIGSTOP)
             stopped += found
         _signal(stopped, signal.SIGKILL)
@@ -56,12 +56,12 @@ class WorkerProcess(WorkerHandle):
         wait_until(lambda: not any(map(_lives, others)), what="the processes of a killed worker to end")
 
     def pause(self) -> None:
-        _signal(self._processes(), signal.SIGSTOP)
+        _signal(self.pids, signal.SIGSTOP)
         if self.on_pause is not None:
             self.on_pause()
 
     def resume(self) -> None:
-        _signal(self._processes(), signal.SIGCONT)
+        _signal(self.pids, signal.SIGCONT)
 
     def terminate(self) -> None:
         if self.process.poll() is None:
@@ -70,11 +70,17 @@ class WorkerProcess(WorkerHandle):
     def wait(self, timeout: float = 20.0) -> None:
         wait_until(lambda: self.process.poll() is not None, timeout=timeout, what=self._told)
 
-    def _processes(self) -> Sequence[int]:
+    @property
+    def pids(self) -> Sequence[int]:
+        """Its processes, the first one first."""
         return [self.process.pid, *descendants(self.process.pid)]
 
+    def said(self) -> str:
+        """Return the end of what it printed."""
+        return self.log.read_text(errors="replace")[-3000:]
+
     def _told(self) -> str:
-        return f"the worker to stop; it said:\n{self.log.read_text(errors='replace')[-3000:]}"
+        return f"the worker to stop; it said:\n{self.said()}"
 
 
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:
@@ -114,7 +120,7 @@ class ServerWorld(World):
             **settings,
         }
         self._workers: list[WorkerProcess] = []
-        self._file = self._write(JOBS)
+        self._file = self.write_settings(JOBS)
         self.manager = _manager_of({}, self._file)
         self._override = override(self.manager)  # for what finds its manager by itself
         self._override.__enter__()
@@ -130,15 +136,20 @@ class ServerWorld(World):
         concurrency: int = 1,
         imports: Sequence[str] = (JOBS,),
         **settings: Any,
-    ) -> WorkerHandle:
-        file = self._write(*imports, **settings)
-        argv = [sys.executable, "-m", "anyjob", "--config", str(file), "worker", "-c", str(concurrency)]
+    ) -> WorkerProcess:
+        file = self.write_settings(*imports, **settings)
+        argv = ["-m", "anyjob", "--config", str(file), "worker", "-c", str(concurrency)]
         if queues is not None:
             argv += ["-Q", ",".join(queues)]
+        return self.start_process(*argv)
+
+    def start_process(self, *arguments: str) -> WorkerProcess:
+        """Start a Python of this environment, with none of its settings, to be killed with the world."""
         plain = {name: value for name, value in os.environ.items() if not name.startswith("ANYJOB_")}
         # What a worker's coverage of a user's own would add to the environment stays; programs are found beside python.
         plain["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), plain.get("PATH", "")])
-        worker = WorkerProcess(argv, plain, self.folder / f"worker-{len(self._workers)}.log")
+        log = self.folder / f"worker-{len(self._workers)}.log"
+        worker = WorkerProcess([sys.executable, *arguments], plain, log)
         self._workers.append(worker)
         return worker
 
@@ -154,7 +165,8 @@ class ServerWorld(World):
         self._override.__exit__(None, None, None)
         self.manager.close()
 
-    def _write(self, *imports: str, **settings: Any) -> Path:
+    def write_settings(self, *imports: str, **settings: Any) -> Path:
+        """Write a file of settings for another process, `settings` over those of the world; return its path."""
         assert QUEUE_NAME.fullmatch(self.namespace)
         said = {"imports": list(imports), **self._settings, **settings}
         file = self.folder / f"anyjob-{len(list(self.folder.glob('anyjob-*')))}.toml"

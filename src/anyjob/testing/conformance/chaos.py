@@ -1,0 +1,115 @@
+"""Everything at once, by a seed: kills, stops, cut connections, clock steps. No job is lost, early, or runs too often.
+
+ANYJOB_TEST_CHAOS=60 ANYJOB_TEST_SEED=7 pytest -k chaos
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from anyjob.store import JobState
+from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised
+from anyjob.testing.conformance.harness import CHORES, JOBS, BackendHarness, World
+from anyjob.testing.conformance.stage import Stage, stage_on
+from anyjob.testing.conformance.verdict import judge
+from anyjob.testing.probes.chores import MAX_TRIES
+from anyjob.testing.probes.journal import wait_until
+from anyjob.testing.probes.producer import Order
+
+__all__ = ["ChaosConformance"]
+
+PAUSE: Final = (0.4, 1.2)
+"""Seconds between two faults."""
+_HELD: Final = (JobState.WAITING, JobState.SCHEDULED, JobState.RUNNING)
+
+
+class ChaosConformance(KitFixtures):
+    """What holds for each fault alone holds for all of them together."""
+
+    @needs("delay", "parked jobs")
+    def test_chaos_loses_nothing(self, *, harness: BackendHarness, world: World, tmp_path: Path) -> None:
+        promised(world, lambda can: can.redelivery_bound is not None, "when a crash is noticed")
+        seconds, seed = float(os.environ.get("ANYJOB_TEST_CHAOS", "8")), os.environ.get("ANYJOB_TEST_SEED", "1")
+        chaos_folder = tmp_path / "chaos"
+        chaos_folder.mkdir()
+        # Losses have a budget of their own, which this is not about.
+        with harness.open(chaos_folder, max_losses=1_000) as chaos, _repeatable(seed, seconds):
+            _unleash(stage_on(harness, chaos, seed), seconds)
+
+
+@contextmanager
+def _repeatable(seed: str, seconds: float) -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as failed:
+        again = f"ANYJOB_TEST_CHAOS={seconds:g} ANYJOB_TEST_SEED={seed} pytest -k 'chaos and THIS_CLASS' THIS_FILE"
+        raise AssertionError(f"{failed}\nAgain: {again}") from failed
+
+
+def _unleash(stage: Stage, seconds: float) -> None:
+    world = stage.world
+    stage.open()
+    world.journal.wait(5, timeout=60)  # all is up: the faults are to meet work
+    _act(stage, seconds)
+    stage.close()
+    worker = world.start_worker(concurrency=4, imports=[JOBS, CHORES])
+    _drain(stage)
+    worker.stop()
+    orders, entries = stage.ledger.read(), world.journal.entries()
+    broken = [*stage.complaints, *judge(orders, entries, stage.faults, world.jobs(JobState.ABANDONED))]
+    told = f"{len(orders)} jobs, {len(stage.faults)} faults, {len(broken)} promises broken:\n"
+    assert not broken, told + "\n".join(broken)
+
+
+def _act(stage: Stage, seconds: float) -> None:
+    """Do at random what the stage can, and undo it, for that long."""
+    dice, pause, count = random.Random(stage.seed), threading.Event(), itertools.count()
+    begun = time.monotonic()
+    agenda: list[tuple[float, int, Callable[[], None]]] = []
+    strike = next_strike = 0.0
+    while agenda or next_strike < seconds:
+        strike = next_strike
+        if agenda and (agenda[0][0] <= strike or strike >= seconds):
+            at, _, undo = heapq.heappop(agenda)
+            pause.wait(max(0.0, begun + at - time.monotonic()))
+            undo()
+            continue
+        pause.wait(max(0.0, begun + strike - time.monotonic()))
+        after, undo = stage.act(dice.choice(stage.acts), dice)
+        heapq.heappush(agenda, (time.monotonic() - begun + after, next(count), undo))
+        next_strike = strike + dice.uniform(*PAUSE)
+
+
+def _drain(stage: Stage) -> None:
+    """Wait until every job that was accepted came to its end, and nothing is left but what is parked."""
+    world = stage.world
+
+    def open_orders() -> list[Order]:
+        last: dict[str, int] = {}
+        for each in world.journal.entries():
+            if each.event != "begin":
+                last[each.id] = MAX_TRIES if each.event == "end" else each.try_count
+        return [
+            order for order in stage.ledger.read() if order.fate == "accepted" and last.get(order.id, 0) < MAX_TRIES
+        ]
+
+    def is_empty() -> bool:
+        count = world.manager.shelf().count()
+        return not any(count.get(state, 0) for state in _HELD)
+
+    def drained() -> bool:
+        return not open_orders() and is_empty()
+
+    def left() -> str:
+        return f"{world.manager.shelf().count()} to be drained, and {[*map(str, open_orders())][:20]} to end"
+
+    wait_until(drained, timeout=60, what=left)
