@@ -19,6 +19,7 @@ from anyjob.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.envelope import JobEnvelope, read_envelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
+from anyjob.forks import in_each_process
 from anyjob.log import JobLogger
 from anyjob.worker import WorkerOptions
 from anyjob_dramatiq.broker import JobBroker
@@ -67,8 +68,11 @@ class OwnDramatiqBackend(DramatiqBackend):
                 f"backends.{config.alias}.options.middleware: {self._middleware!r}: it is a list, as "
                 f'["{self._middleware}"].'
             )
-        self._lock = threading.Lock()
         self._made: JobBroker | None = None
+        in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
 
     @abstractmethod
     def publish(self, jobs: Sequence[Job], *, again: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Final, Self
 from redis.exceptions import RedisError
 
 from anyjob.clock import Clock, seconds_from_now
+from anyjob.forks import in_each_process
 from anyjob.log import JobLogger
 
 __all__ = ["RecurringThread"]
@@ -25,10 +26,13 @@ class RecurringThread:
     def __init__(self, name: str, action: Callable[[], float], clock: Clock) -> None:
         self._action = action
         self._clock = clock
-        self._changed = threading.Condition()
+        in_each_process(self._begin)
         self._stopped = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
 
     def start(self) -> Self:
         """Start, with a first call at once."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from anyjob.backend import JobBackend
 from anyjob.errors import ConfigurationError, NotConfiguredError
+from anyjob.forks import forks_wait, in_each_process
 from anyjob.manager import JobManager, import_application
 from anyjob.registry import JobRegistry
 from anyjob.routing import JobWiring
@@ -29,11 +30,19 @@ TBackend = TypeVar("TBackend", bound=JobBackend)
 default_registry = JobRegistry()
 """Where job classes and functions register themselves unless they name another registry."""
 
-_lock = threading.RLock()
+_lock: threading.RLock
 _manager: JobManager | None = None
 _overrides: list[JobManager] = []
 _redirects: list[Callable[[JobManager], JobWiring]] = []
 _stand_in: JobManager | None = None
+
+
+def _begin() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+in_each_process(_begin)
 
 
 def get_manager() -> JobManager:
@@ -45,7 +54,7 @@ def get_manager() -> JobManager:
     for override_in_force in _overrides[-1:]:
         return override_in_force
     if _manager is None:
-        with _lock:
+        with forks_wait(), _lock:  # it imports what settings need
             if _manager is None:
                 if _redirects and _stand_in is not None:
                     return _stand_in

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import weakref
 from collections.abc import Mapping
 from datetime import datetime
 from enum import IntEnum
@@ -16,6 +15,7 @@ from msgspec import Meta, Raw, Struct
 from msgspec.structs import replace
 
 from anyjob.errors import EnvelopeError
+from anyjob.forks import in_each_process
 
 __all__ = [
     "ENVELOPE_VERSION",
@@ -182,12 +182,9 @@ class JobIds:
 
     def __init__(self) -> None:
         self._count = itertools.count()
-        self._renew()
-        if hasattr(os, "register_at_fork"):
-            renew = weakref.WeakMethod(self._renew)
-            os.register_at_fork(after_in_child=lambda: (method := renew()) and method())
+        in_each_process(self._begin)
 
-    def _renew(self) -> None:
+    def _begin(self) -> None:
         self._process = int.from_bytes(os.urandom(5), "big") << 24
 
     def new(self, now: datetime) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyjob.errors import JobDefinitionError
+from anyjob.forks import in_each_process
 from anyjob.log import JobLogger
 
 if TYPE_CHECKING:
@@ -24,16 +24,19 @@ T = TypeVar("T")
 class JobLoop:
     """An asyncio loop in a daemon thread, started on first use, anew in a forked child. Thread-safe.
 
-    One loop for all jobs, so that connection pools and locks made in one job work in the next.
+    One loop for all jobs, so that connection pools and locks made in one job work in the next. Nothing but `close` ends
+    it: a job that stops the loop, or cancels the tasks of others, is a bad neighbour, and they go on.
     """
 
     def __init__(self) -> None:
+        in_each_process(self._begin)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._pid = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._owners: dict[asyncio.Task[Any], object] = {}
         self._closing = threading.Event()
+        self._owners: dict[asyncio.Task[Any], object] = {}
 
     def run(self, coroutine: Coroutine[Any, Any, T], owner: object = None) -> T:
         """Run `coroutine` on the loop with this thread's context variables and wait for its result.
@@ -71,7 +74,7 @@ class JobLoop:
         """Stop the loop, cancelling what is left on it, and give its thread a second. A later `run` starts anew."""
         with self._lock:
             (loop, self._loop), (thread, self._thread) = (self._loop, None), (self._thread, None)
-            if loop is None or self._pid != os.getpid() or loop.is_closed():
+            if loop is None or loop.is_closed():
                 return
             self._closing.set()
             loop.call_soon_threadsafe(loop.stop)
@@ -91,15 +94,16 @@ class JobLoop:
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None or self._pid != os.getpid():
+            if self._loop is None or self._loop.is_closed():
                 import asyncio
 
-                self._loop, self._pid, self._owners = asyncio.new_event_loop(), os.getpid(), {}
+                self._loop, self._owners = asyncio.new_event_loop(), {}
                 self._closing = threading.Event()
-                self._thread = threading.Thread(
+                serve = threading.Thread(
                     target=_serve, args=(self._loop, self._closing), name="anyjob-loop", daemon=True
                 )
-                self._thread.start()
+                self._thread = serve
+                serve.start()
             return self._loop
 
 
@@ -107,15 +111,18 @@ def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
     import asyncio
 
     asyncio.set_event_loop(loop)
-    while not closing.is_set():
+    while not (closing.is_set() or loop.is_closed()):
         try:
             loop.run_forever()
             if not closing.is_set():
-                logger.warning("a job stopped the loop of all async jobs; it goes on")
+                logger.warning("a job stopped the loop of async jobs; it goes on, for the others")
         except BaseException:
             # A task's SystemExit or KeyboardInterrupt: asyncio gives it to whoever awaits the task and leaves the loop.
             # The others must go on.
             logger.warning("the loop of async jobs goes on after", exc_info=True)
+    if loop.is_closed():
+        logger.error("a job closed the loop of async jobs, and with it what ran there; the next job starts another")
+        return
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()

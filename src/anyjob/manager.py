@@ -148,7 +148,10 @@ class JobManager:
         return self._send(self._prepare(self.registry.get_for(args), args, options))
 
     async def aenqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> str:
-        """Like `enqueue`. If it is cancelled, the job may have been enqueued all the same."""
+        """Like `enqueue`. If it is cancelled, the job may have been enqueued all the same.
+
+        `enqueue_timeout` counts from the call, however many are in front: one that was not begun by then is rejected.
+        """
         return await self._asend(self._prepare(self.registry.get_for(args), args, options))
 
     def enqueue_for(self, job: object, args: object, **options: Unpack[EnqueueOptions]) -> str:
@@ -178,7 +181,7 @@ class JobManager:
         return self._send_many(self._prepare_many(items, options))
 
     async def aenqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[str]:
-        """Like `enqueue_many`."""
+        """Like `enqueue_many`; each backend's jobs wait for their turn for `enqueue_timeout` at most."""
         envelopes = self._prepare_many(items, options)
         sent: list[str] = []
         for alias, group in self._grouped(envelopes).items():

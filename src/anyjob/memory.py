@@ -7,7 +7,6 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property
 from operator import attrgetter
 
 from msgspec import Struct
@@ -16,6 +15,7 @@ from msgspec.structs import replace
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import JobEnvelope, JobIds, count_loss_in, write_envelope_tightly
 from anyjob.errors import DuplicateJobIdError, InvalidOptionError
+from anyjob.forks import in_each_process
 from anyjob.lanes import JobLane, JobRow
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob, StoredJob
@@ -37,14 +37,21 @@ class _Lease(Struct, frozen=True, gc=False):
 
 
 class InMemoryJobStore(JobStore):
-    """Keeps jobs in memory, as the bytes that any other backend would carry; they end with the process."""
+    """Keeps jobs in memory, as the bytes that any other backend would carry; they end with the process.
+
+    They are of the process that enqueued them: a forked child begins with none, else each would run its parent's again.
+    """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
+        self._ids = JobIds()  # for what is parked without one
+        self._tokens = itertools.count(1)
+        in_each_process(self._begin)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._buffer = bytearray(1024)
         self._sequence = itertools.count(1)
-        self._tokens = itertools.count(1)
         self._rows: dict[str, JobRow] = {}
         self._leases: dict[str, _Lease] = {}
         self._failures: dict[str, JobFailure] = {}
@@ -168,10 +175,6 @@ class InMemoryJobStore(JobStore):
             for row in self._rows.values():
                 counts[self._state(row, now)] += 1
         return counts
-
-    @cached_property
-    def _ids(self) -> JobIds:
-        return JobIds()  # for what is parked without one: seldom
 
     def _refuse_taken(self, job_id: str, envelopes: Sequence[JobEnvelope]) -> None:
         if job_id in self._rows:

@@ -16,6 +16,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from anyjob.envelope import QUEUE_NAME, JobEnvelope, JobPriority
 from anyjob.errors import DuplicateJobError, JobDefinitionError, UnknownJobError, did_you_mean
+from anyjob.forks import in_each_process
 from anyjob.retry import RetryPolicy
 from anyjob.serializer import JobSerializer
 from anyjob.signature import JobFunction, describe_place
@@ -136,11 +137,14 @@ class JobRegistry:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        in_each_process(self._begin)
         self._by_name: dict[str, JobConfiguration] = {}
         self._by_args_type: dict[Any, JobConfiguration] = {}
         self._by_job: dict[Any, JobConfiguration] = {}
         self._dynamic: dict[str, JobConfiguration] = {}
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
 
     def register(self, configuration: JobConfiguration) -> None:
         """Add a job; raise `DuplicateJobError`, naming both places, if its name, alias or args type is taken."""

@@ -22,6 +22,7 @@ from anyjob.errors import (
     did_you_mean,
 )
 from anyjob.executor import JobExecutor
+from anyjob.forks import forks_wait, in_each_process
 from anyjob.observer import JobObservers
 
 __all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget", "JobWiring"]
@@ -41,13 +42,16 @@ class JobBackends(Mapping[str, JobBackend]):
     def __init__(self, backends: Mapping[str, JobBackend | Callable[[], JobBackend]]) -> None:
         self._makers = {alias: each for alias, each in backends.items() if not isinstance(each, JobBackend)}
         self._aliases = tuple(backends)
-        self._lock = threading.Lock()
+        in_each_process(self._begin)
         self.made = {alias: each for alias, each in backends.items() if isinstance(each, JobBackend)}
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
 
     def __getitem__(self, alias: str) -> JobBackend:
         backend = self.made.get(alias)
         if backend is None:
-            with self._lock:
+            with forks_wait(), self._lock:
                 backend = self.made.get(alias) or self._makers[alias]()
                 self.made[alias] = backend
         return backend

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from anyjob.errors import EnqueueError
+from anyjob.forks import in_each_process
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,12 +20,17 @@ T = TypeVar("T")
 
 
 class JobSenders:
-    """Runs blocking sends for event loops, each within `timeout` seconds of the call. Thread-safe, fork-safe."""
+    """Runs blocking sends for event loops, each within `timeout` seconds of the call. Thread-safe; a forked child has
+    threads of its own.
+    """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._threads: dict[tuple[int, str], ThreadPoolExecutor] = {}
+        in_each_process(self._begin)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
+        self._threads: dict[str, ThreadPoolExecutor] = {}
 
     async def send(self, alias: str, ids: Sequence[str], call: Callable[[], T]) -> T:
         """Return what `call`, which sends the jobs `ids` to that backend, returns.
@@ -55,18 +60,16 @@ class JobSenders:
         """End the threads, once they have sent what they were given. What is sent later starts others."""
         with self._lock:
             threads, self._threads = self._threads, {}
-        for (pid, _), each in threads.items():
-            if pid == os.getpid():
-                each.shutdown()
+        for each in threads.values():
+            each.shutdown()
 
     def _thread_of(self, alias: str) -> ThreadPoolExecutor:
         from concurrent.futures import ThreadPoolExecutor
 
-        key = (os.getpid(), alias)
         with self._lock:
-            if key not in self._threads:
-                self._threads[key] = ThreadPoolExecutor(1, thread_name_prefix=f"anyjob-send-{alias}")
-            return self._threads[key]
+            if alias not in self._threads:
+                self._threads[alias] = ThreadPoolExecutor(1, thread_name_prefix=f"anyjob-send-{alias}")
+            return self._threads[alias]
 
 
 async def _done(sent: asyncio.Future[T], timeout: float | None) -> None:  # noqa: ASYNC109  # what it awaits goes on

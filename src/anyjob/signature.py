@@ -6,14 +6,27 @@ import copy
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from anyjob.errors import InvalidArgsError, JobDefinitionError
 
 __all__ = ["JobFunction", "describe_place"]
+
+T = TypeVar("T")
+
+
+class _MadeOnce(Generic[T]):
+    """A `cached_property` without its lock (Python 3.11's), which a forked child could inherit held."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __get__(self, owner: Any, _: object = None) -> T:
+        made: T = vars(owner).setdefault(self._make.__name__, self._make(owner))
+        return made
 
 
 class JobFunction:
@@ -42,7 +55,7 @@ class JobFunction:
             )
         self._positional = tuple(p.name for p in self._parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
-    @cached_property
+    @_MadeOnce
     def args_type(self) -> type[msgspec.Struct]:
         """The Struct with one field per parameter. Raises `JobDefinitionError` if an annotation can't be resolved."""
         try:

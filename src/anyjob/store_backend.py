@@ -15,6 +15,7 @@ from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
+from anyjob.forks import in_each_process
 from anyjob.log import JobLogger
 from anyjob.memory import InMemoryJobStore
 from anyjob.outcome import Completed, Deferred, JobFailure
@@ -43,8 +44,11 @@ class StoreBackend(JobBackend):
             counts=dict.fromkeys(JobState, Quality.EXACT),
         )
         self.shelf = _StoreShelf(store, capabilities)
-        self._lock = threading.Lock()
         self._workers: list[weakref.ref[JobWorker]] = []
+        in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self.store.insert(envelopes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Final
 
 from anyjob.clock import Clock, seconds_from_now
 from anyjob.errors import JobTimeLimitError
+from anyjob.forks import in_each_process
 from anyjob.log import JobLogger
 
 __all__ = ["TIME_LIMIT_GRACE", "TimeIsUp", "TimeLimits"]
@@ -32,10 +32,13 @@ class TimeLimits:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._changed = threading.Condition()
-        self._pid = 0
         self._turn = 0
         self._sequence = itertools.count()
+        in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        self._changed = threading.Condition()
+        self._runs = False
         self._alarms: list[tuple[float, int, Callable[[], float | None]]] = []
 
     @contextmanager
@@ -47,8 +50,8 @@ class TimeLimits:
         """
         number = next(self._sequence)
         with self._changed:
-            if self._pid != os.getpid():  # first use, or a forked child, which inherits no thread
-                self._pid, self._alarms = os.getpid(), []
+            if not self._runs:
+                self._runs, self._alarms = True, []
                 self._turn += 1
                 thread = threading.Thread(target=self._run, args=(self._turn,), name="anyjob-time-limits", daemon=True)
                 thread.start()
@@ -64,7 +67,7 @@ class TimeLimits:
     def close(self) -> None:
         """End the thread, and with it all watches. A later one starts it anew."""
         with self._changed:
-            self._pid = 0
+            self._runs = False
             self._turn += 1
             self._changed.notify_all()
 

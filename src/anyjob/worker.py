@@ -14,6 +14,7 @@ from msgspec import Struct
 from anyjob.clock import seconds_from_now
 from anyjob.errors import InvalidOptionError
 from anyjob.executor import JobExecutor
+from anyjob.forks import in_each_process
 from anyjob.interrupt import stopped_by_interrupt
 from anyjob.log import JobLogger
 from anyjob.outcome import Outcome
@@ -66,7 +67,7 @@ class JobWorker:
 
     Use `start` and `stop` (or `with worker.start():`), or `drain` to run what is due in the calling thread. Async jobs
     run on one event loop beside the threads, each held by one of them. All methods are thread-safe; after `stop` a
-    worker may be started again.
+    worker may be started again. In a forked child it doesn't run, whatever it did in the parent.
     """
 
     def __init__(self, store: JobStore, executor: JobExecutor, options: WorkerOptions | None = None) -> None:
@@ -75,6 +76,10 @@ class JobWorker:
         self._options = options or WorkerOptions()
         self._clock = store.clock
         self._lease = timedelta(seconds=self._options.lease)
+        in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        """Begin with no threads, as a forked child does: what the parent's run is the parent's."""
         self._changed = threading.Condition()
         self._idle = 0
         self._news = 0

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -216,41 +216,6 @@ def test_async_jobs_share_one_loop_that_outlives_them(registry: JobRegistry, man
     assert manager.drain() == 3
     assert len(set(map(id, loops))) == 1
     assert loops[0].is_running()
-
-
-@pytest.mark.parametrize("hostile", ["stop", "cancel all"])
-def test_no_job_ends_the_loop_for_the_others(hostile: str) -> None:
-    async def hostile_job() -> None:
-        if hostile == "stop":
-            asyncio.get_running_loop().stop()
-        else:
-            for task in asyncio.all_tasks():
-                task.cancel()
-        await asyncio.sleep(0)
-
-    gates: list[asyncio.Event] = []
-
-    async def wait_for_gate() -> int:
-        gates.append(asyncio.Event())
-        begun.set()
-        await gates[0].wait()
-        return 7
-
-    async def open_gate() -> None:
-        gates[0].set()
-
-    loop, begun = JobLoop(), threading.Event()
-    beside = loop.submit(wait_for_gate())
-    begun.wait()
-    with contextlib.suppress(asyncio.CancelledError):
-        loop.run(hostile_job())
-    loop.run(open_gate())
-    if hostile == "stop":
-        assert beside.result(5) == 7
-    else:
-        with pytest.raises(CancelledError):
-            beside.result(5)
-    loop.close()
 
 
 def test_the_loop_starts_anew_after_close() -> None:
@@ -575,3 +540,72 @@ def _is_set_anew(invoker: JobInvoker, before: list[Any]) -> bool:
 
 def _told(caplog: pytest.LogCaptureFixture, text: str) -> bool:
     return text in caplog.text
+
+
+# Bad neighbours on the loop
+
+
+async def stop_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0)
+
+
+async def close_the_loop() -> None:
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop().close()
+
+
+async def cancel_everybody() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.sleep(0)
+
+
+async def exit_the_process() -> None:
+    raise SystemExit(3)
+
+
+async def break_the_handler() -> None:
+    def broken(*_: object) -> None:
+        raise SystemExit
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(broken)
+    loop.call_soon(lambda: 1 / 0)
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "neighbour",
+    [stop_the_loop, close_the_loop, cancel_everybody, exit_the_process, break_the_handler],
+)
+@pytest.mark.timeout(30)
+def test_every_other_job_ends_whatever_one_does_to_the_loop(neighbour: Callable[[], Any]) -> None:
+    loop, entered, go_on = JobLoop(), threading.Event(), threading.Event()
+
+    async def good() -> str:
+        entered.set()
+        while not go_on.is_set():  # noqa: ASYNC110  # another thread's event
+            await asyncio.sleep(0.002)
+        return "good"
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(loop.run, good())
+        assert entered.wait(10)
+        with contextlib.suppress(asyncio.CancelledError, SystemExit):
+            loop.run(neighbour())
+        go_on.set()
+        if neighbour is cancel_everybody:
+            with pytest.raises(asyncio.CancelledError):
+                running.result(10)
+        else:
+            assert running.result(10) == "good"
+    assert loop.run(good()) == "good"
+    loop.close()
+
+
+def test_a_job_that_stops_the_loop_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    loop = JobLoop()
+    loop.run(stop_the_loop())
+    loop.close()
+    assert caplog.text.count("a job stopped the loop of async jobs") == 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -311,6 +312,58 @@ def test_an_async_enqueue_never_blocks_the_loop_and_uses_one_thread(make_manager
     assert len(backend.sent) == 5
     assert len(backend.threads) == 1
     assert threading.current_thread().name not in backend.threads
+
+
+class Held(Recorder):
+    """Holds every send up until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+        self.entered.release()
+        assert self.go_on.acquire(timeout=10)
+        super().send(envelopes)
+
+
+def test_one_deadline_holds_for_all_who_enqueue_at_once(make_manager: Callable[..., JobManager]) -> None:
+    backend = Held()
+    manager = make_manager(backends=backend, enqueue_timeout=0.3)
+
+    async def main() -> list[Any]:
+        calls = [manager.aenqueue(Email(str(number)), job_id=f"n{number}") for number in range(8)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    begun = time.monotonic()
+    first, *others = asyncio.run(main())
+    assert time.monotonic() - begun < 3
+    assert isinstance(first, EnqueueError)
+    assert (first.rejected, first.in_doubt) == ((), ("n0",))
+    for number, other in enumerate(others, start=1):
+        assert isinstance(other, EnqueueError)
+        assert (other.rejected, other.in_doubt) == ((f"n{number}",), ())
+    for _ in range(2):
+        backend.go_on.release()
+    assert asyncio.run(manager.aenqueue(Email("later"), job_id="later")) == "later"
+    assert [envelope.id for envelope in backend.sent] == ["n0", "later"]  # what was rejected is never sent
+
+
+def test_a_cancelled_async_enqueue_that_was_not_begun_is_not_sent(make_manager: Callable[..., JobManager]) -> None:
+    backend = Held()
+    manager = make_manager(backends=backend)
+
+    async def main() -> None:
+        first = asyncio.create_task(manager.aenqueue(Email("a"), job_id="first"))
+        second = asyncio.create_task(manager.aenqueue(Email("b"), job_id="second"))
+        await asyncio.to_thread(backend.entered.acquire)
+        second.cancel()
+        await asyncio.wait([second])
+        backend.go_on.release()
+        assert await first == "first"
+
+    asyncio.run(main())
+    assert [envelope.id for envelope in backend.sent] == ["first"]
 
 
 # Capabilities, routes, queues

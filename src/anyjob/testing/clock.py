@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from anyjob.errors import InvalidOptionError
+from anyjob.forks import in_each_process
 
 __all__ = ["FakeClock"]
 
@@ -24,6 +25,9 @@ class FakeClock:
             raise InvalidOptionError(f"FakeClock(start={start!r}): it needs an aware datetime.")
         self._now = start.astimezone(UTC)
         self._passed = timedelta()
+        in_each_process(self._begin)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._waiting: list[threading.Condition] = []
 

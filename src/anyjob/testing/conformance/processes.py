@@ -41,11 +41,11 @@ class WorkerProcess(WorkerHandle):
             )
 
     def kill(self) -> None:
-        # Stopped first, from the top: who replaces dead children would do so in between.
-        stopped: list[int] = []
-        while found := [each for each in self.pids if each not in stopped]:
+        # Stopped first: who replaces dead children would do so in between.
+        stopped: set[int] = set()
+        while found := self.pids - stopped:
             _signal(found, signal.SIGSTOP)
-            stopped += found
+            stopped |= found
         _signal(stopped, signal.SIGKILL)
         self.process.wait()
 
@@ -71,9 +71,9 @@ class WorkerProcess(WorkerHandle):
         wait_until(lambda: self.process.poll() is not None, timeout=timeout, what=self._told)
 
     @property
-    def pids(self) -> Sequence[int]:
-        """Its processes, the first one first."""
-        return [self.process.pid, *descendants(self.process.pid)]
+    def pids(self) -> set[int]:
+        """Its processes."""
+        return {self.process.pid, *descendants(self.process.pid)}
 
     def said(self) -> str:
         """Return the end of what it printed."""
