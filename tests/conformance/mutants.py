@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from anyjob import InMemoryJobStore, JobEnvelope, JobFailure, JobFilter, JobPriority, JobState, StoreBackend
 from anyjob.backend import BackendConfig
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome, Retry
+from anyjob.postponing import SNOOZES_HEADER
 from anyjob.store import JobClaim, JobPage, LostJob
 from anyjob.store_backend import memory_backend
 from anyjob.testing.conformance import BackendConformance, BackendHarness
@@ -175,6 +177,51 @@ class RetriesAtOnce(OutcomesChanged):
         return Retry(replace(outcome.envelope, due_at=None)) if isinstance(outcome, Retry) else outcome
 
 
+class ChargesWhoExitsNothing(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        if not isinstance(outcome, Abandoned) or outcome.envelope is None:
+            return outcome
+        if outcome.failure.error_type not in ("SystemExit", "KeyboardInterrupt"):
+            return outcome
+        return Deferred(replace(outcome.envelope, lost_count=outcome.envelope.lost_count + 1))
+
+
+class ChargesThePolite(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        if not isinstance(outcome, Deferred) or SNOOZES_HEADER not in outcome.envelope.headers:
+            return outcome
+        return Deferred(replace(outcome.envelope, try_count=1))
+
+
+class WakesSnoozers(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        return Deferred(replace(outcome.envelope, due_at=None)) if isinstance(outcome, Deferred) else outcome
+
+
+class LosesWhatIsDueNow(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        due = outcome.envelope.due_at if isinstance(outcome, Deferred) else None
+        return outcome if due is None or due > self.clock.now() else Completed()
+
+
+class ForgivesTheLate(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        late = isinstance(outcome, Abandoned) and "JobTimeLimitError" in outcome.failure.error_type
+        return Completed() if late else outcome
+
+
+class LosesWhatCantBeTold(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        told = not isinstance(outcome, Abandoned) or "HostileError" not in outcome.failure.error_type
+        return outcome if told else Completed()
+
+
+class LogsBeforeItSettles(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        logging.getLogger("anyjob.worker").warning("%s", type(outcome).__name__)
+        return outcome
+
+
 class DropsTheUnknown(OutcomesChanged):
     def change(self, outcome: Outcome) -> Outcome:
         return Completed() if isinstance(outcome, Deferred) and outcome.envelope.headers else outcome
@@ -307,6 +354,13 @@ FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
     SettlesWhatItLost: "test_what_a_paused_worker_lost_is_not_its_own_any_more",
     TriesOnce: "test_a_policy_of_three_is_three_runs",
     TriesForever: "test_no_policy_is_one_run",
+    ChargesWhoExitsNothing: "test_a_job_that_exits_fails_once[SystemExit(3)]",
+    ChargesThePolite: "test_a_job_that_heeds_the_stop_is_not_charged[RetryLater]",
+    WakesSnoozers: "test_a_snoozed_job_runs_again_and_not_early",
+    LosesWhatIsDueNow: "test_a_snooze_needs_no_time",
+    ForgivesTheLate: "test_a_job_in_a_call_of_c_code_is_no_success_beyond_its_limit",
+    LosesWhatCantBeTold: "test_an_exception_that_can_not_be_looked_at_is_charged_like_any_other",
+    LogsBeforeItSettles: "test_a_log_filter_that_raises_ends_no_try[True]",
     RetriesAtOnce: "test_the_waits_between_tries",
     DropsTheUnknown: "test_a_job_that_stays_unknown_is_parked",
     DropsTheUnreadable: "test_what_is_no_envelope_is_parked_while_its_neighbours_run",

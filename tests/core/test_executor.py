@@ -7,6 +7,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -662,6 +663,23 @@ def test_no_exception_can_keep_its_try_from_being_charged(world: World, number: 
         assert msgspec.json.encode(outcome.failure)
         assert "in action" in outcome.failure.traceback
         assert repr(outcome.error)
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+@pytest.mark.parametrize("limit", [None, 10])
+def test_nor_can_one_of_an_async_job(world: World, number: int, limit: float | None) -> None:
+    @background_job("hostile", registry=world.registry, time_limit=limit)
+    async def hostile(number: int = 0) -> None:
+        raise HOSTILE[number]()
+
+    executor = world.executor()
+    raw = write_envelope(world.envelope(name="hostile", args=Raw(b'{"number":%d}' % number)))
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(executor.execute, raw).result(timeout=10)
+    executor.close()
+    assert isinstance(outcome, Retry | Abandoned)
+    assert outcome.envelope is not None
+    assert outcome.envelope.try_count == 1
 
 
 def test_an_untellable_error_keeps_its_name(world: World) -> None:

@@ -39,6 +39,7 @@ from anyjob import (
 from anyjob.backend import NativeCommand, send_one_by_one
 from anyjob.capabilities import Capabilities, Quality
 from anyjob.executor import JobExecutor
+from anyjob.options import due_at
 from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
 from anyjob.testing import FakeClock
 
@@ -708,3 +709,20 @@ def test_what_is_sent_one_by_one_tells_which_got_through(clock: FakeClock) -> No
     told = caught.value
     assert (told.accepted, told.in_doubt, told.rejected) == (("a", "b"), ("c",), ("d",))
     assert sent == ["a", "b"]
+
+
+class DatetimeOfAnother(datetime):
+    """As pendulum's and freezegun's: no encoder knows it."""
+
+
+@pytest.mark.parametrize(
+    ("run_at", "expected"),
+    [
+        (DatetimeOfAnother(2027, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), datetime(2027, 1, 1, tzinfo=UTC)),
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), None),  # no such time in UTC, and long past
+    ],
+)
+def test_a_time_of_any_type_becomes_a_plain_one_in_utc(run_at: datetime, expected: datetime | None) -> None:
+    due = due_at({"run_at": run_at}, datetime(2026, 1, 1, tzinfo=UTC))
+    assert due == expected
+    assert type(due) in (datetime, type(None))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from anyjob import JobDefinitionError, RetryLater, RetryPolicy
+from anyjob import JobDefinitionError, RetryLater, RetryPolicy, Snooze
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -110,3 +110,26 @@ def test_retry_later_takes_one_time() -> None:
         RetryLater(5, run_at=NOW)
     with pytest.raises(ValueError, match="aware"):
         RetryLater(run_at=datetime(2026, 1, 1))  # noqa: DTZ001  # that is the point
+
+
+def test_snooze_takes_one_time_or_none() -> None:
+    assert Snooze().wanted_at(NOW) == NOW
+    assert Snooze(5).wanted_at(NOW) == NOW + timedelta(seconds=5)
+    assert Snooze(run_at=NOW).wanted_at(NOW + timedelta(days=1)) == NOW
+    with pytest.raises(TypeError, match="Snooze takes either"):
+        Snooze(5, run_at=NOW)
+    with pytest.raises(ValueError, match="aware"):
+        Snooze(run_at=datetime(2026, 1, 1))  # noqa: DTZ001  # that is the point
+
+
+class Duration(timedelta):
+    """As pendulum's: its parts mean something else."""
+
+    days = seconds = microseconds = property(lambda _self: 7)
+
+
+@pytest.mark.parametrize("wish", [RetryLater, Snooze])
+def test_a_delay_of_another_librarys_type_becomes_plain(wish: type[RetryLater | Snooze]) -> None:
+    delay = wish(Duration(days=1, seconds=2, microseconds=3)).delay
+    assert type(delay) is timedelta
+    assert delay == timedelta(days=1, seconds=2, microseconds=3)

@@ -32,6 +32,7 @@ from anyjob import (
     NotConfiguredError,
     RetryLater,
     RetryPolicy,
+    Snooze,
     UnknownJobError,
     background_job,
     current_job,
@@ -417,6 +418,20 @@ def test_retry_later_is_no_failure_and_give_up_is_one(sandbox: JobSandbox) -> No
     with pytest.raises(GiveUp):
         sandbox.run()
     sandbox.assert_abandoned(SendMail, error=GiveUp, times=1)
+
+
+def test_a_snooze_is_no_failure(sandbox: JobSandbox) -> None:
+    @background_job("shop.sleepy", retry=None, registry=own)
+    def sleepy() -> None:
+        done.append(current_job().try_count)
+        if len(done) < 3:
+            raise Snooze(30)
+
+    start = sandbox.now()
+    manager_of().enqueue_by_name("shop.sleepy", {})
+    assert sandbox.run_all() == 3
+    assert (done, sandbox.now() - start) == ([1, 1, 1], timedelta(seconds=60))
+    assert [type(job.error) for job in sandbox.ran] == [Snooze, Snooze, type(None)]
 
 
 def test_a_message_that_cannot_be_read_is_raised_too(sandbox: JobSandbox) -> None:

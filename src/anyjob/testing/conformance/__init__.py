@@ -13,6 +13,7 @@ _SUITES = (
     "chaos",
     "crashes",
     "delay",
+    "endings",
     "fixtures",
     "harness",
     "hostile",
@@ -31,6 +32,7 @@ pytest.register_assert_rewrite(*(f"{__name__}.{each}" for each in _SUITES))
 from anyjob.testing.conformance.chaos import ChaosConformance  # noqa: E402  # rewritten, so that failures explain
 from anyjob.testing.conformance.crashes import CrashesConformance  # noqa: E402
 from anyjob.testing.conformance.delay import DelayConformance  # noqa: E402
+from anyjob.testing.conformance.endings import EndingsConformance  # noqa: E402
 from anyjob.testing.conformance.harness import BackendHarness, WorkerHandle, World  # noqa: E402
 from anyjob.testing.conformance.hostile import HostileConformance  # noqa: E402
 from anyjob.testing.conformance.in_process import InProcessHarness  # noqa: E402
@@ -61,6 +63,7 @@ class BackendConformance(
     OrderConformance,
     DelayConformance,
     RetriesConformance,
+    EndingsConformance,
     NamesConformance,
     CrashesConformance,
     OutagesConformance,

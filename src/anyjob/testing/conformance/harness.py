@@ -19,10 +19,12 @@ from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob.testing.probes.jobs import Probe
 from anyjob.testing.probes.journal import Journal, wait_until
 
-__all__ = ["CHORES", "JOBS", "SHORT", "BackendHarness", "WorkerHandle", "World"]
+__all__ = ["CHORES", "JOBS", "PROBES", "SHORT", "BackendHarness", "WorkerHandle", "World"]
 
 JOBS: Final = "anyjob.testing.probes.jobs"
 CHORES: Final = "anyjob.testing.probes.chores"
+PROBES: Final = (JOBS, "anyjob.testing.probes.endings", CHORES)
+"""The modules of the kit's jobs."""
 
 SHORT: Final[Mapping[str, Any]] = {"lease": 2.0, "stop_timeout": 10.0, "retry": {"max_tries": 2, "first_wait": 0.2}}
 """Settings of the kit's worlds: a crash shows soon. The defaults are proved by one slow test."""
@@ -77,7 +79,7 @@ class World(AbstractContextManager["World"], ABC):
         *,
         queues: Sequence[str] | None = None,
         concurrency: int = 1,
-        imports: Sequence[str] = (JOBS,),
+        imports: Sequence[str] = PROBES,
         **settings: Any,
     ) -> WorkerHandle:
         """Start the backend's own worker, which knows the jobs of `imports`; `settings` over those of the world."""

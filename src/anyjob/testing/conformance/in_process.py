@@ -19,7 +19,7 @@ from anyjob.registry import JobRegistry
 from anyjob.settings import load_settings
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob
 from anyjob.store_backend import StoreBackend
-from anyjob.testing.conformance.harness import CHORES, JOBS, SHORT, BackendHarness, WorkerHandle, World
+from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World
 from anyjob.testing.probes.journal import Journal, wait_until
 from anyjob.worker import JobWorker, WorkerOptions
 
@@ -106,7 +106,7 @@ class _StoreWorld(World):
         self._harness = harness
         self._settings = settings
         self.journal = Journal(folder / "journal")
-        self.manager = self._manager((JOBS, CHORES), {})
+        self.manager = self._manager(PROBES, {})
         self._override = override(self.manager)  # for the jobs that enqueue
         self._override.__enter__()
         self._workers: list[_ThreadedWorker] = []
@@ -116,7 +116,7 @@ class _StoreWorld(World):
         *,
         queues: Sequence[str] | None = None,
         concurrency: int = 1,
-        imports: Sequence[str] = (JOBS,),
+        imports: Sequence[str] = PROBES,
         **settings: Any,
     ) -> WorkerHandle:
         manager = self._manager(imports, settings)

@@ -19,7 +19,7 @@ from anyjob.envelope import QUEUE_NAME
 from anyjob.host import build
 from anyjob.manager import JobManager
 from anyjob.settings import load_settings
-from anyjob.testing.conformance.harness import JOBS, SHORT, BackendHarness, WorkerHandle, World
+from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World
 from anyjob.testing.probes.journal import Journal, wait_until
 
 __all__ = ["ServerHarness", "ServerWorld", "WorkerProcess", "descendants"]
@@ -120,7 +120,7 @@ class ServerWorld(World):
             **settings,
         }
         self._workers: list[WorkerProcess] = []
-        self._file = self.write_settings(JOBS)
+        self._file = self.write_settings(*PROBES)
         self.manager = _manager_of({}, self._file)
         self._override = override(self.manager)  # for what finds its manager by itself
         self._override.__enter__()
@@ -134,7 +134,7 @@ class ServerWorld(World):
         *,
         queues: Sequence[str] | None = None,
         concurrency: int = 1,
-        imports: Sequence[str] = (JOBS,),
+        imports: Sequence[str] = PROBES,
         **settings: Any,
     ) -> WorkerProcess:
         file = self.write_settings(*imports, **settings)
