@@ -31,17 +31,18 @@ def send_in_batches(
     *,
     within: float | None = None,
 ) -> None:
-    """Send jobs (id, arguments) by a script, each batch of them all or none, never twice, `within` so many seconds.
+    """Send jobs (id, arguments) by a script, each batch of them all or none, never twice.
 
+    Each batch has to succeed or fail `within` so many seconds: a million jobs may take longer, as long as they go.
     The script takes `start`, then the arguments of each job, and returns the ids that are taken, if it minds. Raises
     `EnqueueError`, or `DuplicateJobIdError`.
     """
     ids = [job_id for job_id, _ in jobs]
-    until = None if within is None else time.monotonic() + within
     for first in range(0, len(jobs), _BATCH):
         after = first + _BATCH
         arguments = [*start, *(part for _, each in jobs[first:after] for part in each)]
         batch = _Batch(accepted=ids[:first], ids=ids[first:after], rest=ids[after:])
+        until = None if within is None else time.monotonic() + within
         taken = batch.send(client, script, arguments, until)
         if taken:
             which = ", ".join(each.decode() for each in taken[:10])

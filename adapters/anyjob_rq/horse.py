@@ -21,6 +21,7 @@ from rq.worker import Worker
 
 from anyjob.errors import ConfigurationError, JobTimeLimitError
 from anyjob.log import JobLogger
+from anyjob.timelimit import TIME_LIMIT_GRACE
 from anyjob_rq.wake import Wake
 from anyjob_rq.worker import JobWorkerMixin
 
@@ -124,6 +125,4 @@ class ForkingMixin(JobWorkerMixin, Worker):
             logger.warning("%s id=%s: its process ended while it ran", what, self._shown(native_id))
 
 
-TIME_LIMIT_GRACE: Final = 5.0
-"""Seconds after its time limit in which a job may still end by itself; then its process is killed."""
 _LONGEST_WAIT: Final = 1.0  # should the application have taken the signals that wake us

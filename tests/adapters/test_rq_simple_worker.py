@@ -176,19 +176,22 @@ def test_rq_sees_the_worker_its_job_and_its_counts(
     assert Worker.all(connection=fake) == []
 
 
-def test_a_job_that_ends_its_process_costs_a_loss_and_not_the_worker(
-    manager: JobManager, backend: RQBackend, registry: JobRegistry, drain: Drain
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_a_job_exits_with_is_a_failed_try_and_not_the_workers_end(
+    manager: JobManager, backend: RQBackend, registry: JobRegistry, drain: Drain, error: type[BaseException]
 ) -> None:
     def leave(_args: Any) -> None:
-        losses.append(current_job().lost_count)
-        raise SystemExit
+        tries.append(current_job().try_count)
+        raise error
 
-    losses: list[int] = []
-    registry.register_handler("leave", leave)
+    tries: list[int] = []
+    registry.register_handler("leave", leave, retry=None)
     manager.enqueue_by_name("leave", None)
     drain()
-    assert losses == [0, 1, 2, 3, 4, 5]
-    assert backend.shelf.count()[JobState.ABANDONED] == 1
+    assert tries == [1]
+    (parked,) = backend.shelf.scan(JobFilter()).jobs
+    assert parked.failure is not None
+    assert parked.failure.error_type == error.__name__
 
 
 def test_what_breaks_between_a_jobs_end_and_its_acknowledgement_is_counted_and_parked_in_the_end(

@@ -17,7 +17,7 @@ from servers import PrivateRedis, redis_url
 from anyjob import JobPriority
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob.testing.probes.journal import wait_until
-from anyjob_rq.horse import TIME_LIMIT_GRACE
+from anyjob.timelimit import TIME_LIMIT_GRACE
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -288,6 +288,15 @@ def test_a_job_in_a_call_of_c_code_is_ended_some_time_after_its_limit(world: Wor
     assert (parked.failure.error_type, parked.failure.tries) == ("anyjob.errors.JobTimeLimitError", 2)
     assert "its process was killed" in parked.failure.message
     wait_until(lambda: world.ran("say", "next"))
+
+
+def test_what_a_job_exits_with_is_its_own_failure(world: World) -> None:
+    world.send("exit", code=3)
+    world.start_worker()
+    (parked,) = wait_until(lambda: abandoned(world))
+    assert len(world.ran("exit")) == 1
+    assert parked.failure is not None
+    assert (parked.failure.error_type, parked.failure.tries) == ("SystemExit", 1)
 
 
 @pytest.mark.parametrize("where", ["process", "pool"])
