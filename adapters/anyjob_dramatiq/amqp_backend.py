@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import amqp
@@ -27,6 +27,7 @@ from anyjob_amqp import (
     capabilities_of,
     read_url,
 )
+from anyjob_dramatiq.amqp_parameters import HEARTBEAT
 from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
 from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
 from anyjob_dramatiq.frame import Delivery, encode, unwrap
@@ -54,7 +55,12 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         self._publisher = Publisher(self._links, config.enqueue_timeout)
         self.moves = MoveJournal(self._links, self._publisher, self._names)
         self._queues = KnownQueues(self._names, config)
-        self.capabilities = replace(capabilities_of(config), priority_lag=1)
+        self.capabilities = replace(
+            capabilities_of(config),
+            priority_lag=1,
+            # Dramatiq's threads share the interpreter's lock with the one that sends heartbeats.
+            silence_bound=timedelta(seconds=HEARTBEAT * 1.5),
+        )
         self.shelf = AmqpShelf(
             self._links,
             self._publisher,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from typing import Any, Final
 
-import pika
 from dramatiq import Message
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
@@ -20,6 +18,8 @@ from pika.exceptions import AMQPError
 from anyjob.errors import EnqueueError
 from anyjob.log import JobLogger
 from anyjob_amqp import AmqpAddress, fault_in
+from anyjob_dramatiq.amqp_again import KnownDeliveries
+from anyjob_dramatiq.amqp_parameters import parameters_of
 from anyjob_dramatiq.frame import Delivery, decode, faulty
 from anyjob_dramatiq.intake import JobSource
 from anyjob_dramatiq.pika_frames import open_connection
@@ -60,7 +60,7 @@ class AmqpSource(JobSource):
         publish_again: Callable[[AmqpPlace, Delivery], None],
         forbidden: Callable[[], Set[str]],
     ) -> None:
-        self._parameters = _parameters(address, timeout)
+        self._parameters = parameters_of(address, timeout)
         self._native = native
         self._declare = declare
         self._publish_again = publish_again
@@ -70,6 +70,7 @@ class AmqpSource(JobSource):
         """By tag, in their order; to be changed by the thread that looks after the connection, and by no other."""
         self._done: deque[AmqpPlace] = deque()
         """What is to be acknowledged; any thread adds to it, also what a channel before this one delivered."""
+        self._known = KnownDeliveries()
         self._consumed: dict[str, str] = {}
         self._channel: Any = None  # pika is untyped: a BlockingChannel, or None
         self._limits_channels = True
@@ -108,11 +109,22 @@ class AmqpSource(JobSource):
                 channel.connection.add_callback_threadsafe(partial(self._cancel, channel))
 
     def holds(self, delivery: Delivery) -> bool:
-        channel: BlockingChannel = delivery.place.channel
-        return channel is self._channel and bool(channel.is_open)
+        place = delivery.place
+        while not self._holds(place):
+            if self._known.leave(delivery, place):  # who asks does so to settle it, and won't now
+                return False
+            place = delivery.place  # it came again just now
+        return True
+
+    def _holds(self, place: AmqpPlace) -> bool:
+        return place.channel is self._channel and bool(place.channel.is_open)
 
     def acknowledge(self, delivery: Delivery) -> bool:
-        if not self.holds(delivery):
+        self._known.settle(delivery)
+        return self._acknowledge(delivery)
+
+    def _acknowledge(self, delivery: Delivery) -> bool:
+        if not self._holds(delivery.place):
             return False
         delivery.released = True
         self._done.append(delivery.place)
@@ -123,9 +135,11 @@ class AmqpSource(JobSource):
         for delivery in deliveries:
             if self.holds(delivery) and delivery.begun:
                 self._publish_again(delivery.place, delivery)
-                self.acknowledge(delivery)
+                self._known.leave(delivery, delivery.place)
+                self._acknowledge(delivery)
             elif self.holds(delivery):
                 delivery.released = True
+                self._known.leave(delivery, delivery.place)
                 self._call(self._reject, delivery.place)
 
     def give_back_all(self) -> Sequence[str]:
@@ -210,7 +224,18 @@ class AmqpSource(JobSource):
                 place=place,
                 redelivered=method.redelivered,
             )
-        self._held[method.delivery_tag] = message.args[0]
+        delivery: Delivery = message.args[0]
+        self._held[method.delivery_tag] = delivery
+        known = self._known.recognise(delivery) if method.redelivered else None
+        if known is delivery:
+            logger.info("settled id=%s before its connection was lost: acknowledged now", delivery.id)
+            self._acknowledge(delivery)
+            return
+        if known is not None:
+            logger.info("held again id=%s: its job still runs here", delivery.id)
+            self._held[method.delivery_tag] = known
+            return
+        self._known.add(delivery)
         self._arrived.append(message)
 
     def _cancel(self, channel: BlockingChannel) -> None:
@@ -234,19 +259,4 @@ class AmqpSource(JobSource):
                 channel.connection.close()
 
 
-def _parameters(address: AmqpAddress, timeout: float) -> pika.ConnectionParameters:
-    return pika.ConnectionParameters(
-        host=address.host,
-        port=address.port,
-        virtual_host=address.vhost,
-        credentials=pika.PlainCredentials(address.user, address.password),
-        ssl_options=pika.SSLOptions(ssl.create_default_context(), address.host) if address.tls else None,
-        connection_attempts=1,
-        socket_timeout=timeout / 2,
-        stack_timeout=timeout,
-        client_properties=_CLIENT,
-    )
-
-
-_CLIENT: Final[Mapping[str, str]] = {"connection_name": "anyjob worker"}
 _LONGEST_WAIT: Final = 0.1

@@ -1,0 +1,126 @@
+"""A job on Dramatiq that keeps the interpreter's lock until RabbitMQ takes its connection for lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from dramatiq_worlds import dramatiq_amqp_harness
+
+from anyjob.store import JobState
+from anyjob.testing.conformance.harness import JOBS
+from anyjob.testing.probes.journal import wait_until
+from anyjob_dramatiq.amqp_again import KnownDeliveries
+from anyjob_dramatiq.amqp_source import AmqpPlace
+from anyjob_dramatiq.frame import Delivery
+
+pytestmark = pytest.mark.timeout(90)
+
+HOLDING = """
+import ctypes
+from pathlib import Path
+from anyjob import background_job
+from anyjob.testing.probes.journal import wait_until
+from anyjob_dramatiq import amqp_parameters
+
+amqp_parameters.HEARTBEAT = 1
+
+@background_job("silent.hold", retry=None)
+def hold(log: str, seconds: int, gate: str) -> None:
+    with Path(log).open("a") as file:
+        file.write("begin\\\\n")
+    ctypes.PyDLL(None).sleep(seconds)  # PyDLL keeps the lock during the call
+    if gate:
+        wait_until(Path(gate).exists, what="the gate")
+    with Path(log).open("a") as file:
+        file.write("end\\\\n")
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[Any]:
+    (tmp_path / "holding.py").write_text(HOLDING.replace("\\\\n", "\\n"))
+    harness = dramatiq_amqp_harness()
+    with harness.open(tmp_path) as world:
+        yield world
+    harness.close()
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["ends at once", "goes on"])
+def test_its_success_counts_and_it_runs_once(world: Any, tmp_path: Path, goes_on: bool) -> None:
+    log, gate, worker_log = tmp_path / "log", tmp_path / "gate", tmp_path / "worker-0.log"
+    args = json.dumps({"log": str(log), "seconds": 6, "gate": str(gate) if goes_on else ""}).encode()
+    world.start_worker(imports=("holding", JOBS), concurrency=2)  # one thread is free, to ask for more
+    world.enqueue("warm")
+    world.journal.wait(1)
+    world.manager.enqueue_many([world.envelope("silent.hold", args)])
+    told = "held again id=" if goes_on else "settled id="
+    wait_until(lambda: told in worker_log.read_text(), timeout=30, what="the message to come again")
+    gate.touch()
+    wait_until(lambda: "end" in log.read_text(), what="its end")
+    world.enqueue("sentinel")
+    world.journal.wait(1, "end", "sentinel")
+    wait_until(lambda: not any(world.manager.shelf().count().values()), what="nothing to be left")
+    assert log.read_text().split() == ["begin", "end"]
+
+
+# Who has a message that comes again
+
+
+def delivery(body: bytes = b"body", channel: object = None) -> Delivery:
+    place: Any = SimpleNamespace(body=body, channel=channel or object())
+    return Delivery("id", body, place=place)
+
+
+def test_what_was_settled_is_settled() -> None:
+    known, first, again = KnownDeliveries(), delivery(), delivery()
+    known.add(first)
+    known.settle(first)
+    assert known.recognise(again) is again
+    assert known.recognise(delivery(b"another")) is None
+
+
+def test_what_still_runs_has_it_again() -> None:
+    known, first, again = KnownDeliveries(), delivery(), delivery()
+    known.add(first)
+    assert known.recognise(again) is first
+    assert first.place is again.place
+
+
+def test_what_was_left_is_nobodys() -> None:
+    known, first = KnownDeliveries(), delivery()
+    known.add(first)
+    assert known.leave(first, first.place)
+    assert known.recognise(delivery()) is None
+    known.settle(first)  # it ended all the same
+    assert known.recognise(delivery()) is None
+
+
+def test_what_came_again_can_not_be_left_by_its_old_place() -> None:
+    known, first = KnownDeliveries(), delivery()
+    known.add(first)
+    old: AmqpPlace = first.place
+    known.recognise(delivery())
+    assert not known.leave(first, old)
+
+
+def test_a_twin_over_the_same_channel_is_another_message() -> None:
+    known, channel = KnownDeliveries(), object()
+    known.add(delivery(channel=channel))
+    assert known.recognise(delivery(channel=channel)) is None
+
+
+def test_what_was_given_back_is_nobodys() -> None:
+    known, first = KnownDeliveries(), delivery()
+    known.add(first)
+    first.released = True
+    assert known.recognise(delivery()) is None
+
+
+def test_it_declares_how_long_a_job_may_be_silent(world: Any) -> None:
+    assert world.can.silence_bound.total_seconds() == 90
+    assert world.manager.shelf().count()[JobState.WAITING] == 0
