@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+import time
 from dataclasses import dataclass
 
 from anyjob import BackgroundJob, RetryPolicy, current_job, job_name
 from anyjob.testing.probes.journal import hold, record
 
-__all__ = ["FailsAtItsGates"]
+__all__ = ["Blocks", "Exits", "FailsAtItsGates", "KeepsTheLock"]
 
 
 @job_name("celery-tests.fails-at-its-gates")
@@ -29,3 +32,64 @@ class FailsAtItsGatesJob(BackgroundJob[FailsAtItsGates]):
         record(args.journal, "begin", args.label)
         hold(f"{args.gates}-{current_job().try_count}")
         raise RuntimeError(args.label)
+
+
+@job_name("celery-tests.blocks")
+@dataclass
+class Blocks:
+    """A job that a time limit of a second finds in a call of C code."""
+
+    journal: str
+    label: str
+
+
+class BlocksJob(BackgroundJob[Blocks]):
+    """Runs a `Blocks`."""
+
+    time_limit = 1.0
+    retry = None
+
+    def execute(self, args: Blocks) -> None:
+        record(args.journal, "begin", args.label)
+        time.sleep(60)  # noqa: TID251  # the call that blocks
+        record(args.journal, "end", args.label)
+
+
+@job_name("celery-tests.exits")
+@dataclass
+class Exits:
+    """A job that calls `sys.exit()`."""
+
+    journal: str
+    label: str
+
+
+class ExitsJob(BackgroundJob[Exits]):
+    """Runs an `Exits`."""
+
+    retry = None
+
+    def execute(self, args: Exits) -> None:
+        record(args.journal, "begin", args.label)
+        sys.exit(3)
+
+
+@job_name("celery-tests.keeps-the-lock")
+@dataclass
+class KeepsTheLock:
+    """A job that lets no other thread of its process run for so many seconds."""
+
+    journal: str
+    label: str
+    seconds: int
+
+
+class KeepsTheLockJob(BackgroundJob[KeepsTheLock]):
+    """Runs a `KeepsTheLock`."""
+
+    retry = None
+
+    def execute(self, args: KeepsTheLock) -> None:
+        record(args.journal, "begin", args.label)
+        ctypes.PyDLL(None).sleep(args.seconds)  # unlike a CDLL, it keeps the interpreter's lock
+        record(args.journal, "end", args.label)

@@ -6,11 +6,13 @@ import os
 import sys
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from threading import Event
 from typing import Any, Final
 
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
+from anyjob.capabilities import Capabilities
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob.executor import JobExecutor
@@ -64,6 +66,13 @@ class CeleryBackend(JobBackend):
     def keep_held(self, tags: Collection[str]) -> None:  # noqa: ARG002
         """After a lost connection: hold on to nothing but these, which still run. A broker may do so by itself."""
         return
+
+    def pooled(self, can: Capabilities, silence: timedelta | None) -> Capabilities:
+        """Return `can` with what depends on the pool: in `prefork` jobs have processes of their own; a job in the
+        worker's own process can keep it from the signs of life that the server waits `silence` for.
+        """
+        apart = self.pool == "prefork"
+        return replace(can, hard_time_limit=apart, silence_bound=None if apart else silence)
 
     def native_eta(self, envelope: JobEnvelope) -> str | None:
         """Return when Celery is to run the job, if its delay is Celery's affair.

@@ -53,6 +53,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         self.capabilities = replace(capabilities_of(config), redelivery_bound=timedelta(seconds=6))
         if self.native_delay:
             self.capabilities = replace(self.capabilities, delay=Quality.APPROXIMATE)
+        self.capabilities = self.pooled(self.capabilities, self._silence())
         self.shelf = AmqpShelf(
             self._links,
             self._publisher,
@@ -105,6 +106,11 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             "event_queue_prefix": f"{namespace}:events",
         }
 
+    def _silence(self) -> timedelta | None:
+        """Return how long RabbitMQ waits for a sign of life: two heartbeats, of which it wants one a minute."""
+        seconds = 0 if self.pool == "solo" else min(float(self.options.get("broker_heartbeat", 120)), _HEARTBEAT)
+        return timedelta(seconds=2 * seconds) if seconds else None
+
     def holds(self, message: Any) -> bool:
         from anyjob_celery.fence import is_held_on_amqp  # for workers, who have kombu
 
@@ -127,6 +133,9 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             reply_to="",
         )
         return Parcel(envelope.id, self._names.route(envelope.queue, seconds), message)
+
+
+_HEARTBEAT = 60.0
 
 
 def _envelope_in(message: Message, body: bytes) -> bytes:

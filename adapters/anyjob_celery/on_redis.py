@@ -36,7 +36,7 @@ class RedisCeleryBackend(OwnCeleryBackend):
         self.messages = RedisMessages(client, config.namespace, config.clock)
         self.held = HeldMessages(self.messages, config.lease)
         self.moves = Moves(client, config.namespace)
-        self.capabilities = replace(
+        can = replace(
             ON_REDIS,
             delay=Quality.APPROXIMATE if self.native_delay else Quality.EXACT,
             # A lease, looked at three times in its length, and a second for the way back; a dead child of a pool that
@@ -44,6 +44,8 @@ class RedisCeleryBackend(OwnCeleryBackend):
             redelivery_bound=timedelta(seconds=max(config.lease * 4 / 3 + 1, 6)),
             exact_loss_count=False,  # a worker may be killed between taking a job and beginning it
         )
+        # A sign of life is given three times in a lease: the last one may be a third of it old.
+        self.capabilities = self.pooled(can, timedelta(seconds=config.lease * 2 / 3))
         self.shelf = RedisShelf(
             ParkedJobs(client, config.namespace, config.clock),
             CeleryPlaces(self.messages, config.lease),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["REFUSED", "REMOTE_CONTROL", "SAFE", "Settings", "risks_of", "transport_option"]
+__all__ = ["REFUSED", "REMOTE_CONTROL", "SAFE", "Settings", "refusal_of", "risks_of", "transport_option"]
 
 # Each of these, as Celery has it by default, loses, repeats or leaks something.
 SAFE: Final[Mapping[str, Any]] = {
@@ -31,6 +31,7 @@ _ACKS: Final = "a job is acknowledged once what became of it is settled, and not
 REFUSED: Final[Mapping[str, str]] = {
     **dict.fromkeys(SAFE, _OURS),
     "broker_channel_error_retry": _OURS,
+    "broker_connection_retry": _OURS,
     "broker_read_url": _OURS,
     "broker_transport": _OURS,
     "broker_url": _OURS,
@@ -45,15 +46,19 @@ REFUSED: Final[Mapping[str, str]] = {
     "task_annotations": "they can undo what keeps jobs from being lost. Set the job's own attributes.",
     "task_create_missing_queues": _OURS,
     "task_default_exchange": _OURS,
+    "task_protocol": _OURS,
     "task_queues": _OURS,
     "task_retry_on_worker_lost": "the layer owns the retries: see max_losses.",
     "task_routes": _OURS,
     "task_soft_time_limit": _LIMIT,
     "task_time_limit": _LIMIT,
     "worker_cancel_long_running_tasks_on_connection_loss": "each lost connection would cost every running job a try.",
+    "worker_deduplicate_successful_tasks": "a job whose id succeeded before would be dropped. See unique ids.",
     "worker_pool": "use the option pool.",
 }
 """What a backend's options can't say, with the reason or the way out: it is ours, or undoes what is promised."""
+
+_POOLS: Final = frozenset(f"celery.concurrency.{name}" for name in ("prefork", "thread", "solo"))
 
 REMOTE_CONTROL: Final = (
     "worker_enable_remote_control: who can write to the broker can also stop workers; Flower and `inspect` need it, "
@@ -61,6 +66,15 @@ REMOTE_CONTROL: Final = (
 )
 
 Settings = Mapping[str, Any]
+
+
+def refusal_of(worker: Any) -> str | None:
+    """Return why a worker of ours must not run as its command line says; None if it may."""
+    if worker.time_limit or worker.soft_time_limit:
+        return f"--time-limit and --soft-time-limit: {_LIMIT}"
+    if worker.pool_cls.__module__ not in _POOLS:
+        return f"--pool: {worker.pool_cls.__module__} is none of prefork, threads, solo"
+    return None
 
 
 def transport_option(conf: Settings, name: str, default: Any = None) -> Any:
@@ -105,6 +119,8 @@ _ANYWHERE: Final = (
         lambda conf: not conf["worker_cancel_long_running_tasks_on_connection_loss"],
         "each lost connection costs every running job a try; use False",
     ),
+    _Risk("task_time_limit", lambda conf: not conf["task_time_limit"], "a longer job is killed; its try has failed"),
+    _Risk("task_soft_time_limit", lambda conf: not conf["task_soft_time_limit"], "a longer job gets an exception"),
     _Risk(
         "task_always_eager", lambda conf: not conf["task_always_eager"], "jobs run inside of enqueue, delayed or not"
     ),

@@ -13,10 +13,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from billiard import active_children
+from billiard.common import terminate_handler_fired
 from celery import bootsteps, signals
 
 from anyjob.log import JobLogger
 from anyjob_celery.backend import CeleryBackend
+from anyjob_celery.safety import refusal_of
 
 __all__ = ["StopBound", "StopFlag", "TellJobs"]
 
@@ -24,14 +26,17 @@ logger = JobLogger("anyjob.worker")
 
 
 class StopFlag(threading.Event):
-    """Set in a worker's main process, seen by the children of its pool as well: they share a byte of memory."""
+    """Set in a worker's main process, seen by the children of its pool as well: they share a byte of memory.
+
+    Set for a child, too, that got a signal of its own to end.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._byte = mmap.mmap(-1, 1)
 
     def is_set(self) -> bool:
-        return self._byte[0] != 0
+        return self._byte[0] != 0 or terminate_handler_fired()
 
     def set(self) -> None:
         self._byte[0] = 1
@@ -81,6 +86,12 @@ class StopBound(TellJobs):
         """And how long running jobs may take, in seconds."""
 
         timeout: float
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        refusal = refusal_of(worker)
+        if refusal is not None:
+            raise SystemExit(f"anyjob: {refusal}.")
+        super().__init__(worker, **options)
 
     def start(self, worker: Any) -> None:
         self._told: SimpleQueue[None] = SimpleQueue()

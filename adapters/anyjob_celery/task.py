@@ -15,6 +15,7 @@ from anyjob.errors import AnyjobError, EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome
+from anyjob.timelimit import TIME_LIMIT_GRACE
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
 from anyjob_celery.request import ENVELOPE
@@ -102,7 +103,7 @@ def job_strategy(task: JobTask, app: Any, consumer: Any, **options: Any) -> Call
     def on_message(message: Any, _body: Any, ack: Any, reject: Any, callbacks: Any, **more: Any) -> Any:
         opened = None
         try:
-            opened = _Opened(message, consumer, native_delay=task.jobs.native_delay)
+            opened = _Opened(message, consumer, task)
             return handle(opened, None, ack, reject, callbacks, **more)
         except (ForeignMessageError, InvalidTaskError) as why:
             task.refuse(message, why, consumer.connection_errors)
@@ -125,12 +126,15 @@ class _Opened:
     body = payload = _EMPTY
     begun = False
 
-    def __init__(self, message: Any, consumer: Any, *, native_delay: bool) -> None:
+    def __init__(self, message: Any, consumer: Any, task: JobTask) -> None:
         frame = open_frame(message.headers, message.body)
         self._message = message
         self.consumer = consumer
+        limit = task.executor.time_limit_of(frame.raw)
         self.headers = {**frame.headers, ENVELOPE: frame.raw}
-        if not native_delay:
+        if limit is not None:  # in the job's own process; what is still there then is in a call that blocks
+            self.headers["timelimit"] = [limit + TIME_LIMIT_GRACE, None]
+        if not task.jobs.native_delay:
             self.headers["eta"] = None  # else anybody could fill a worker's memory until then
 
     def __getattr__(self, name: str) -> Any:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from billiard.common import terminate_handler_fired
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery import Task
 from celery.app.trace import TraceInfo, trace_ok_t
@@ -41,7 +40,7 @@ class TracedTask(Task):
 
     def is_stopping(self) -> bool:
         """Whether this process is told to end."""
-        return bool(terminate_handler_fired())
+        raise NotImplementedError
 
     @property
     def __trace__(self) -> Callable[..., Any] | None:

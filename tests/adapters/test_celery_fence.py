@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from celery_jobs import FailsAtItsGates
+from celery_jobs import FailsAtItsGates, KeepsTheLock
 from celery_worlds import CeleryAmqpWorld, celery_amqp_harness
 
+from anyjob.store import JobState
 from anyjob.testing.conformance.processes import QUEUES
 from anyjob.testing.probes.journal import wait_until
 
@@ -46,6 +47,28 @@ def test_each_lost_connection_costs_one_run(world: CeleryAmqpWorld, tmp_path: Pa
     assert len(world.wait_parked()) == 1
     assert len(world.journal.entries("begin", "cut")) <= 10
     assert "fenced id=" in (tmp_path / "worker-0.log").read_text()
+
+
+@pytest.mark.parametrize(("pool", "runs"), [("prefork", 1), ("threads", 3)])
+def test_a_job_that_keeps_the_lock_leaves_no_copies(world: CeleryAmqpWorld, pool: str, runs: int) -> None:
+    options = {"pool": pool, "broker_heartbeat": 1}
+    world.start_worker(
+        imports=["celery_jobs", "anyjob.testing.probes.jobs"],
+        concurrency=2,
+        max_losses=2,
+        backends={"main": {"url": world.url, "queues": list(QUEUES), "options": options}},
+    )
+    world.manager.enqueue(KeepsTheLock(str(world.journal.path), "keeps", 6))
+    world.journal.wait(runs, "end", "keeps", timeout=60)
+    if runs > 1:  # taken for lost each time, as its `silence_bound` says
+        (parked,) = world.wait_parked(timeout=30)
+        assert parked.failure is not None
+        assert "JobLostError" in parked.failure.error_type
+    world.enqueue("sentinel", delay=1)
+    world.journal.wait(1, "end", "sentinel", timeout=30)
+    assert len(world.journal.entries("begin", "keeps")) == runs
+    assert world.manager.shelf().count()[JobState.WAITING] == 0
+    assert len(world.jobs(JobState.ABANDONED)) == (runs > 1)
 
 
 def _wait_for_try(world: CeleryAmqpWorld, number: int) -> None:

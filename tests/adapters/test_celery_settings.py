@@ -6,7 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,6 +99,9 @@ def test_the_worker_command_has_no_secret(url: str) -> None:
         ({"worker_cancel_long_running_tasks_on_connection_loss": True}, "cost every running job a try"),
         ({"worker_pool": "gevent"}, "use the option pool"),
         ({"task_always_eager": True}, "run inside of enqueue"),
+        ({"task_retry_on_worker_lost": True}, "task_retry_on_worker_lost"),
+        ({"worker_deduplicate_successful_tasks": True}, "worker_deduplicate_successful_tasks"),
+        ({"broker_connection_retry": False}, "broker_connection_retry"),
     ],
 )
 def test_bad_options_are_refused(options: Mapping[str, Any], told: str) -> None:
@@ -112,6 +115,30 @@ def test_bad_options_are_refused(options: Mapping[str, Any], told: str) -> None:
 def test_urls_that_cant_be_used_are_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"backends\.main\.url"):
         own(url)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task_default_rate_limit": "10/s"},
+        {"worker_max_memory_per_child": 100_000},
+        {"worker_soft_shutdown_timeout": 5.0},
+        {"worker_state_db": "state"},
+    ],
+)
+def test_options_that_undo_no_promise_pass(options: Mapping[str, Any]) -> None:
+    assert application(own(REDIS, options=options)).conf[next(iter(options))] == next(iter(options.values()))
+
+
+def test_the_pool_decides_what_a_limit_ends_and_what_silence_costs() -> None:
+    for url in (REDIS, AMQP):
+        apart = own(url).capabilities
+        assert (apart.hard_time_limit, apart.silence_bound) == (True, None)
+        together = own(url, options={"pool": "threads"}).capabilities
+        assert not together.hard_time_limit
+        assert together.silence_bound is not None
+    short = own(AMQP, options={"pool": "threads", "broker_heartbeat": 5}).capabilities
+    assert short.silence_bound == timedelta(seconds=10)
 
 
 def test_options_are_celerys_settings() -> None:
@@ -252,6 +279,17 @@ def test_a_queue_that_isnt_there_is_refused(shop: Celery) -> None:
 def test_settings_belong_to_the_application(shop: Celery) -> None:
     with pytest.raises(ConfigurationError, match="settings of its own"):
         existing(options={"worker_concurrency": 4})
+
+
+def test_annotations_of_theirs_undo_nothing(shop: Celery) -> None:
+    unsafe = {"acks_late": False, "acks_on_timeout": False, "reject_on_worker_lost": False}
+    shop.conf.task_annotations = {"*": unsafe}
+    task = existing().application(JobExecutor(JobRegistry()), stop_timeout=1.0).tasks["anyjob.run"]
+    try:
+        assert {name: getattr(task, name) for name in unsafe} == dict.fromkeys(unsafe, True)
+    finally:
+        for name in unsafe:
+            delattr(type(task), name)  # there Celery wrote them
 
 
 def test_app_needs_a_backend_on_celery(tmp_path: Path) -> None:
