@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import json
+import lzma
 import pickle
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +74,71 @@ def hostile_frames(path: Path) -> Sequence[tuple[Mapping[str, Any], bytes]]:
             {"content_type": "application/x-python-serialize", "application_headers": ours},
             pickle.dumps(_RunsCode(path)),
         ),
+        *_foreign_tasks(path),
+        *_strange_headers(),
+        *_bombs(),
     ]
+
+
+def _foreign_tasks(path: Path) -> Iterator[tuple[Mapping[str, Any], bytes]]:
+    """Yield messages for other tasks, of both of Celery's protocols, and ours with what Celery would do besides."""
+    body, ours = body_of(b"{}"), {"task": TASK, "id": "hostile", "lang": "py"}
+    command = f"touch {path}"
+    signature: dict[str, Any] = {
+        "task": "os.system",
+        "args": [command],
+        "kwargs": {},
+        "options": {},
+        "subtask_type": None,
+    }
+    old = {"task": "os.system", "id": "x", "args": [command], "kwargs": {}, "retries": 0, "eta": None}
+    for first in (old, {**old, "task": TASK}, {**old, "taskset": "x", "chord": signature}, {**old, "callbacks": 1}):
+        yield _JSON, json.dumps(first).encode()
+    for task in ("celery.chord", "celery.group", "celery.chain", "celery.starmap", "celery.backend_cleanup", "", "\0"):
+        yield {**_JSON, "application_headers": {**ours, "task": task}}, json.dumps([[], signature, {}]).encode()
+    for embed in ("callbacks", "errbacks", "chain", "chord"):
+        after = signature if embed == "chord" else [signature]
+        yield {**_JSON, "application_headers": ours}, json.dumps([[{}], {}, {embed: after}]).encode()
+    yield {**_JSON, "application_headers": {**ours, "shadow": ["x"], "group": {}, "root_id": 7}}, body[:-1]
+    yield {**_JSON, "application_headers": ours, "reply_to": "os.system"}, b"[[], {}, {}]"
+
+
+def _strange_headers() -> Iterator[tuple[Mapping[str, Any], bytes]]:
+    """Yield messages whose properties and headers are of types that no client would give them."""
+    body, ours = body_of(b"{}"), {"task": TASK, "id": "hostile", "lang": "py"}
+    for more in (
+        {"id": 7},
+        {"task": [TASK]},
+        {"expires": "2001-01-01T00:00:00"},
+        {"expires": "never"},
+        {"eta": "9999-12-31T23:59:59+00:00"},
+        {"retries": -1, "timelimit": ["x", "y"]},
+        {"timelimit": "abc"},
+        {"ignore_result": "x", "argsrepr": 7},
+        {"stamps": {"x": 1}, "stamped_headers": "x"},
+    ):
+        yield {**_JSON, "application_headers": {**ours, **more}}, body
+    for kind in ("application/x-yaml", "application/x-msgpack", "text/plain", "application/data", "x" * 200):
+        yield {**_JSON, "content_type": kind, "application_headers": ours}, body
+    yield {**_JSON, "content_encoding": "no-such-encoding", "application_headers": ours}, b"\xff\xfe"
+
+
+@cache
+def _bombs() -> Sequence[tuple[Mapping[str, Any], bytes]]:
+    """Return messages of some kilobytes that unpack into 512 MB, by each means that kombu has without more packages."""
+    megabytes, ours = bytes(2**24), {"task": TASK, "id": "hostile", "lang": "py"}
+    packed = {
+        "application/x-bz2": bz2.compress(megabytes) * 32,
+        "application/x-lzma": lzma.compress(megabytes) * 32,
+        "application/x-gzip": zlib.compress(bytes(2**29), 1),
+    }
+    return [
+        ({**_JSON, "application_headers": {**ours, "compression": compression}}, body)
+        for compression, body in packed.items()
+    ]
+
+
+_JSON: Mapping[str, Any] = {"content_type": "application/json", "content_encoding": "utf-8"}
 
 
 class CeleryAmqpWorld(RabbitWorld):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import secrets
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,30 @@ def hostile_messages(path: Path) -> Iterator[bytes]:
     options += [{"eta": 2**60}, {"eta": "x"}, {"time_limit": "x"}, {"max_age": 1}, {"max_retries": 9}]
     options += [{"throws": "x", "on_retry_exhausted": "os.system", "retries": -1}]
     options += [{"group_completion_uuid": "x", "group_completion_callbacks": [target]}]
+    options += [{"redis_message_id": 7}, {"requeue_timestamp": "x", "current_message": target}, {"on_success": [1]}]
+    options += [{"": 0}, {"priority": -(2**70)}, {"eta": -1e300}, {"traceback": "x" * 100_000}, {"pipe_ignore": "x"}]
     for each in options:
         yield message("default", {}, **each)
+    yield from _strange_fields(command)
+
+
+def _strange_fields(command: str) -> Iterator[bytes]:
+    """Yield messages with a field that is missing, of another type, or there twice."""
+    whole = msgspec.json.decode(message("default", {}))
+    for field in whole:
+        yield msgspec.json.encode({name: value for name, value in whole.items() if name != field})
+    wrong: dict[str, Any] = {"queue_name": 7, "actor_name": ["x"], "args": "x", "kwargs": [], "options": "x"}
+    wrong |= {"message_timestamp": "now"}
+    for field, value in wrong.items():
+        yield msgspec.json.encode({**whole, field: value})
+        yield msgspec.json.encode({**whole, field: None})
+    yield msgspec.json.encode({**whole, "kwargs": {"command": command}, "actor_name": "subprocess.run"})
+    yield msgspec.json.encode({**whole, "args": [{}, command]})
+    yield msgspec.json.encode([whole])
+    yield msgspec.json.encode(whole)[:-2]
+    yield msgspec.json.encode(whole)[:-1] + b',"args":[],"args":[1,2]}'
+    yield b"\xef\xbb\xbf" + msgspec.json.encode(whole)
+    yield zlib.compress(msgspec.json.encode(whole))
 
 
 class DramatiqRedisWorld(ServerWorld):

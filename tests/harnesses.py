@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,20 @@ class RQWorld(ServerWorld):
         job = queue.enqueue(ENTRY, raw, job_id=self._native_id(), **_AS_OURS)
         self._redis.hset(job.key, "meta", pickle.dumps(_Touch(path)))
         queue.push_job_id("no-such-job")
-        return 8
+        fields, datas, ids = (
+            _strange_fields(path),
+            list(_strange_data(path)),
+            (b"\xff\x00", b"a b", b"../x", b"*", b"%s"),
+        )
+        for name, value in fields:
+            job = queue.enqueue(ENTRY, raw, job_id=self._native_id(), **_AS_OURS)
+            self._redis.hset(job.key, name, value)
+        for data in datas:
+            job = queue.enqueue(ENTRY, raw, job_id=self._native_id(), **_AS_OURS)
+            self._redis.hset(job.key, "data", data)
+        for native_id in ids:
+            self._redis.rpush(queue.key, native_id)
+        return 8 + len(fields) + len(datas) + len(ids)
 
     def clear(self) -> None:
         for key in self._redis.scan_iter(f"*{self.namespace}*", count=1000):
@@ -98,6 +113,52 @@ class _Touch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (self._path,))
+
+
+def _strange_fields(path: Path) -> Sequence[tuple[str, bytes | str]]:
+    """Return fields of RQ's jobs, with values that a careless worker dies of, or obeys."""
+    return [
+        *((name, "os.system") for name in ("success_callback_name", "failure_callback_name", "stopped_callback_name")),
+        *(("timeout", value) for value in ("1" * 400, "-2", "0", "NaN", b"\xff")),
+        *(("result_ttl", value) for value in ("-1", "x", "1e300")),
+        *(("retries_left", value) for value in ("9", "-1")),
+        ("retry_intervals", "[]"),
+        ("repeats_left", "9"),
+        ("ttl", "1"),
+        ("failure_ttl", "x"),
+        ("group_id", "../x"),
+        ("allow_dependency_failures", "1"),
+        ("dependency_ids", json.dumps(["x"])),
+        ("serializer", "rq.serializers.DefaultSerializer"),
+        ("meta", pickle.dumps(_Touch(path))),
+        ("exc_info", b"\xff" * 1_000),
+        ("os.system", f"touch {path}"),
+        ("x" * 100_000, "x"),
+    ]
+
+
+def _strange_data(path: Path) -> Iterator[bytes]:
+    """Yield what may stand in the place of a call."""
+    call = EnvelopeSerializer.dumps((ENTRY, None, [Raw(b"{}")], {}))
+    others: list[tuple[Any, ...]] = [
+        ("os.system", None, [f"touch {path}"], {}),
+        (ENTRY, "x", [{}], {}),
+        (ENTRY, None, [], {}),
+    ]
+    others += [(ENTRY, None, [{}, {}], {}), (ENTRY, None, [{}], {"more": 1}), ("", None, [{}], {})]
+    for other in others:
+        yield zlib.compress(json.dumps(other).encode())
+    yield from (b"", b"\xff\xfe", call, zlib.compress(call)[:-4], zlib.compress(b""), zlib.compress(b"[" * 100_000))
+    yield zlib.compress(pickle.dumps(("os.system", None, (f"touch {path}",), {})))
+    yield pickle.dumps(_Touch(path))
+    yield zlib.compress(zlib.compress(call))
+    yield _bomb()
+
+
+@cache
+def _bomb() -> bytes:
+    """Return what unpacks into 512 MB."""
+    return zlib.compress(bytes(2**29), 1)
 
 
 _AS_OURS = {"job_timeout": -1, "result_ttl": 0}

@@ -331,6 +331,36 @@ class ParksForAnotherReason(InMemoryJobStore):
         return super().park(raw, replace(failure, message="lost"))
 
 
+class LosesEverySecondKilledJob(InMemoryJobStore):
+    losses = 0
+
+    def recover(self) -> Sequence[LostJob]:
+        lost = super().recover()
+        for each in lost:
+            self.losses += 1
+            if self.losses % 2 == 0:
+                self.settle(self.take(_one(each.id), limit=1, lease=timedelta(1), worker="x")[0], Completed())
+        return lost
+
+
+class DropsWhatIsNoJson(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        return Completed() if isinstance(outcome, Abandoned) and b"\xef\xbb\xbf" in outcome.raw else outcome
+
+
+class DropsWhatIsForLater(OutcomesChanged):
+    def change(self, outcome: Outcome) -> Outcome:
+        due = outcome.envelope.due_at if isinstance(outcome, Deferred) else None
+        return Completed() if due is not None and due.year > 2_900 else outcome
+
+
+class ParksTheHarmless(InMemoryJobStore):
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        if b"since_tomorrow" in claim.raw and isinstance(outcome, Completed):
+            self.park(claim.raw, JobFailure("x", "x", "", self.clock.now(), "x", 0))
+        return super().settle(claim, outcome)
+
+
 # Which test has to find which of them.
 FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
     DropsPriority: "test_high_priorities_overtake_at_a_stopped_worker",
@@ -380,6 +410,10 @@ FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
     MovesWhatIsNoJob: "test_what_is_no_job_stays_in_its_place",
     GivesMovedJobsNewTries: "test_what_is_moved_here_runs_here_in_order",
     ParksForAnotherReason: "test_parked_jobs_move_if_asked",
+    LosesEverySecondKilledJob: "test_chaos_loses_nothing",
+    DropsWhatIsNoJson: "test_two_hundred_hostile_messages",
+    DropsWhatIsForLater: "test_two_hundred_hostile_messages",
+    ParksTheHarmless: "test_two_hundred_hostile_messages",
 }
 
 

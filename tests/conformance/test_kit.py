@@ -49,7 +49,7 @@ def _run(tests: Sequence[str], report: Path) -> Mapping[str, str]:
     }
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)  # the first one waits for all
 @pytest.mark.parametrize(("mutant", "test"), [(each.__name__, test) for each, test in FOUND_BY.items()])
 def test_a_broken_promise_is_found(verdicts: Mapping[str, str], mutant: str, test: str) -> None:
     assert verdicts[f"TestFaithful::{test}"] == "passed"

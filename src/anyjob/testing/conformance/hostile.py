@@ -82,7 +82,7 @@ def _wait(world: World, worker: WorkerHandle, parked: int, ended: int) -> int:
     def done() -> bool:
         nonlocal largest
         if isinstance(worker, WorkerProcess):
-            largest = max(largest, _memory(worker.pids))
+            largest = max(largest, _memory({*worker.pids}))
         count = world.manager.shelf().count()[JobState.ABANDONED]
         return count >= parked and len(world.journal.entries("end")) >= ended
 

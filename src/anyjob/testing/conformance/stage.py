@@ -196,6 +196,11 @@ class _ServerStage(Stage):
         return 0.2, post.start
 
     def _kill_child(self, post: _Post, dice: random.Random) -> tuple[float, Undo]:
+        begun = {each.pid for each in self.world.journal.entries()} | {
+            each.data for each in self.world.journal.entries("begin")
+        }
+        if not begun & set(post.worker.pids):  # still starting: Celery ends when a child dies then, with an error
+            return self._kill(post)
         fault = self._hit("kill child", post)
         children = sorted(fault.pids - {post.worker.process.pid})
         _signal(dice.sample(children, min(len(children), 1)), signal.SIGKILL)
@@ -207,7 +212,7 @@ class _ServerStage(Stage):
         _signal(fault.pids, signal.SIGSTOP)
 
         def resume() -> None:
-            fault.pids |= post.worker.pids
+            fault.pids |= set(post.worker.pids)
             _signal(fault.pids, signal.SIGCONT)
             fault.end = time.time()
 
@@ -224,7 +229,7 @@ class _ServerStage(Stage):
         post.proxy.swallow()
 
         def release() -> None:
-            fault.pids |= post.worker.pids
+            fault.pids |= set(post.worker.pids)
             post.proxy.release()
             fault.end = time.time()
 
@@ -243,7 +248,7 @@ class _ServerStage(Stage):
         return 0.2, start
 
     def _hit(self, kind: str, post: _Post) -> Fault:
-        fault = Fault(kind, time.time(), post.worker.pids)
+        fault = Fault(kind, time.time(), set(post.worker.pids))
         self.faults.append(fault)
         return fault
 

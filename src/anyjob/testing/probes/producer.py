@@ -95,7 +95,7 @@ def _between(low: float, high: float) -> Callable[[random.Random], float]:
 
 
 _KINDS: Final[dict[str, _Kind]] = {
-    "quick": _Kind(32),
+    "quick": _Kind(30),
     "short": _Kind(15, seconds=_between(0.02, 0.05)),
     "long": _Kind(6, seconds=_between(0.5, 1.5)),
     "delayed": _Kind(15, delay=_between(0.5, 3.0)),
@@ -105,7 +105,7 @@ _KINDS: Final[dict[str, _Kind]] = {
     "async failing": _Kind(3, args=AsyncChore, fails=lambda dice: dice.randint(1, MAX_TRIES)),
     "steady": _Kind(8, queue=STEADY, seconds=_between(0.0, 0.05)),
     "steady async": _Kind(2, queue=STEADY, args=AsyncChore, seconds=_between(0.0, 0.5)),
-    "steady long": _Kind(1, queue=STEADY, seconds=_between(2.5, 3.5)),  # longer than the lease
+    "steady long": _Kind(3, queue=STEADY, seconds=_between(2.5, 3.5)),  # longer than the lease
 }
 
 
