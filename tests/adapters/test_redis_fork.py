@@ -14,7 +14,8 @@ import redis
 from servers import redis_url
 
 from anyjob.backend import BackendConfig
-from anyjob_redis import connect
+from anyjob.clock import SystemClock
+from anyjob_redis import RecurringThread, connect
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -58,3 +59,18 @@ def test_a_child_does_not_wait_for_a_lock_of_its_parent(busy_client: redis.Redis
         os.waitpid(child, 0)
         os.close(answer)
         os.close(told)
+
+
+def test_a_child_can_stop_a_recurring_thread_whose_lock_its_parent_held() -> None:
+    thread = RecurringThread("test", lambda: 60.0, SystemClock()).start()
+    with thread._changed:  # noqa: SLF001
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            stopper = threading.Thread(target=thread.stop)  # another than the one that holds it
+            stopper.start()
+            stopper.join()
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert not os.WIFSIGNALED(status), "the child hung"
+    thread.stop()

@@ -604,6 +604,24 @@ def test_every_other_job_ends_whatever_one_does_to_the_loop(neighbour: Callable[
     loop.close()
 
 
+def test_a_loop_that_was_closed_is_made_anew(wait_until: Callable[..., None]) -> None:
+    loop = JobLoop()
+
+    async def own() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def close_once_it_stands_still() -> asyncio.AbstractEventLoop:
+        running = asyncio.get_running_loop()
+        running.run_forever = running.close  # type: ignore[method-assign]
+        running.call_later(0.01, running.stop)
+        return running
+
+    first = loop.run(close_once_it_stands_still())
+    wait_until(first.is_closed)
+    assert loop.run(own()) is not first
+    loop.close()
+
+
 def test_a_job_that_stops_the_loop_is_told(caplog: pytest.LogCaptureFixture) -> None:
     loop = JobLoop()
     loop.run(stop_the_loop())

@@ -35,6 +35,12 @@ class RunsConformance(KitFixtures):
         running.journal.wait(1)
         assert [each.event for each in running.journal.entries()] == ["begin", "end"]
 
+    def test_async_jobs_run_though_one_of_them_stops_their_loop(self, running: World) -> None:
+        for label in ("before", "stops", "after"):
+            running.manager.enqueue(AsyncProbe(str(running.journal.path), label, stops_loop=label == "stops"))
+        running.journal.wait(3)
+        assert running.journal.begun() == ["before", "stops", "after"]
+
     def test_a_job_may_enqueue_the_next(self, running: World) -> None:
         running.manager.enqueue(Chain(str(running.journal.path), "1", ["2", "3"]))
         running.journal.wait(3)

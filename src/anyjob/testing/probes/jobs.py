@@ -64,10 +64,11 @@ class ProbeJob(BackgroundJob[Probe]):
 @job_name(f"{NAME}.async")
 @dataclass
 class AsyncProbe:
-    """An async job."""
+    """An async job, which may stop the loop that it shares with others."""
 
     journal: str
     label: str
+    stops_loop: bool = False
 
 
 class AsyncProbeJob(AsyncBackgroundJob[AsyncProbe]):
@@ -77,6 +78,8 @@ class AsyncProbeJob(AsyncBackgroundJob[AsyncProbe]):
         import asyncio
 
         record(args.journal, "begin", args.label)
+        if args.stops_loop:
+            asyncio.get_running_loop().stop()
         await asyncio.sleep(0.01)  # leaves the coroutine once: whoever doesn't await it is found out
         record(args.journal, "end", args.label)
 
