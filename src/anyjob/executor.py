@@ -58,6 +58,10 @@ class _Run(Struct, frozen=True, gc=False):
     context: JobExecutionContext
     raw: bytes
 
+    def __str__(self) -> str:
+        """Tell what it is called in the log if it gets stuck."""
+        return f"job={self.envelope.name} id={self.envelope.id}"
+
 
 class JobExecutor:
     """Executes envelopes. Thread-safe; one per process is enough.
@@ -106,7 +110,7 @@ class JobExecutor:
             return run
         token = running_job.set(run.context)
         try:
-            self._invoker.invoke(run.configuration, run.args, stop, _who(run.envelope))
+            self._invoker.invoke(run.configuration, run.args, stop, run)
         except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
             return self._failed(run, error)
         finally:
@@ -123,7 +127,7 @@ class JobExecutor:
             return run
         token = running_job.set(run.context)
         try:
-            await self._invoker.ainvoke(run.configuration, run.args, _who(run.envelope))
+            await self._invoker.ainvoke(run.configuration, run.args, run)
         except BaseException as error:
             if run.configuration.is_async and _cancels_the_caller(error):
                 raise
@@ -226,14 +230,16 @@ class JobExecutor:
                 waited=f"{waited:.3f}s",
                 worker=self.worker,
             )
-        self._tell("started", context)
+        if self._observers:
+            self._tell("started", context)
         return _Run(envelope, configuration, args, context, raw)
 
     def _succeeded(self, run: _Run) -> Completed:
         if logger.isEnabledFor(logging.INFO):
             took = (self._now() - run.context.started_at).total_seconds()
             self._log(logging.INFO, "done", run.envelope, took=f"{took:.3f}s")
-        self._tell("succeeded", run.context)
+        if self._observers:
+            self._tell("succeeded", run.context)
         return _COMPLETED
 
     def _failed(self, run: _Run, error: BaseException) -> Outcome:
@@ -337,9 +343,8 @@ class JobExecutor:
             log_event(logger, level, event, envelope, **facts)
 
     def _tell(self, event: str, *facts: object) -> None:
-        if self._observers:
-            with _shielded():
-                self._observers.tell(event, *facts)
+        with _shielded():
+            self._observers.tell(event, *facts)
 
 
 _COMPLETED: Final = Completed()
@@ -369,10 +374,6 @@ def _shielded() -> Iterator[None]:
 def _is_for_the_process(error: BaseException, stopping: bool) -> bool:
     """Tell an order to the process from a job's own `sys.exit()`."""
     return stopping and not issubclass(type(error), Exception)
-
-
-def _who(envelope: JobEnvelope) -> str:
-    return f"job={envelope.name} id={envelope.id}"
 
 
 def _next_try_at(context: JobExecutionContext, error: BaseException, now: datetime) -> datetime | None:

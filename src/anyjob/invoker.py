@@ -49,10 +49,10 @@ class JobInvoker:
         self._limits = TimeLimits(clock)
         self.loop = JobLoop()
 
-    def invoke(self, configuration: JobConfiguration, args: Any, owner: object = None, who: str = "") -> None:
+    def invoke(self, configuration: JobConfiguration, args: Any, owner: object = None, who: object = "") -> None:
         """Run the job to its end, here if it is sync, on the loop if it is async. Raises what the job raises.
 
-        `owner` is whoever may cancel it on the loop; `who` is what it is called in the log if it gets stuck.
+        `owner` is whoever may cancel it on the loop; `str(who)` is what it is called in the log if it gets stuck.
         """
         if configuration.is_async:
             call = self._acall(configuration.job, args)
@@ -65,7 +65,7 @@ class JobInvoker:
             with self._limits.in_this_thread(configuration.time_limit, who):
                 self._call(configuration.job, args)
 
-    async def ainvoke(self, configuration: JobConfiguration, args: Any, who: str = "") -> None:
+    async def ainvoke(self, configuration: JobConfiguration, args: Any, who: object = "") -> None:
         """Like `invoke`, but an async job runs in the caller's own task, and no other loop is needed."""
         if not configuration.is_async:
             self.invoke(configuration, args, who=who)
@@ -129,7 +129,7 @@ class JobInvoker:
         else:
             yield resolved
 
-    async def _limited(self, call: Coroutine[Any, Any, None], seconds: float, who: str) -> None:
+    async def _limited(self, call: Coroutine[Any, Any, None], seconds: float, who: object) -> None:
         import asyncio
 
         task = asyncio.ensure_future(_error_of(call))

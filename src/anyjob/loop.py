@@ -114,7 +114,7 @@ def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
     while not (closing.is_set() or loop.is_closed()):
         try:
             loop.run_forever()
-            if not closing.is_set():
+            if not (closing.is_set() or loop.is_closed()):
                 logger.warning("a job stopped the loop of async jobs; it goes on, for the others")
         except BaseException:
             # A task's SystemExit or KeyboardInterrupt: asyncio gives it to whoever awaits the task and leaves the loop.

@@ -97,7 +97,7 @@ class TimeLimits:
         heapq.heappush(self._alarms, (seconds_from_now(self._clock, seconds), number, expire))
 
     @contextmanager
-    def limit(self, seconds: float, who: str, strike: Callable[[], None]) -> Iterator[None]:
+    def limit(self, seconds: float, who: object, strike: Callable[[], None]) -> Iterator[None]:
         """Call `strike` from another thread once the body ran longer than `seconds`, and raise `JobTimeLimitError` at
         its end, whatever that was: what comes late is no success.
 
@@ -135,7 +135,7 @@ class TimeLimits:
             raise JobTimeLimitError(f"ran longer than {seconds:g} s") from late
 
     @contextmanager
-    def in_this_thread(self, seconds: float, who: str = "") -> Iterator[None]:
+    def in_this_thread(self, seconds: float, who: object = "") -> Iterator[None]:
         """Interrupt the body once it ran longer than `seconds`, as `limit` does.
 
         Python interrupts between two bytecodes of this thread: a call that blocks in C (a socket, `time.sleep`) returns

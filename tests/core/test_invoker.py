@@ -613,10 +613,10 @@ def test_a_loop_that_was_closed_is_made_anew(wait_until: Callable[..., None]) ->
     async def close_once_it_stands_still() -> asyncio.AbstractEventLoop:
         running = asyncio.get_running_loop()
         running.run_forever = running.close  # type: ignore[method-assign]
-        running.call_later(0.01, running.stop)
         return running
 
     first = loop.run(close_once_it_stands_still())
+    first.call_soon_threadsafe(first.stop)
     wait_until(first.is_closed)
     assert loop.run(own()) is not first
     loop.close()
