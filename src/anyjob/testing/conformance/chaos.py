@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from anyjob.store import JobState
 from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised
 from anyjob.testing.conformance.harness import CHORES, JOBS, BackendHarness, World
@@ -36,23 +38,26 @@ class ChaosConformance(KitFixtures):
     """What holds for each fault alone holds for all of them together."""
 
     @needs("delay", "parked jobs")
-    def test_chaos_loses_nothing(self, *, harness: BackendHarness, world: World, tmp_path: Path) -> None:
+    def test_chaos_loses_nothing(
+        self, *, harness: BackendHarness, world: World, tmp_path: Path, request: pytest.FixtureRequest
+    ) -> None:
         promised(world, lambda can: can.redelivery_bound is not None, "when a crash is noticed")
         seconds, seed = float(os.environ.get("ANYJOB_TEST_CHAOS", "8")), os.environ.get("ANYJOB_TEST_SEED", "1")
         chaos_folder = tmp_path / "chaos"
         chaos_folder.mkdir()
         # Losses have a budget of their own, which this is not about.
-        with harness.open(chaos_folder, max_losses=1_000) as chaos, _repeatable(seed, seconds):
+        again = f"ANYJOB_TEST_CHAOS={seconds:g} ANYJOB_TEST_SEED={seed} pytest '{request.node.nodeid}'"
+        with harness.open(chaos_folder, max_losses=1_000) as chaos, _told_with(f"Again: {again}"):
             _unleash(stage_on(harness, chaos, seed), seconds)
 
 
 @contextmanager
-def _repeatable(seed: str, seconds: float) -> Iterator[None]:
+def _told_with(note: str) -> Iterator[None]:
     try:
         yield
     except AssertionError as failed:
-        again = f"ANYJOB_TEST_CHAOS={seconds:g} ANYJOB_TEST_SEED={seed} pytest -k 'chaos and THIS_CLASS' THIS_FILE"
-        raise AssertionError(f"{failed}\nAgain: {again}") from failed
+        failed.add_note(note)
+        raise
 
 
 def _unleash(stage: Stage, seconds: float) -> None:
@@ -66,27 +71,28 @@ def _unleash(stage: Stage, seconds: float) -> None:
     worker.stop()
     orders, entries = stage.ledger.read(), world.journal.entries()
     broken = [*stage.complaints, *judge(orders, entries, stage.faults, world.jobs(JobState.ABANDONED))]
-    told = f"{len(orders)} jobs, {len(stage.faults)} faults, {len(broken)} promises broken:\n"
-    assert not broken, told + "\n".join(broken)
+    if broken:
+        told = f"{len(orders)} jobs, {len(stage.faults)} faults, {len(broken)} promises broken:"
+        raise AssertionError("\n".join([told, *broken]))
 
 
 def _act(stage: Stage, seconds: float) -> None:
     """Do at random what the stage can, and undo it, for that long."""
     dice, pause, count = random.Random(stage.seed), threading.Event(), itertools.count()
-    begun = time.monotonic()
     agenda: list[tuple[float, int, Callable[[], None]]] = []
-    strike = next_strike = 0.0
-    while agenda or next_strike < seconds:
-        strike = next_strike
-        if agenda and (agenda[0][0] <= strike or strike >= seconds):
+    strike = time.monotonic()
+    end = strike + seconds
+    while agenda or strike < end:
+        if agenda and (agenda[0][0] <= strike or strike >= end):
             at, _, undo = heapq.heappop(agenda)
-            pause.wait(max(0.0, begun + at - time.monotonic()))
+            pause.wait(max(0.0, at - time.monotonic()))
             undo()
             continue
-        pause.wait(max(0.0, begun + strike - time.monotonic()))
+        pause.wait(max(0.0, strike - time.monotonic()))
         after, undo = stage.act(dice.choice(stage.acts), dice)
-        heapq.heappush(agenda, (time.monotonic() - begun + after, next(count), undo))
-        next_strike = strike + dice.uniform(*PAUSE)
+        done = time.monotonic()  # from here, however late: what was killed is back before the next fault
+        heapq.heappush(agenda, (done + after, next(count), undo))
+        strike = done + dice.uniform(*PAUSE)
 
 
 def _drain(stage: Stage) -> None:
