@@ -12,6 +12,7 @@ from amqp.exceptions import NotFound
 from msgspec import Struct
 
 from anyjob.backend import MoveMemory
+from anyjob.envelope import UNREADABLE
 from anyjob.errors import EnqueueError
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.publisher import Parcel, Publisher
@@ -75,11 +76,21 @@ class MoveJournal(MoveMemory):
         notes: list[_Note] = []
         with translated(), self._links.link() as link, link.connection.channel() as channel, suppress(NotFound):
             while (message := channel.basic_get(self._names.moving(move))) is not None:
-                notes.append(_decoder.decode(message.body))
+                notes.append(self._note_in(message, move))
         return _Note(
             frozenset[str]().union(*(note.under_way for note in notes)),
             frozenset[str]().union(*(note.in_doubt for note in notes)),
         )
+
+    def _note_in(self, message: Message, move: str) -> _Note:
+        try:
+            return _decoder.decode(message.body)
+        except UNREADABLE as error:
+            queue = self._names.moving(move)
+            raise EnqueueError(
+                f"The note of a move, in the queue {queue!r}, can't be read: {error}. Nobody else knows which jobs "
+                "were on their way; delete the queue to go on all the same."
+            ) from error
 
     def _write(self, move: str, note: _Note) -> None:
         route = self._names.route_to_moving(move)

@@ -32,6 +32,7 @@ from anyjob_amqp import (
     AmqpShelf,
     KnownQueues,
     Links,
+    MoveJournal,
     Parcel,
     Publisher,
     Route,
@@ -289,6 +290,18 @@ def test_a_parked_job_whose_failure_cant_be_read_is_shown_and_discarded(
         assert "can't be read" in job.failure.message
         assert shelf.discard(job.id)
     assert [job.id for job in shelf.scan(JobFilter()).jobs] == [before, after]
+
+
+def test_a_note_of_a_move_that_cant_be_read_is_told(
+    publisher: Publisher, links: Links, names: AmqpNames, channel: amqp.Channel
+) -> None:
+    MoveJournal(links, publisher, names).begin("a-move")
+    channel.basic_publish(amqp.Message(b"\xff"), "", names.moving("a-move"))
+    try:
+        with pytest.raises(EnqueueError, match="can't be read"):
+            MoveJournal(links, publisher, names).note("a-move", ["a"], ())
+    finally:
+        channel.queue_delete(names.moving("a-move"))
 
 
 @pytest.mark.parametrize(
