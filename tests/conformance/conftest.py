@@ -12,4 +12,4 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     for item in items:
         if "chaos" in item.name:
             seconds = float(os.environ.get("ANYJOB_TEST_CHAOS", "8"))
-            item.add_marker(pytest.mark.timeout(240 + 2 * seconds))
+            item.add_marker(pytest.mark.timeout(240 + 6 * seconds))

@@ -118,4 +118,5 @@ def _drain(stage: Stage) -> None:
     def left() -> str:
         return f"{world.manager.shelf().count()} to be drained, and {[*map(str, open_orders())][:20]} to end"
 
-    wait_until(drained, timeout=60, what=left)
+    # A quarter of a second for each: where every job is a process, and the machine is busy, no more can be asked.
+    wait_until(drained, timeout=60 + len(stage.ledger.read()) / 4, what=left)
