@@ -8,18 +8,18 @@ import signal
 import subprocess
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import amqp
-from proxy import Proxy
 from raw_amqp import publish_raw
 from servers import free_port, unavailable
 
 from anyjob.testing.conformance import ServerHarness, ServerWorld, WorkerHandle
 from anyjob.testing.conformance.processes import QUEUES, WorkerProcess
+from anyjob.testing.conformance.proxy import Proxy
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import AmqpNames, read_url
 
@@ -171,7 +171,7 @@ class RabbitWorld(ServerWorld):
         """Return a proxy in front of the broker, which lasts as long as the world, and the URL to go through it."""
         library, _, url = self.url.partition("+")
         server = read_url(url, "tests")
-        proxy = self._proxies.enter_context(Proxy(server.host, server.port))
+        proxy = self._proxies.enter_context(closing(Proxy(server.host, server.port)))
         who = f"{quote(server.user, safe='')}:{quote(server.password, safe='')}"
         return proxy, f"{library}+amqp://{who}@127.0.0.1:{proxy.port}/{quote(server.vhost, safe='')}"
 

@@ -39,7 +39,7 @@ def test_each_lost_connection_costs_one_run(world: CeleryAmqpWorld, tmp_path: Pa
     world.manager.enqueue(FailsAtItsGates(str(world.journal.path), "cut", str(gates)))
     for number in range(1, 6):
         _wait_for_try(world, number)
-        assert proxy.cut()
+        proxy.cut()
         Path(f"{gates}-{number}").touch()
     world.wait_parked(timeout=30)
     world.enqueue("sentinel", delay=1)
