@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
 from msgspec import Raw, Struct
 from redis import Redis
@@ -68,6 +70,7 @@ class Messages:
         self._queues = KnownQueues(client, f"{names.namespace}:queues")
         self._send = register(client, scripts.SEND)
         self._scripts: dict[str, Script] = {}
+        self._settling = threading.local()
         self._common = (RQ_KEY_PREFIX, names.namespace, names.mark_prefix)
 
     # Senders
@@ -77,10 +80,22 @@ class Messages:
         `moved`: the key of the move that brings them.
         """
         jobs = [(envelope.id, self._native(envelope)) for envelope in envelopes]
-        start = [*self._common, "again" if again else "new", moved]
+        held = getattr(self._settling, "held", _NOTHING) if again else _NOTHING
+        start = [*self._common, "again" if again else "new", moved, *held]
         # What a worker sends again it holds, and lets go then: that must work on a full server, too.
         script = self._script(scripts.SEND) if again else self._send
         send_in_batches(self.client, script, start, jobs, within=self._within)
+
+    @contextmanager
+    def settling(self, holder: str, entry: bytes) -> Iterator[None]:
+        """Send what this thread sends again only while `holder` holds the entry: `DuplicateJobIdError` otherwise, for
+        the job is somebody else's by then.
+        """
+        self._settling.held = (holder, entry)
+        try:
+            yield
+        finally:
+            self._settling.held = _NOTHING
 
     def _native(self, envelope: JobEnvelope) -> list[Any]:
         """Return what the script needs to write the job exactly as RQ would."""
@@ -206,3 +221,6 @@ class Messages:
 
 def _texts(values: Any) -> list[str]:
     return [value.decode("utf-8", "replace") for value in values]
+
+
+_NOTHING: Final = ("", b"")

@@ -74,15 +74,16 @@ end
 """
 )
 
-# mode ('new': refuse ids that are there | 'again'), a move or '', then of each job: native id, id, mark, logical queue,
-# native queue, due ('' is now), number of fields and values, fields and values. Returns the ids that are taken.
+# mode ('new': refuse ids that are there | 'again'), a move or '', a holder and its entry or '' (refuse what it lost),
+# then of each job: native id, id, mark, logical queue, native queue, due ('' is now), number of fields and values,
+# fields and values. Returns the ids that are taken.
 SEND: Final = (
     _PRELUDE
     + MOVED
     + """
-local again, moved = ARGV[4] == 'again', ARGV[5]
+local again, moved, holder, entry = ARGV[4] == 'again', ARGV[5], ARGV[6], ARGV[7]
 local function each_job(visit)
-    local i = 6
+    local i = 8
     while i <= #ARGV do
         local n = tonumber(ARGV[i + 6])
         if not has_come(moved, ARGV[i + 2]) then
@@ -99,8 +100,13 @@ end
 if not (fits('hash', ns .. ':rq:parked') and fits('set', rq .. ':queues') and fits('set', ns .. ':queues')) then
     return wrong
 end
+if holder ~= '' then fits('list', held_key(holder)) end
 if wrong then return wrong end
 local taken, seen = {}, {}
+if holder ~= '' and not redis.call('LPOS', held_key(holder), entry) then
+    each_job(function(_, id) taken[#taken + 1] = id end)
+    return taken
+end
 if not again then
     each_job(function(native, id)
         local there = redis.call('EXISTS', job_key(native)) + redis.call('HEXISTS', ns .. ':rq:parked', id)

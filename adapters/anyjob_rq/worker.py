@@ -317,7 +317,8 @@ class JobWorkerMixin(BaseWorker):
             if not isinstance(outcome, Completed):
                 if not self._messages.holds(self.name, message.entry):
                     return False
-                self._backend.settle(outcome)
+                with self._messages.settling(self.name, message.entry):
+                    self._backend.settle(outcome)
             return self._messages.acknowledge(self.name, message.entry, counter, seconds)
 
         if not self._insist(settle):

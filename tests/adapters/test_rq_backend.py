@@ -14,13 +14,15 @@ import fakeredis
 import pytest
 import redis
 from envelopes import make_envelope
+from msgspec.structs import replace
 from servers import PrivateRedis, free_port
 
 from anyjob import JobManager, JobRegistry
 from anyjob.backend import BackendConfig, NativeCommand
 from anyjob.capabilities import ALL_STATES
-from anyjob.errors import ConfigurationError, EnqueueError
+from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
 from anyjob.loader import load_backend
+from anyjob.outcome import Retry
 from anyjob.store import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob.worker import WorkerOptions
@@ -279,4 +281,26 @@ def test_threads_share_a_backend(private_redis: PrivateRedis) -> None:
     for thread in threads:
         thread.join()
     assert backend.shelf.count()[JobState.WAITING] == 200
+    backend.close()
+
+
+def test_what_a_worker_lost_in_this_very_moment_is_not_sent_again(private_redis: PrivateRedis) -> None:
+    backend = load_backend(BackendConfig(alias="main", url=f"rq+{private_redis.url}"))
+    assert isinstance(backend, RQBackend)
+    with private_redis.client() as client:
+        for holder in ("slow", "quick"):
+            client.set(f"anyjob:alive:{holder}", 1)
+        envelope = make_envelope(backend.config.clock.now(), "a")
+        backend.send([envelope])
+        held = backend.messages.take("slow", ["default"], 0)
+        assert held is not None
+        backend.messages.give_back("slow", lost=True)  # while it was paused, after it had asked whether it holds it
+        with backend.messages.settling("slow", held.entry), pytest.raises(DuplicateJobIdError):
+            backend.settle(Retry(replace(envelope, try_count=1)))
+        again = backend.messages.take("quick", ["default"], 0)
+        assert again is not None
+        with backend.messages.settling("quick", again.entry):
+            backend.settle(Retry(replace(envelope, try_count=1)))
+        assert backend.messages.acknowledge("quick", again.entry, "", 0.0)
+    assert backend.shelf.count()[JobState.WAITING] == 1
     backend.close()
