@@ -22,7 +22,7 @@ from anyjob_dramatiq.amqp_again import KnownDeliveries
 from anyjob_dramatiq.amqp_parameters import parameters_of
 from anyjob_dramatiq.frame import Delivery, decode, faulty
 from anyjob_dramatiq.intake import JobSource
-from anyjob_dramatiq.pika_frames import open_connection
+from anyjob_dramatiq.pika_frames import is_cut, open_connection
 
 __all__ = ["AmqpPlace", "AmqpSource"]
 
@@ -117,7 +117,8 @@ class AmqpSource(JobSource):
         return True
 
     def _holds(self, place: AmqpPlace) -> bool:
-        return place.channel is self._channel and bool(place.channel.is_open)
+        channel = place.channel
+        return channel is self._channel and bool(channel.is_open) and not is_cut(channel.connection)
 
     def acknowledge(self, delivery: Delivery) -> bool:
         self._known.settle(delivery)

@@ -1,11 +1,13 @@
-"""A pika connection that survives messages which it can't decode. It relies on what pika keeps to itself:
+"""A pika connection that survives messages which it can't decode, and whose end is seen at once. It relies on what pika
+keeps to itself:
 
-`BlockingConnection(_impl_class=...)`, and `Connection._read_frame`, which takes the next frame off `_frame_buffer` by
-`pika.frame.decode_frame`. There is no public way in.
+`BlockingConnection(_impl_class=...)`; `Connection._read_frame`, which takes the next frame off `_frame_buffer` by
+`pika.frame.decode_frame`; and the socket, `BlockingConnection._impl._transport._sock`. There is no public way in.
 """
 
 from __future__ import annotations
 
+import select
 import struct
 from typing import Any, Final
 
@@ -16,12 +18,25 @@ from pika.spec import FRAME_END, FRAME_END_SIZE, FRAME_HEADER_SIZE
 
 from anyjob_amqp import FRAME_HEADER, telling_header
 
-__all__ = ["open_connection"]
+__all__ = ["is_cut", "open_connection"]
 
 
 def open_connection(parameters: ConnectionParameters) -> BlockingConnection:
     """Return a connection that reads a message with undecodable properties as one that says so (`fault_in`)."""
     return BlockingConnection(parameters, _impl_class=_Connection)
+
+
+def is_cut(connection: BlockingConnection) -> bool:
+    """Whether the other side has closed the connection, asked of the system: pika hears of it when it reads next, and
+    a process that was paused may go on before it does. Thread-safe.
+    """
+    transport = connection._impl._transport  # noqa: SLF001
+    socket = None if transport is None else transport._sock  # noqa: SLF001
+    if socket is None or socket.fileno() < 0:  # closed by this side
+        return True
+    poll = select.poll()
+    poll.register(socket, _CLOSED)
+    return bool(poll.poll(0))
 
 
 class _Connection(SelectConnection):  # type: ignore[misc]  # pika is untyped
@@ -39,4 +54,6 @@ class _Connection(SelectConnection):  # type: ignore[misc]  # pika is untyped
             return FRAME_HEADER_SIZE + size + FRAME_END_SIZE, frame
 
 
+# RDHUP, which Linux has, also where something is left to be read before the end.
+_CLOSED: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _FRAME: Final = struct.Struct(">BHL")
