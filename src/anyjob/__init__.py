@@ -22,6 +22,7 @@ from anyjob.errors import (
     NotConfiguredError,
     UnknownJobError,
     UnsupportedCapabilityError,
+    UntellableError,
 )
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob, background_job
 from anyjob.manager import JobManager
@@ -99,4 +100,5 @@ __all__ = [  # noqa: RUF022  # grouped as they are met
     "NotConfiguredError",
     "UnknownJobError",
     "UnsupportedCapabilityError",
+    "UntellableError",
 ]

@@ -171,8 +171,8 @@ def test_what_keeps_a_message_from_its_job_parks_it(open_world: Open, tmp_path: 
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        (("--time-limit", "2"), "say it of the jobs"),
-        (("--soft-time-limit", "2"), "say it of the jobs"),
+        (("--time-limit", "2"), "Give the job a time_limit"),
+        (("--soft-time-limit", "2"), "Give the job a time_limit"),
         (("--pool", "custom"), "is none of prefork, threads, solo"),
     ],
 )
