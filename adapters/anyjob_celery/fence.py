@@ -38,7 +38,8 @@ def _is_held_on_redis(message: Any, _timeout: float) -> bool:
     channel = message.channel
     try:
         with channel.conn_or_acquire() as client:
-            return bool(client.hexists(channel.unacked_key, message.delivery_tag))
+            # Not HEXISTS: kombu's client puts a `global_keyprefix` before the keys of the commands that it uses itself.
+            return client.hget(channel.unacked_key, message.delivery_tag) is not None
     except channel.connection_errors as error:
         raise EnqueueError(f"Redis could not say whether it is out: {error}") from error
 
