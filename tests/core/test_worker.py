@@ -200,6 +200,7 @@ def test_a_job_that_exits_is_a_failed_try_of_drain_and_its_neighbour_runs(
     assert counts(manager) == {"abandoned": 1}
 
 
+@pytest.mark.usefixtures("python_heeds_ctrl_c")
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_ctrl_c_leaves_drain_and_costs_the_job_nothing(
     registry: JobRegistry, manager: JobManager, *, is_async: bool
@@ -227,6 +228,7 @@ def test_a_ctrl_c_leaves_drain_and_costs_the_job_nothing(
     assert seen == [(1, 0), (1, 0)]
 
 
+@pytest.mark.usefixtures("python_heeds_ctrl_c")
 def test_a_ctrl_c_that_hits_a_drain_within_a_job_ends_both(registry: JobRegistry, manager: JobManager) -> None:
     seen = []
 
@@ -248,6 +250,7 @@ def test_a_ctrl_c_that_hits_a_drain_within_a_job_ends_both(registry: JobRegistry
     assert (seen, counts(manager)) == (["outer", "inner"], {"waiting": 2})
 
 
+@pytest.mark.usefixtures("python_heeds_ctrl_c")
 def test_a_ctrl_c_that_somebody_swallowed_ends_drain_all_the_same(
     make_manager: Callable[..., JobManager], registry: JobRegistry
 ) -> None:

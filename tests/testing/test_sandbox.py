@@ -449,6 +449,7 @@ def test_a_message_of_an_unknown_name_is_deferred_and_given_up_in_the_end(sandbo
         sandbox.run_all()
 
 
+@pytest.mark.usefixtures("python_heeds_ctrl_c")
 def test_an_interrupt_ends_the_test_and_gives_the_job_back(sandbox: JobSandbox) -> None:
     @background_job("shop.interrupted", registry=own)
     def interrupted() -> None:
