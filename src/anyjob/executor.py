@@ -86,6 +86,7 @@ class JobExecutor:
     ) -> None:
         self.registry = registry
         self.clock = clock or SystemClock()
+        self._now = _plain_now(self.clock)
         self.serializer = serializer or JsonJobSerializer()
         self._worker = worker
         self._invoker = JobInvoker(self.clock, resolver)
@@ -335,9 +336,6 @@ class JobExecutor:
         self._tell("abandoned", outcome)
         return outcome
 
-    def _now(self) -> datetime:
-        return plain_moment(self.clock.now())
-
     def _log(self, level: int, event: str, envelope: JobEnvelope | None, **facts: Any) -> None:
         with _shielded():
             log_event(logger, level, event, envelope, **facts)
@@ -348,6 +346,11 @@ class JobExecutor:
 
 
 _COMPLETED: Final = Completed()
+
+
+def _plain_now(clock: Clock) -> Callable[[], datetime]:
+    """Return what tells the time in the standard library's own type: the system's clock does so by itself."""
+    return clock.now if type(clock) is SystemClock else lambda: plain_moment(clock.now())
 
 
 def worker_name() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime
 
 from msgspec import Struct
@@ -60,12 +61,12 @@ class JobLane:
             return min(self._line[0], self._heap[0]) if self._line else self._heap[0]
         return self._line[0] if self._line else None
 
-    def pop_due(self, now: datetime) -> JobRow | None:
-        """Remove and return the first row, if it is due."""
+    def pop_due(self, now: Callable[[], datetime]) -> JobRow | None:
+        """Remove and return the first row, if it is due; `now` is asked only where that is in question."""
         if not self._heap and not self._stale:  # nearly always; nothing in the line is early
             return self._line.popleft() if self._line else None
         row = self.first()
-        if row is None or row.due > now:
+        if row is None or row.due > now():
             return None
         return heapq.heappop(self._heap) if self._heap and self._heap[0] is row else self._line.popleft()
 

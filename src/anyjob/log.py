@@ -22,6 +22,7 @@ class JobLogger(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.getLogger(name))
+        self.isEnabledFor = self.logger.isEnabledFor  # type: ignore[method-assign]  # asked three times a job
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         if not self.logger.isEnabledFor(level):

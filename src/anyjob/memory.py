@@ -69,7 +69,7 @@ class InMemoryJobStore(JobStore):
                 self._add(row, envelope)
 
     def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
-        now = self.clock.now()
+        now = self.clock.now
         until = self.clock.monotonic() + lease.total_seconds()
         claims: list[JobClaim] = []
         with self._lock:
