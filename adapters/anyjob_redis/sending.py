@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -117,7 +118,8 @@ def _run(connection: Any, script: Script, args: Sequence[Any], until: float | No
 def _answer(connection: Any, until: float | None) -> Any:
     if until is not None:
         left = max(0.0, until - time.monotonic())
-        if not connection.can_read(min(left, connection.socket_timeout or left)):
+        # The connection's own time-out is mostly the shorter one; to ask it as well would be a system call more.
+        if left < (connection.socket_timeout or math.inf) and not connection.can_read(left):
             raise RedisTimeoutError("the time was up")
     return connection.read_response()
 
