@@ -56,7 +56,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "worker_deduplicate_successful_tasks": "a job whose id succeeded before would be dropped. See unique ids.",
     "worker_pool": "use the option pool.",
 }
-"""What a backend's options can't say, with the reason or the way out: it is ours, or undoes what is promised."""
+"""Options that a backend refuses, each with the reason or the way out: anyjob sets it, or it undoes a promise."""
 
 _POOLS: Final = frozenset(f"celery.concurrency.{name}" for name in ("prefork", "thread", "solo"))
 

@@ -1,4 +1,4 @@
-"""What a job led to comes out of Celery's tracer, whatever signals, loggers and result backends raise around it.
+"""Brings a job's outcome out of Celery's tracer, whatever signals, loggers and result backends raise around it.
 
 Celery keeps the function that runs a task as the task's `__trace__`, made anew in each process; it has no public way of
 surrounding it. What it makes is kept here, and called by ours.

@@ -1,4 +1,4 @@
-"""What a worker process knows of messages that come again, because a connection of its own was lost.
+"""Recognises the messages that come to a worker process again, because a connection of its own was lost.
 
 A job that keeps the interpreter's lock leaves no time for heartbeats: RabbitMQ closes its connection under it, and
 hands the message out again, often to this very process, in which its job still runs, or has just ended. It must not run

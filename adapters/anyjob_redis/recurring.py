@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from redis.exceptions import RedisError
 
-from anyjob.clock import Clock, seconds_from_now
+from anyjob.clock import Clock, deadline_in
 from anyjob.forks import in_each_process
 from anyjob.log import JobLogger
 
@@ -58,7 +58,7 @@ class RecurringThread:
 
     def _pause(self, seconds: float) -> bool:
         """Wait; return False if there is to be no further call."""
-        until = seconds_from_now(self._clock, seconds)
+        until = deadline_in(self._clock, seconds)
         with self._changed:
             while not self._stopped:
                 if self._clock.monotonic() >= until:

@@ -37,7 +37,7 @@ from anyjob import (
 )
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
-from anyjob.clock import seconds_from_now
+from anyjob.clock import deadline_in
 from anyjob.envelope import JobIds, count_loss_in, write_envelope
 from anyjob.outcome import Abandoned, Completed, Outcome
 from anyjob.store import JobClaim, JobPage, LostJob
@@ -184,7 +184,7 @@ class FolderStore(JobStore):
 
     def _from_now(self, lease: timedelta) -> Mapping[str, float]:
         seconds = lease.total_seconds()
-        return {"lease": seconds, "until": seconds_from_now(self.clock, seconds)}
+        return {"lease": seconds, "until": deadline_in(self.clock, seconds)}
 
     def _next_number(self) -> int:
         counter = self._folder / "number"

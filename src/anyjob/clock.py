@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock", "seconds_from_now"]
+__all__ = ["Clock", "SystemClock", "deadline_in"]
 
 
 class Clock(Protocol):
@@ -49,7 +49,7 @@ class SystemClock:
         condition.wait(min(max(until - self.monotonic(), 0.0), threading.TIMEOUT_MAX))
 
 
-def seconds_from_now(clock: Clock, seconds: float) -> float:
+def deadline_in(clock: Clock, seconds: float) -> float:
     """Return the moment of `clock.monotonic()` that is so many seconds away.
 
     In whole microseconds, the steps of a test's clock: a sum of floats could miss by a hair the moment it is moved to.

@@ -1,4 +1,4 @@
-"""What can be said of an exception that a job raised: it may lie, and raise in whatever it is asked."""
+"""Describes exceptions of jobs, which may lie, and raise in whatever they are asked."""
 
 from __future__ import annotations
 

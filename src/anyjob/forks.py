@@ -1,4 +1,4 @@
-"""What a forked child must not inherit: a lock that a thread of the parent's held, and a thread that it has not."""
+"""Renews locks and threads in a forked child: a thread of the parent's may have held the lock, and is not there."""
 
 from __future__ import annotations
 

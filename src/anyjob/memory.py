@@ -33,7 +33,7 @@ class _Lease(Struct, frozen=True, gc=False):
     running: bool
 
     def is_over(self, now: float) -> bool:
-        return round(self.until, 6) <= now  # as in `seconds_from_now`, but here, for each claim would pay for it
+        return round(self.until, 6) <= now  # as in `deadline_in`, but here, for each claim would pay for it
 
 
 class InMemoryJobStore(JobStore):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from anyjob.clock import Clock, seconds_from_now
+from anyjob.clock import Clock, deadline_in
 from anyjob.errors import JobTimeLimitError
 from anyjob.forks import in_each_process
 from anyjob.log import JobLogger
@@ -94,7 +94,7 @@ class TimeLimits:
 
     def _set_alarm(self, seconds: float, number: int, expire: Callable[[], float | None]) -> None:
         """Note whom to call when. The caller holds the lock."""
-        heapq.heappush(self._alarms, (seconds_from_now(self._clock, seconds), number, expire))
+        heapq.heappush(self._alarms, (deadline_in(self._clock, seconds), number, expire))
 
     @contextmanager
     def limit(self, seconds: float, who: object, strike: Callable[[], None]) -> Iterator[None]:

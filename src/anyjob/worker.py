@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from msgspec import Struct
 
-from anyjob.clock import seconds_from_now
+from anyjob.clock import deadline_in
 from anyjob.errors import InvalidOptionError
 from anyjob.executor import JobExecutor
 from anyjob.forks import in_each_process
@@ -260,7 +260,7 @@ class JobWorker:
                 logger.exception("worker=%s could not renew its leases", self._executor.worker)
             with shift.ended:  # a condition of its own: news of jobs are none of its business
                 if not shift.over:
-                    self._clock.wait(shift.ended, seconds_from_now(self._clock, self._options.lease / 3))
+                    self._clock.wait(shift.ended, deadline_in(self._clock, self._options.lease / 3))
 
     def _recover(self) -> None:
         lost = self._store.recover()
@@ -286,11 +286,11 @@ class JobWorker:
 
     def _pause(self, seconds: float) -> None:
         with self._changed:
-            self._clock.wait(self._changed, seconds_from_now(self._clock, seconds))
+            self._clock.wait(self._changed, deadline_in(self._clock, seconds))
 
     def _wait_until_done(self, shift: _Shift, timeout: float) -> bool:
         """Wait, holding `_changed`, until the shift's threads are done; each of them wakes us."""
-        deadline = seconds_from_now(self._clock, timeout)
+        deadline = deadline_in(self._clock, timeout)
         while shift.serving:
             if self._clock.monotonic() >= deadline:
                 return False

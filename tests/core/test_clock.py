@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from anyjob.clock import SystemClock, seconds_from_now
+from anyjob.clock import SystemClock, deadline_in
 from anyjob.testing import FakeClock
 
 
@@ -23,7 +23,7 @@ def test_a_journey_moves_both_clocks_and_a_step_the_wall_s_alone(clock: FakeCloc
 @pytest.mark.parametrize("steps", [(0.1, 0.2, 0.7), (0.3, 0.3, 0.4), (1e-6, 0.999999)])
 def test_a_moment_is_reached_in_steps_of_any_size(clock: FakeClock, steps: tuple[float, ...]) -> None:
     for _ in range(100):
-        until = seconds_from_now(clock, 1.0)
+        until = deadline_in(clock, 1.0)
         for each in steps:
             assert clock.monotonic() < until
             clock.travel(each)
@@ -35,7 +35,7 @@ def test_the_system_s_clock_waits_by_the_clock_that_nobody_sets(monkeypatch: pyt
     monkeypatch.setattr(SystemClock, "now", lambda _: pytest.fail("the wall clock was asked"))
     begun = time.monotonic()
     with condition:
-        clock.wait(condition, seconds_from_now(clock, 0.05))
+        clock.wait(condition, deadline_in(clock, 0.05))
         clock.wait(condition, clock.monotonic() - 5)
     assert 0.04 < time.monotonic() - begun < 5
 

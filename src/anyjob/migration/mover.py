@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final
 
 from anyjob.backend import JobBackend
-from anyjob.clock import Clock, seconds_from_now
+from anyjob.clock import Clock, deadline_in
 from anyjob.envelope import JOB_ID, JobEnvelope, JobIds
 from anyjob.errors import AnyjobError, DuplicateJobIdError, EnqueueError, InvalidOptionError, UnsupportedCapabilityError
 from anyjob.migration.report import MigrationError, MigrationReport, MovedGroup, Tally
@@ -248,7 +248,7 @@ class JobMigration:
         if self._options.rate is None:
             return
         ahead = max(self._next_at - self._clock.monotonic(), 0.0)
-        self._next_at = seconds_from_now(self._clock, ahead + count / self._options.rate)
+        self._next_at = deadline_in(self._clock, ahead + count / self._options.rate)
         with self._pause:
             while not self.is_stopped and self._clock.monotonic() < self._next_at:
                 self._clock.wait(self._pause, self._next_at)

@@ -35,7 +35,7 @@ _HELD: Final = (JobState.WAITING, JobState.SCHEDULED, JobState.RUNNING)
 
 
 class ChaosConformance(KitFixtures):
-    """What holds for each fault alone holds for all of them together."""
+    """Many faults at once break no promise that each of them alone does not break."""
 
     @needs("delay", "parked jobs")
     def test_chaos_loses_nothing(

@@ -26,7 +26,7 @@ SLACK = 4.0
 
 
 class EndingsConformance(KitFixtures):
-    """What ends a try is what its job does, and nothing that is around it."""
+    """A try ends as its job makes it end, whatever happens around it."""
 
     @pytest.mark.parametrize("how", EXITS)
     @needs("parked jobs")
