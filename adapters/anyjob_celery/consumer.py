@@ -39,7 +39,8 @@ class JobConsumer(Consumer):
             _hear_children(self.pool)
         super().on_close()
         jobs = self.app.tasks[TASK].jobs
-        jobs.keep_held({request.message.delivery_tag for request in tuple(active_requests)})
+        if not self.app.anyjob.stop.is_set():  # else all is given back in the end, what was not begun as well
+            jobs.keep_held({request.message.delivery_tag for request in tuple(active_requests)})
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._refuse(message, f"it can't be decoded: {exc}")
