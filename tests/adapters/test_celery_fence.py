@@ -67,7 +67,7 @@ def test_a_job_that_keeps_the_lock_leaves_no_copies(world: CeleryAmqpWorld, pool
     world.enqueue("sentinel", delay=1)
     world.journal.wait(1, "end", "sentinel", timeout=30)
     # A run that is lost before its loss was counted runs again: how many do is the heartbeat's, and so the machine's.
-    assert runs <= len(world.journal.entries("begin", "keeps")) <= 2 * runs
+    assert runs <= len(world.journal.entries("begin", "keeps")) <= (2 * runs if runs > 1 else 1)
     assert world.manager.shelf().count()[JobState.WAITING] == 0
     assert len(world.jobs(JobState.ABANDONED)) == (runs > 1)
 
