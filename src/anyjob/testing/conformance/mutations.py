@@ -14,7 +14,7 @@ __all__ = ["Fate", "Mutant", "mutations"]
 
 
 class Fate(Enum):
-    """What must become of one."""
+    """The fate of a mutated envelope."""
 
     PARKED = "parked"
     """It can't be read, or not as a job of ours."""
@@ -29,7 +29,7 @@ class Mutant(Struct, frozen=True):
 
     mark: str
     what: str
-    """What was changed, for who reads a failure."""
+    """Names the change in a failure's message."""
     raw: bytes
     fate: Fate
 

@@ -1,4 +1,4 @@
-"""What the chaos acts on: workers that can be hit in many ways, and producers."""
+"""Workers that the chaos hits in many ways, and producers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be true after the chaos: told by what was ordered, what ran, what is parked, and the faults."""
+"""Judges a chaos by its orders, its runs, its parked jobs and its faults."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class BlockingJob(BackgroundJob[Blocking]):
 
 
 class HostileError(Exception):
-    """What nobody can look at."""
+    """An attribute that raises when it is read."""
 
     def __getattribute__(self, name: str) -> NoReturn:
         raise SystemExit(f"hostile {name}")

@@ -232,7 +232,7 @@ class Fatal:
     journal: str
     label: str
     code: int | None = None
-    """What it ends it with, by itself; None: it kills it."""
+    """The exit code of its process; None: it kills it."""
 
 
 class FatalJob(BackgroundJob[Fatal]):
