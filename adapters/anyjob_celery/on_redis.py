@@ -33,7 +33,7 @@ class RedisCeleryBackend(OwnCeleryBackend):
         super().__init__(config)
         options = {**self.options.get("broker_use_ssl", {}), **self.transport_options}
         client = self.client = connect(replace(config, options=options), self.url)
-        self.messages = RedisMessages(client, config.namespace, config.clock)
+        self.messages = RedisMessages(client, config.namespace, config.clock, config.enqueue_timeout)
         self.held = HeldMessages(self.messages, config.lease)
         self.moves = Moves(client, config.namespace)
         can = replace(

@@ -27,10 +27,13 @@ logger = JobLogger("anyjob.worker")
 
 
 class RedisMessages:
-    """The messages of a namespace. Thread-safe; methods raise redis-py's errors, `send` `EnqueueError`."""
+    """The messages of a namespace. Thread-safe. `send` raises `EnqueueError`, `within` so many seconds; the rest raises
+    what redis raises.
+    """
 
-    def __init__(self, client: Redis, namespace: str, clock: Clock) -> None:
+    def __init__(self, client: Redis, namespace: str, clock: Clock, within: float) -> None:
         self.client: Any = client
+        self._within = within
         self.namespace = namespace
         self.scheduled = ScheduledMessages(client, namespace, PUSH, clock)
         self.clock = clock
@@ -54,7 +57,7 @@ class RedisMessages:
         told = zip(envelopes, headers, strict=True)
         jobs = [(envelope.id, self._sent(envelope, each, at_once=at_once)) for envelope, each in told]
         script = self._send_anyway if even_if_full else self._scripts[SEND]
-        send_in_batches(self.client, script, [self.namespace, moved], jobs)
+        send_in_batches(self.client, script, [self.namespace, moved], jobs, within=self._within)
 
     def take_command(self, tag: str, queues: Sequence[str], *, whole: bool) -> Sequence[Any]:
         """Return the command that takes the next message of `queues`; `whole` where the server lacks the script."""

@@ -67,17 +67,23 @@ end
 )
 """`push` and `push_due` return why they can't, and have done nothing then."""
 
-_PRELUDE: Final = (
+_SENDING: Final = (
     SCHEDULE
     + PUSH
-    + f"local fresh, lost_head, mark = '{FRESH}', '{LOST}', '{MARK}'\n"
     + """
 local namespace = ARGV[1]
-local held, times = namespace .. ':held', namespace .. ':held:times'
-if not (fits('hash', held) and fits('zset', times)) then return wrong end
 local function can_schedule()
     return fits('zset', namespace .. ':scheduled') and fits('hash', namespace .. ':scheduled:messages')
 end
+"""
+)
+
+_PRELUDE: Final = (
+    _SENDING
+    + f"local fresh, lost_head, mark = '{FRESH}', '{LOST}', '{MARK}'\n"
+    + """
+local held, times = namespace .. ':held', namespace .. ':held:times'
+if not (fits('hash', held) and fits('zset', times)) then return wrong end
 local function server_time()
     local time = redis.call('TIME')
     return time[1] + time[2] / 1000000
@@ -120,7 +126,7 @@ end
 
 # a move or '', then of each job: mark, queue, level, due ('' is now), member, message
 SEND: Final = (
-    _PRELUDE
+    _SENDING
     + MOVED
     + """
 local moved = ARGV[2]
@@ -129,14 +135,14 @@ local function can_send(queue, level, due)
     return fits('list', list_of(namespace, queue, level))
 end
 local function send(queue, level, due, member, item)
-    redis.call('SADD', namespace .. ':queues', queue)
     if due == '' then push(namespace, queue, level, item, 'LPUSH')
     else schedule(namespace, member, due, queue .. ' ' .. level .. '\\n' .. item) end
 end
-if not fits('set', namespace .. ':queues') or moved ~= '' and not fits('set', moved) then return wrong end
-for i = 3, #ARGV, 6 do
-    if not can_send(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) then return wrong end
-end
+if moved ~= '' then fits('set', moved) end
+for i = 3, #ARGV, 6 do can_send(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
+if wrong then return wrong end
+for i = 3, #ARGV, 6 do note_queue(namespace .. ':queues', ARGV[i + 1]) end
+if wrong then return wrong end
 for i = 3, #ARGV, 6 do
     if not has_come(moved, ARGV[i]) then
         note_come(moved, ARGV[i])

@@ -118,27 +118,26 @@ SEND: Final = (
     MOVED
     + """
 local again, moved = ARGV[1] == 'again', ARGV[2]
-for i = 3, #ARGV, 6 do
-    if ARGV[i + 4] == '' then level_fits(ARGV[i + 3]) end
-    local place = again and fits('hash', places) and place_of(ARGV[i])
-    if place and not string.match(place, '^held ') then level_fits(place) end
-end
-schedule_fits()
-if not (fits('hash', parked_key) and fits('hash', places) and fits('set', ns .. ':queues')) then return wrong end
-if wrong then return wrong end
-if moved ~= '' and not fits('set', moved) then return wrong end
 local taken, seen = {}, {}
-if not again then
-    for i = 3, #ARGV, 6 do
-        local id = ARGV[i]
-        if has_come(moved, ARGV[i + 1]) then -- no second one
-        elseif seen[id] or place_of(id) or is_scheduled(id) or redis.call('HEXISTS', parked_key, id) == 1 then
-            taken[#taken + 1] = id
-        end
+if moved ~= '' then fits('set', moved) end
+for i = 3, #ARGV, 6 do
+    local id = ARGV[i]
+    local place = ask('hash', places, 'HGET', id)
+    local is_there = ask('hash', ns .. ':scheduled:messages', 'HEXISTS', id) == 1
+        or ask('hash', parked_key, 'HEXISTS', id) == 1 or place
+    if ARGV[i + 4] == '' then level_fits(ARGV[i + 3]) else schedule_fits() end
+    if again then
+        schedule_fits()
+        if place and not string.match(place, '^held ') then level_fits(place) end
+    elseif not wrong and not has_come(moved, ARGV[i + 1]) then -- what has come is no second one
+        if seen[id] or is_there then taken[#taken + 1] = id end
         seen[id] = true
     end
-    if #taken > 0 then return taken end
 end
+if wrong then return wrong end
+if #taken > 0 then return taken end
+for i = 3, #ARGV, 6 do note_queue(ns .. ':queues', ARGV[i + 2]) end
+if wrong then return wrong end
 local function send(id, queue, level, due, message)
     local push = 'RPUSH'
     if again then
@@ -153,7 +152,6 @@ local function send(id, queue, level, due, message)
         redis.call('HDEL', places, id)
         unschedule(ns, id)
     end
-    redis.call('SADD', ns .. ':queues', queue)
     if due ~= '' then schedule_message(id, due, level, message) else put(push, id, level, message) end
 end
 for i = 3, #ARGV, 6 do

@@ -36,64 +36,63 @@ def send_in_batches(
 
     Each batch has to succeed or fail `within` so many seconds: a million jobs may take longer, as long as they go.
     The script takes `start`, then the arguments of each job, and returns the ids that are taken, if it minds. Raises
-    `EnqueueError`, or `DuplicateJobIdError`.
+    `EnqueueError`, or `DuplicateJobIdError`: what failed before a byte was sent, or was refused before anything was
+    written, is rejected; what was sent and not answered, or failed who knows where, is in doubt.
     """
-    ids = [job_id for job_id, _ in jobs]
     for first in range(0, len(jobs), _BATCH):
         after = first + _BATCH
-        arguments = [*start, *(part for _, each in jobs[first:after] for part in each)]
-        batch = _Batch(accepted=ids[:first], ids=ids[first:after], rest=ids[after:])
-        until = None if within is None else time.monotonic() + within
-        taken = batch.send(client, script, arguments, until)
+        arguments = list(start)
+        for _, each in jobs[first:after]:
+            arguments += each
+        try:
+            taken = _send(client.connection_pool, script, arguments, within)
+        except _SendError as error:
+            rest = after if error.in_doubt else first
+            told = _ids(jobs[:first]), _ids(jobs[rest:]), _ids(jobs[first:rest])
+            raise EnqueueError(str(error), accepted=told[0], rejected=told[1], in_doubt=told[2]) from error.__cause__
         if taken:
             which = ", ".join(each.decode() for each in taken[:10])
             raise DuplicateJobIdError(
-                f"Already enqueued, or parked: {which}.", accepted=ids[:first], rejected=ids[first:]
+                f"Already enqueued, or parked: {which}.", accepted=_ids(jobs[:first]), rejected=_ids(jobs[first:])
             )
 
 
-class _Batch:
-    """Some jobs of a call: `accepted` were sent before them, `rest` come after them."""
+class _SendError(Exception):
+    """A batch failed; `in_doubt` if nobody can tell whether it was written."""
 
-    def __init__(self, *, accepted: Sequence[str], ids: Sequence[str], rest: Sequence[str]) -> None:
-        self._accepted = accepted
-        self._ids = ids
-        self._rest = rest
+    def __init__(self, message: str, *, in_doubt: bool) -> None:
+        super().__init__(message)
+        self.in_doubt = in_doubt
 
-    def send(self, client: Redis, script: Script, args: Sequence[Any], until: float | None) -> Any:
-        """Run the script, never twice, whatever the client's own retries are; return its answer.
 
-        Raises `EnqueueError`: what failed before a byte was sent, or was refused before anything was written, is
-        rejected; what was sent and not answered, or failed who knows where, is in doubt.
-        """
-        pool = client.connection_pool
-        try:
-            connection = pool.get_connection()
-        except RedisError as error:
-            raise self._rejected(f"Redis can't be reached: {error}") from error
-        if until is not None and time.monotonic() >= until:
-            pool.release(connection)
-            raise self._rejected("Redis can't be reached: the time was up before there was a connection.")
-        try:
-            return _run(connection, script, args, until)
-        except (ResponseError, BusyLoadingError, AuthenticationError) as error:
-            if wrote_nothing(error):
-                raise self._rejected(f"Redis refused: {error}") from error
-            raise self._in_doubt(f"Redis failed over it, so these may be there or not: {error}") from error
-        except RedisError as error:
-            connection.disconnect()
-            raise self._in_doubt(f"Redis did not answer, so these may be there or not: {error}") from error
-        except BaseException:
-            connection.disconnect()  # the answer is still to come, and would be taken for the next command's
-            raise
-        finally:
-            pool.release(connection)
+def _send(pool: Any, script: Script, args: Sequence[Any], within: float | None) -> Any:
+    """Run the script, never twice, whatever the client's own retries are; return its answer."""
+    until = None if within is None else time.monotonic() + within
+    try:
+        connection = pool.get_connection()
+    except RedisError as error:
+        raise _SendError(f"Redis can't be reached: {error}", in_doubt=False) from error
+    if until is not None and time.monotonic() >= until:
+        pool.release(connection)
+        raise _SendError("Redis can't be reached: the time was up before there was a connection.", in_doubt=False)
+    try:
+        return _run(connection, script, args, until)
+    except (ResponseError, BusyLoadingError, AuthenticationError) as error:
+        if wrote_nothing(error):
+            raise _SendError(f"Redis refused: {error}", in_doubt=False) from error
+        raise _SendError(f"Redis failed over it, so these may be there or not: {error}", in_doubt=True) from error
+    except RedisError as error:
+        connection.disconnect()
+        raise _SendError(f"Redis did not answer, so these may be there or not: {error}", in_doubt=True) from error
+    except BaseException:
+        connection.disconnect()  # the answer is still to come, and would be taken for the next command's
+        raise
+    finally:
+        pool.release(connection)
 
-    def _rejected(self, message: str) -> EnqueueError:
-        return EnqueueError(message, accepted=self._accepted, rejected=[*self._ids, *self._rest])
 
-    def _in_doubt(self, message: str) -> EnqueueError:
-        return EnqueueError(message, accepted=self._accepted, rejected=self._rest, in_doubt=self._ids)
+def _ids(jobs: Sequence[tuple[str, Sequence[Any]]]) -> list[str]:
+    return [job_id for job_id, _ in jobs]
 
 
 def wrote_nothing(error: RedisError) -> bool:

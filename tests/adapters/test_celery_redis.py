@@ -308,9 +308,7 @@ def test_what_cannot_go_back_stays_held_and_holds_up_nothing_else(messages: Redi
     assert messages.client.zcard(schedule) == 1
 
 
-@pytest.mark.parametrize(
-    "key", ["queues", "celery:default\x06\x162", "scheduled", "scheduled:messages", "moved:x", "held"]
-)
+@pytest.mark.parametrize("key", ["queues", "celery:default\x06\x162", "scheduled", "scheduled:messages", "moved:x"])
 def test_what_is_rejected_is_not_there(messages: RedisMessages, key: str) -> None:
     envelopes = [envelope("first", queue="b"), envelope("second"), later("third")]
     messages.client.set(f"{messages.namespace}:{key}", "none of ours")
