@@ -28,7 +28,7 @@ def is_held_on_amqp(message: Any, timeout: float) -> bool:
     except TimeoutError as error:
         raise EnqueueError(f"RabbitMQ did not say within {timeout:g} s whether it is connected") from error
     except (AMQPError, OSError) as error:
-        message.consumer.call_soon(_raise, error)
+        message.consumer.call_soon(_tell_loop, message, error)
         return False
     return True
 
@@ -44,8 +44,11 @@ def _is_held_on_redis(message: Any, _timeout: float) -> bool:
         raise EnqueueError(f"Redis could not say whether it is out: {error}") from error
 
 
-def _raise(error: Exception) -> None:
-    raise error
+def _tell_loop(message: Any, error: Exception) -> None:
+    """Raise, if the loop still listens there: if it has found out meanwhile, its new connection is well."""
+    listening = message.consumer.task_consumer
+    if listening is not None and listening.channel is message.channel:
+        raise error
 
 
 IS_HELD: Final[Mapping[str, Callable[[Any, float], bool]]] = {"amqp": is_held_on_amqp, "redis": _is_held_on_redis}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
+import amqp
 import pytest
+from amqp.exceptions import AMQPError
 from celery_jobs import FailsAtItsGates, KeepsTheLock
 from celery_worlds import CeleryAmqpWorld, celery_amqp_harness
 
 from anyjob.store import JobState
 from anyjob.testing.conformance.processes import QUEUES
 from anyjob.testing.probes.journal import wait_until
+from anyjob_amqp import read_url
+from anyjob_celery.fence import is_held_on_amqp
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -47,6 +52,29 @@ def test_each_lost_connection_costs_one_run(world: CeleryAmqpWorld, tmp_path: Pa
     assert len(world.wait_parked()) == 1
     assert len(world.journal.entries("begin", "cut")) <= 10
     assert "fenced id=" in (tmp_path / "worker-0.log").read_text()
+
+
+@pytest.mark.parametrize("has_new_connection", [True, False])
+def test_a_dead_connection_is_told_to_the_loop_that_listens_there(
+    world: CeleryAmqpWorld, *, has_new_connection: bool
+) -> None:
+    proxy, url = world.proxy()
+    address = read_url(url.partition("+")[2], "test")
+    connection = amqp.Connection(f"{address.host}:{address.port}", address.user, address.password)
+    connection.connect()
+    loop, message = Mock(), Mock(channel=connection.channel())
+    message.consumer = Mock(call_soon=loop, task_consumer=Mock())
+    assert is_held_on_amqp(message, 5.0)
+    proxy.cut()
+    assert not is_held_on_amqp(message, 5.0)
+    tell, *told = loop.call_args.args
+    if has_new_connection:
+        tell(*told)
+    else:
+        message.consumer.task_consumer.channel = message.channel
+        with pytest.raises((AMQPError, OSError)):
+            tell(*told)
+    connection.collect()
 
 
 @pytest.mark.parametrize(("pool", "runs"), [("prefork", 1), ("threads", 3)])
