@@ -100,12 +100,13 @@ def _drain(stage: Stage) -> None:
     world = stage.world
 
     def open_orders() -> list[Order]:
-        last: dict[str, int] = {}
+        came_to: dict[str, int] = {}  # not the last that was written: a run that was stopped, and fenced, goes on later
         for each in world.journal.entries():
             if each.event != "begin":
-                last[each.id] = MAX_TRIES if each.event == "end" else each.try_count
+                tries = MAX_TRIES if each.event == "end" else each.try_count
+                came_to[each.id] = max(tries, came_to.get(each.id, 0))
         return [
-            order for order in stage.ledger.read() if order.fate == "accepted" and last.get(order.id, 0) < MAX_TRIES
+            order for order in stage.ledger.read() if order.fate == "accepted" and came_to.get(order.id, 0) < MAX_TRIES
         ]
 
     def is_empty() -> bool:
