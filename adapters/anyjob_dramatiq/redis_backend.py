@@ -83,7 +83,7 @@ def _capabilities(lease: float) -> Capabilities:
     return replace(
         ON_REDIS,
         unique_ids=True,
-        # A lease, looked at once a second, and as much for the way back into a queue and out of it.
+        # A lease, looked at once a second, and as much for the way back (some 40,000 messages).
         redelivery_bound=timedelta(seconds=lease + 2),
         exact_loss_count=True,
         silence_bound=timedelta(seconds=lease * 2 / 3),  # the thread that beats shares the interpreter with it
