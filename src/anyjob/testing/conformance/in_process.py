@@ -33,6 +33,9 @@ class SeveredStore(JobStore):
         self._store = store
         self.clock = store.clock
         self.cut = False
+        self.goes_on = threading.Event()
+        """Until then a paused worker waits with what its jobs led to."""
+        self.goes_on.set()
 
     def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
         if not self.cut:
@@ -42,6 +45,7 @@ class SeveredStore(JobStore):
         return () if self.cut else self._store.claim(queues=queues, limit=limit, lease=lease, worker=worker)
 
     def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        self.goes_on.wait()
         return not self.cut and self._store.settle(claim, outcome)
 
     def release(self, claims: Sequence[JobClaim]) -> None:
@@ -78,6 +82,7 @@ class _ThreadedWorker(WorkerHandle):
 
     def kill(self) -> None:
         self._store.cut = True
+        self._store.goes_on.set()  # to nowhere
         self._worker.stop(timeout=0)
 
     def behead(self) -> None:
@@ -85,9 +90,11 @@ class _ThreadedWorker(WorkerHandle):
 
     def pause(self) -> None:
         self._store.cut = True
+        self._store.goes_on.clear()
 
     def resume(self) -> None:
         self._store.cut = False
+        self._store.goes_on.set()
 
     def terminate(self) -> None:
         self._stopping = threading.Thread(target=self._worker.stop, daemon=True)
