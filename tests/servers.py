@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -44,10 +45,23 @@ def redis_url() -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
+    """Return a port that nobody listens on, and that nobody is given by chance before it is used."""
+    for port in _PORTS:
+        with socket.socket() as bound, suppress(OSError):
+            bound.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("there is no free port left")
+
+
+def _ports() -> Iterator[int]:
+    # Not what the system has free: the next connection of another test may go out from there. And each of several
+    # processes has ports of its own.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 20_000 + worker % 12 * 1_000
+    return iter(random.sample(range(first, first + 1_000), 1_000))
+
+
+_PORTS: Final = _ports()
 
 
 class PrivateRedis:
