@@ -122,9 +122,9 @@ local taken, seen = {}, {}
 if moved ~= '' then fits('set', moved) end
 for i = 3, #ARGV, 6 do
     local id = ARGV[i]
-    local place = ask('hash', places, 'HGET', id)
-    local is_there = ask('hash', ns .. ':scheduled:messages', 'HEXISTS', id) == 1
-        or ask('hash', parked_key, 'HEXISTS', id) == 1 or place
+    local place = try('hash', places, 'HGET', id)
+    local is_there = try('hash', ns .. ':scheduled:messages', 'HEXISTS', id) == 1
+        or try('hash', parked_key, 'HEXISTS', id) == 1 or place
     if ARGV[i + 4] == '' then level_fits(ARGV[i + 3]) else schedule_fits() end
     if again then
         schedule_fits()

@@ -61,19 +61,16 @@ local function fits(kind, key)
     wrong = redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. redis.call('TYPE', key).ok .. ', and no ' .. kind)
     return false
 end
--- Reads, and is the check as well.
-local function ask(kind, key, command, ...)
+-- Runs a command that is the check as well: one that reads, or the first of all that write.
+local function try(kind, key, command, ...)
     local told = redis.pcall(command, key, ...)
     if type(told) ~= 'table' or not told.err then return told end
-    fits(kind, key)
+    if fits(kind, key) then wrong = told end
 end
--- Notes a queue's name, first of all that is written: so this is the check as well.
 local noted = {}
 local function note_queue(key, name)
-    if noted[name] then return end
+    if not noted[name] then try('set', key, 'SADD', name) end
     noted[name] = true
-    local told = redis.pcall('SADD', key, name)
-    if type(told) ~= 'number' and fits('set', key) then wrong = told end
 end
 """
 """Lua for an adapter's scripts: `fits(kind, key)` tells whether commands for a `kind` of value work on `key`.

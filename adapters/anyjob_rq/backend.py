@@ -107,7 +107,7 @@ def _capabilities(lease: float) -> Capabilities:
     return replace(
         ON_REDIS,
         unique_ids=True,
-        # A lease, looked at three times in its length, and a second for the way back into a queue and out of it.
+        # A lease, looked at three times in its length, and a second for the way back (some 50,000 messages).
         redelivery_bound=timedelta(seconds=lease * 4 / 3 + 1),
         exact_loss_count=True,
         hard_time_limit=True,  # each job has a process of its own, but in a RQSimpleJobWorker

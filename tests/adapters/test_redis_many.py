@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+pytest.importorskip("celery")
 pytest.importorskip("dramatiq")
 pytest.importorskip("rq")
 
@@ -24,6 +25,7 @@ from anyjob.envelope import JobEnvelope
 from anyjob.errors import EnqueueError
 from anyjob.store import JobState
 from anyjob.testing.probes.journal import wait_until
+from anyjob_celery import RedisCeleryBackend
 from anyjob_dramatiq.redis_backend import DramatiqRedisBackend
 from anyjob_redis import Presence
 from anyjob_rq import RQBackend
@@ -129,11 +131,15 @@ def test_three_hundred_threads_send_at_once(backend: Backend) -> None:
     assert backend.shelf.count()[JobState.WAITING] == 300
 
 
+@pytest.mark.parametrize("kind", [*MAKERS, "celery"])
 def test_who_waits_for_a_connection_waits_no_longer_than_the_call_may_take(
-    request: pytest.FixtureRequest, server: PrivateRedis
+    request: pytest.FixtureRequest, server: PrivateRedis, kind: str
 ) -> None:
-    url = f"rq+{server.url}"
-    backend = RQBackend(BackendConfig(alias="main", url=url, enqueue_timeout=1.0, options={"max_connections": 2}))
+    options: dict[str, Any] = {"max_connections": 2}
+    if kind == "celery":
+        options = {"broker_transport_options": options}
+    make = {**MAKERS, "celery": RedisCeleryBackend}[kind]
+    backend = make(BackendConfig(alias="main", url=f"{kind}+{server.url}", enqueue_timeout=1.0, options=options))
     request.addfinalizer(backend.close)
     took: list[float] = []
 
