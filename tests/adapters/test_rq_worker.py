@@ -42,10 +42,10 @@ def test_a_failed_try_is_repeated_by_our_policy_and_then_parked(world: World) ->
     wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1)
 
     assert [line[2] for line in world.ran("fail")] == ["1", "2"]
+    wait_until(world.is_empty)
     (job,) = world.backend.shelf.scan(JobFilter()).jobs
     assert job.failure is not None
     assert (job.failure.error_type, job.failure.tries) == ("ValueError", 2)
-    wait_until(world.is_empty)
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -56,10 +56,10 @@ def test_a_job_that_ends_its_process_is_lost_and_parked_after_its_limit(world: W
     wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1, timeout=20)
 
     assert [line[2] for line in world.ran("end")] == ["0", "1", "2", "3", "4", "5"]
+    wait_until(world.is_empty)
     (job,) = world.backend.shelf.scan(JobFilter()).jobs
     assert job.failure is not None
     assert job.failure.error_type.endswith("JobLostError")
-    wait_until(world.is_empty)
 
 
 def test_a_dead_child_costs_its_job_a_loss_and_not_its_place(world: World) -> None:

@@ -103,3 +103,12 @@ def test_two_of_a_job_need_a_fault_at_its_settling() -> None:
         True
     ] * 2
     assert verdict(twice, Fault("kill", 1.05, {A}, 1.05), fails=1) == []
+
+
+def test_two_of_a_job_need_a_second_fault_before_its_loss_is_counted() -> None:
+    lost = [entry("begin", 1.0), entry("begin", 3.0, B), entry("end", 3.2, B), entry("begin", 3.5, B)]
+    twice = [*lost, entry("end", 3.6, B)]
+    kill = Fault("kill", 1.5, {A}, 1.5)
+    assert "try 1 began again" in verdict(twice, kill)[0]
+    assert "try 1 began again" in verdict(twice, kill, Fault("kill", 3.3, {30}, 3.3))[0]
+    assert verdict(twice, kill, Fault("kill", 2.0, {30}, 2.0)) == []

@@ -116,6 +116,7 @@ def _of_repeats(order: Order, ran: Sequence[Try], parked: int, faults: Sequence[
     for number in range(1, MAX_TRIES + 1):
         same = [each for each in ran if each.number == number]
         unexplained = [(one, again) for one, again in pairwise(same) if not _explains(faults, one, again)]
+        copies += sum(_hit_counting(faults, one, again) for one, again in pairwise(same))
         if len(unexplained) >= copies:
             one, again = unexplained[0]
             yield (
@@ -141,6 +142,11 @@ def _hit_settling(fault: Fault, each: Try) -> bool:
     if each.done is None or not each.pids & fault.pids:
         return False
     return fault.start <= each.done + SETTLING and fault.end >= each.done - ROUNDING
+
+
+def _hit_counting(faults: Sequence[Fault], one: Try, again: Try) -> bool:
+    losses = [fault.start for fault in faults if one.done is None and one.pids & fault.pids and fault.end >= one.at]
+    return any(min(losses) < fault.start <= again.at for fault in faults) if losses else False
 
 
 def _name(order: Order) -> str:
