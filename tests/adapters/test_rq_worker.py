@@ -218,6 +218,7 @@ def test_a_job_that_rq_is_told_to_stop_is_parked(world: World) -> None:
     send_stop_job_command(world.client, world.backend.messages.names.native_id(job_id), _NoData)
 
     wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1)
+    wait_until(world.is_empty)
     found = world.backend.shelf.find(job_id)
     assert found is not None
     assert found.failure is not None
