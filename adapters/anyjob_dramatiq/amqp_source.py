@@ -134,19 +134,25 @@ class AmqpSource(JobSource):
     def give_back(self, *deliveries: Delivery) -> None:
         """Reject what was not begun: it keeps its place, though it counts as delivered. Publish anew what was begun."""
         for delivery in deliveries:
-            if self.holds(delivery) and delivery.begun:
-                self._publish_again(delivery.place, delivery)
-                self._known.leave(delivery, delivery.place)
-                self._acknowledge(delivery)
-            elif self.holds(delivery):
-                delivery.released = True
-                self._known.leave(delivery, delivery.place)
-                self._call(self._reject, delivery.place)
+            with delivery.lock:
+                self._give_back(delivery)
+
+    def _give_back(self, delivery: Delivery) -> None:
+        if delivery.settled:
+            self.acknowledge(delivery)
+        elif self.holds(delivery) and delivery.begun:
+            self._publish_again(delivery.place, delivery)
+            self._known.leave(delivery, delivery.place)
+            self._acknowledge(delivery)
+        elif self.holds(delivery):
+            delivery.released = True
+            self._known.leave(delivery, delivery.place)
+            self._call(self._reject, delivery.place)
 
     def give_back_all(self) -> Sequence[str]:
         left = [each for each in self._held.values() if not each.released]
         self.give_back(*left)
-        return [each.id for each in left]
+        return [each.id for each in left if not each.settled]
 
     def close(self) -> None:
         if self._channel is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from threading import Lock
 from typing import Any, Final
 
 import msgspec
@@ -23,7 +24,7 @@ class Delivery:
     Its `repr` is short: Dramatiq logs arguments, and an envelope's are nobody's business.
     """
 
-    __slots__ = ("begun", "ended", "fault", "id", "place", "raw", "redelivered", "released", "settled")
+    __slots__ = ("begun", "ended", "fault", "id", "lock", "place", "raw", "redelivered", "released", "settled")
 
     def __init__(
         self, job_id: str, raw: bytes, *, fault: str | None = None, place: Any = None, redelivered: bool = False
@@ -44,6 +45,8 @@ class Delivery:
         """It was given back, or is to be acknowledged: it is nobody's business here any more."""
         self.ended = False
         """Its thread is free again."""
+        self.lock = Lock()
+        """Held while it is settled, and while it is given back: one of the two, or there are two of its job."""
 
     def __repr__(self) -> str:
         return f"<job {self.id}>"

@@ -91,10 +91,10 @@ class JobIntake:
 
     def begin_stop(self) -> None:
         """Hand out no more."""
-        self.source.stop_taking()
         with self._changed:
             self.stop.set()
             self._changed.notify_all()
+        self.source.stop_taking()
 
     def join(self, consumer: JobConsumer) -> None:
         """Serve one queue more."""

@@ -65,9 +65,12 @@ class JobRunner:
             raise
 
     def _settle_if_held(self, delivery: Delivery, outcome: Outcome) -> None:
-        if not isinstance(outcome, Completed) and self._intake.source.holds(delivery):
-            self._settle(outcome)
-        delivery.settled = True
+        with delivery.lock:
+            if delivery.released:
+                return
+            if not isinstance(outcome, Completed) and self._intake.source.holds(delivery):
+                self._settle(outcome)
+            delivery.settled = True
 
     def _give_back(self, delivery: Delivery) -> None:
         delivery.released = True

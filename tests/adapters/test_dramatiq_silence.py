@@ -1,4 +1,4 @@
-"""A job on Dramatiq that keeps the interpreter's lock until RabbitMQ takes its connection for lost."""
+"""Who settles a message on RabbitMQ whose connection is lost under a silent job, or that is given back meanwhile."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from dramatiq_worlds import dramatiq_amqp_harness
 
+from anyjob.outcome import Outcome
 from anyjob.store import JobState
 from anyjob.testing.conformance.harness import JOBS
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.amqp_again import KnownDeliveries
-from anyjob_dramatiq.amqp_source import AmqpPlace
+from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
 from anyjob_dramatiq.frame import Delivery
+from anyjob_dramatiq.intake import JobIntake
+from anyjob_dramatiq.runner import JobRunner, TryFailedError
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -119,6 +122,54 @@ def test_what_was_given_back_is_nobodys() -> None:
     known.add(first)
     first.released = True
     assert known.recognise(delivery()) is None
+
+
+# What is given back while a thread settles it
+
+
+@pytest.fixture
+def source(world: Any) -> Iterator[AmqpSource]:
+    source: AmqpSource = world.manager.backends["main"].source()
+    source.open(1, lambda _: None)
+    yield source
+    source.close()
+
+
+def take(world: Any, source: AmqpSource) -> Delivery:
+    world.enqueue("x")
+    taken: list[Any] = []
+
+    def is_taken() -> bool:
+        taken.extend(source.take(["default"], 1))
+        return bool(taken)
+
+    wait_until(is_taken, what="a message")
+    found: Delivery = taken[0].args[0]
+    found.begun = True
+    return found
+
+
+def test_what_was_settled_is_acknowledged_and_not_sent_anew(world: Any, source: AmqpSource) -> None:
+    take(world, source).settled = True
+    assert source.give_back_all() == []
+    source.close()
+    wait_until(lambda: not any(world.manager.shelf().count().values()), what="nothing to be left")
+
+
+def test_what_was_given_back_is_not_settled_too(world: Any, source: AmqpSource) -> None:
+    held, intake = take(world, source), JobIntake(source)
+    settled: list[Outcome] = []
+
+    def execute(raw: bytes, **_: object) -> Outcome:
+        assert source.give_back_all() == [held.id]
+        return world.manager.executor.refuse(raw, "whatever")  # type: ignore[no-any-return]
+
+    executor: Any = SimpleNamespace(execute=execute)
+    with pytest.raises(TryFailedError):
+        JobRunner(executor, intake, settled.append).run(held)
+    assert settled == []
+    source.close()
+    wait_until(lambda: world.manager.shelf().count()[JobState.WAITING] == 1, what="it to wait again")
 
 
 def test_it_declares_how_long_a_job_may_be_silent(world: Any) -> None:

@@ -93,10 +93,16 @@ class _Post:
         self._start = start
         self.proxy = proxy
         self.worker = start()
-        self.stopped: set[int] = set()
+        self.orphans: set[int] = set()
+        """Processes whose parent was killed here: they may go on for a while, by the same way."""
 
     def start(self) -> None:
         self.worker = self._start()
+
+    @property
+    def pids(self) -> set[int]:
+        """All processes that a fault of this place hits."""
+        return {*self.worker.pids, *self.orphans}
 
 
 class _ServerStage(Stage):
@@ -114,7 +120,6 @@ class _ServerStage(Stage):
         self._harness = harness
         self._server = world
         self._lease: float = world.manager.worker_options.lease
-        self._orphans: set[int] = set()
         self._names = (f"{letter}{number}" for number in range(1_000) for letter in "ab")
 
     def open(self) -> None:
@@ -189,7 +194,7 @@ class _ServerStage(Stage):
     def _kill_parent(self, post: _Post) -> tuple[float, Undo]:
         self._see(post)
         fault = self._hit("kill parent", post)
-        self._orphans |= fault.pids
+        post.orphans |= fault.pids
         post.worker.process.kill()
         post.worker.process.wait()
         fault.end = time.time()
@@ -202,7 +207,7 @@ class _ServerStage(Stage):
         if not begun & set(post.worker.pids):  # still starting: Celery ends when a child dies then, with an error
             return self._kill(post)
         fault = self._hit("kill child", post)
-        children = sorted(fault.pids - {post.worker.process.pid})
+        children = sorted({*post.worker.pids} - {post.worker.process.pid})
         _signal(dice.sample(children, min(len(children), 1)), signal.SIGKILL)
         fault.end = time.time()
         return 0.0, lambda: None
@@ -212,7 +217,7 @@ class _ServerStage(Stage):
         _signal(fault.pids, signal.SIGSTOP)
 
         def resume() -> None:
-            fault.pids |= set(post.worker.pids)
+            fault.pids |= post.pids
             _signal(fault.pids, signal.SIGCONT)
             fault.end = time.time()
 
@@ -221,6 +226,7 @@ class _ServerStage(Stage):
     def _cut(self, post: _Post) -> tuple[float, Undo]:
         fault = self._hit("cut", post)
         post.proxy.cut()
+        fault.pids |= post.pids  # who was just being started
         fault.end = time.time()
         return 0.0, lambda: None
 
@@ -229,7 +235,7 @@ class _ServerStage(Stage):
         post.proxy.swallow()
 
         def release() -> None:
-            fault.pids |= set(post.worker.pids)
+            fault.pids |= post.pids
             post.proxy.release()
             fault.end = time.time()
 
@@ -248,7 +254,7 @@ class _ServerStage(Stage):
         return 0.2, start
 
     def _hit(self, kind: str, post: _Post) -> Fault:
-        fault = Fault(kind, time.time(), set(post.worker.pids))
+        fault = Fault(kind, time.time(), post.pids)
         self.faults.append(fault)
         return fault
 
@@ -259,9 +265,10 @@ class _ServerStage(Stage):
 
     def _see_to_orphans(self) -> None:
         """Wait for those whose parent was killed to end as well; complain about the others, and kill them."""
+        orphans = {pid for post in self._posts for pid in post.orphans}
         until = time.monotonic() + ORPHANED
-        wait_until(lambda: not _alive(self._orphans) or time.monotonic() > until, timeout=2 * ORPHANED)
-        if left := _alive(self._orphans):
+        wait_until(lambda: not _alive(orphans) or time.monotonic() > until, timeout=2 * ORPHANED)
+        if left := _alive(orphans):
             self.complaints.append(f"processes whose parent was killed are still at work: {sorted(left)}")
             _signal(left, signal.SIGKILL)
 

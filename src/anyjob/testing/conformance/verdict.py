@@ -162,5 +162,8 @@ def _told(ran: Sequence[Try]) -> str:
 
 
 def _near(faults: Sequence[Fault], ran: Sequence[Try]) -> Sequence[Any]:
-    pids: set[int] = set().union(*(each.pids for each in ran))
-    return [(each.kind, round(each.start, 3), round(each.end, 3)) for each in faults if each.pids & pids]
+    return [
+        (each.kind, round(each.start, 3), round(each.end, 3), sorted(each.pids))
+        for each in faults
+        if each.end >= ran[0].at - STALE and each.start <= ran[-1].at + STALE
+    ]
