@@ -85,7 +85,8 @@ def test_a_try_that_begins_too_soon_is_told() -> None:
     [
         (Fault("kill", 1.2, {A}, 1.2), True),  # while it ran
         (Fault("kill", 1.6, {A}, 1.6), True),  # before that it ended was known
-        (Fault("kill", 0.5, {A}, 0.5), False),  # before it began
+        (Fault("cut", 0.5, {A}, 0.5), True),  # when it was in hand, and not begun
+        (Fault("cut", -4.0, {A}, -4.0), False),  # long before it began
         (Fault("kill", 1.2, {30}, 1.2), False),  # another worker
         (Fault("kill", 2.2, {A}, 2.2), False),  # after it began again
         (Fault("stop", 0.5, {A}, 1.9), True),

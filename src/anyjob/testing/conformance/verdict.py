@@ -67,9 +67,11 @@ def judge(
     """Yield a line for each promise that was broken.
 
     Sound, not sharp: what a fault may explain is let pass. A second begin of a try is explained by a fault that hit
-    whoever began it the first time and had not settled it, or whoever begins it now, out of old hands. A fault between
-    the sending of the next try and the acknowledgement of this one may leave two of a job, on a broker that knows no
-    transaction; from then on each try may begin twice.
+    whoever began it the first time while it had the job in hand, or whoever begins it now, out of old hands.
+
+    A fault between the sending of the next try and the acknowledgement of this one may leave two of a job, on a broker
+    that knows no transaction; from then on each try may begin twice. So may a second fault before a lost try begins
+    again: a loss is counted by such a sending, and no journal says who was about to count it.
     """
     tries = tries_of(entries)
     kept = Counter(job.envelope.id if job.envelope is not None else job.id for job in parked)
@@ -131,7 +133,7 @@ def _of_repeats(order: Order, ran: Sequence[Try], parked: int, faults: Sequence[
 def _explains(faults: Sequence[Fault], one: Try, again: Try) -> bool:
     until = one.at if one.done is None else one.done + SETTLING
     for fault in faults:
-        held = one.pids & fault.pids and fault.end >= one.at and (one.done is None or fault.start <= until)
+        held = one.pids & fault.pids and one.at <= fault.end + STALE and (one.done is None or fault.start <= until)
         stale = again.pids & fault.pids and again.at <= fault.end + STALE
         if (held or stale) and fault.start <= again.at:
             return True
