@@ -22,7 +22,7 @@ A, B = 10, 20
 def entry(event: str, at: float, pid: int = A, number: int = 1) -> Entry:
     told: dict[str, Any] = {"lost_count": 0, "last_error": None, "headers": {}, "data": 1}
     place: dict[str, Any] = {"name": "chore", "queue": "default", "priority": 15, "label": "x"}
-    return Entry(event=event, at=at, pid=pid, id="j", try_count=number, **place, **told)
+    return Entry(event=event, at=at, started=at, pid=pid, id="j", try_count=number, **place, **told)
 
 
 def order(**changes: Any) -> Order:
@@ -77,7 +77,7 @@ def test_a_broken_promise_is_told(
 def test_a_try_that_begins_too_soon_is_told() -> None:
     soon = [entry("begin", 1.0), entry("failed", 1.0), entry("begin", 1.1, A, 2), entry("end", 1.2, A, 2)]
     (told,) = verdict(soon, fails=1)
-    assert "try 2 began 0.150 s early" in told
+    assert "try 2 began 0.200 s early" in told
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ SETTLING: Final = 2.0
 STALE: Final = 4.0
 """Seconds after a fault in which a worker may begin what it had in its hands before."""
 ROUNDING: Final = 0.05
-"""Seconds by which a journal may be behind the executor's own clock, from which back-off counts."""
+"""Seconds by which a journal may be behind the end of a job."""
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Try:
 
     number: int
     at: float
+    started: float
+    """By the executor; `at` is by the job itself, and may be later on a busy machine."""
     pids: set[int]
     """The process that ran it, and its parent."""
     done: float | None = None
@@ -53,7 +55,7 @@ def tries_of(entries: Sequence[Entry]) -> Mapping[str, Sequence[Try]]:
     tries: dict[str, list[Try]] = defaultdict(list)
     for each in entries:
         if each.event == "begin":
-            tries[each.id].append(Try(each.try_count, each.at, {each.pid, each.data}))
+            tries[each.id].append(Try(each.try_count, each.at, each.started, {each.pid, each.data}))
             continue
         own = [one for one in tries[each.id] if one.done is None and each.pid in one.pids]
         same = [one for one in own if one.number == each.try_count]
@@ -107,8 +109,8 @@ def _of_fate(order: Order, ran: Sequence[Try], parked: int) -> Iterator[str]:
 def _of_times(order: Order, ran: Sequence[Try]) -> Iterator[str]:
     first: dict[int, float] = {}
     for each in ran:
-        first.setdefault(each.number, each.at)
-        due = order.due if each.number == 1 else first.get(each.number - 1, each.at) + FIRST_WAIT - ROUNDING
+        first.setdefault(each.number, each.started)
+        due = order.due if each.number == 1 else first.get(each.number - 1, float("-inf")) + FIRST_WAIT
         if due is not None and each.at < due - 0.001:
             yield f"{_name(order)}: try {each.number} began {due - each.at:.3f} s early"
 

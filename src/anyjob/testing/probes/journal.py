@@ -26,6 +26,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     label: str
     at: float
     """`time.time()`, the same for all processes of a machine."""
+    started: float
+    """When the executor began the try, by its own clock: back-off counts from there."""
     pid: int
     id: str
     name: str
@@ -45,6 +47,7 @@ def record(path: str, event: str, label: str, data: Any = None) -> None:
         event=event,
         label=label,
         at=time.time(),
+        started=job.started_at.timestamp(),
         pid=os.getpid(),
         id=job.id,
         name=job.name,
