@@ -50,6 +50,8 @@ class Wake:
             wanted[_CHILD_ENDS] = lambda _number, _frame: None  # without a handler it would not wake us
         before = {number: signal.signal(number, each) for number, each in wanted.items()}
         wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)  # what the pool has had wait
         try:
             yield
         finally:

@@ -29,6 +29,7 @@ from rq.logutils import setup_loghandlers
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now as rq_now
 from rq.worker import BaseWorker, DequeueStrategy
+from rq.worker_pool import WorkerPool
 
 from anyjob.clock import SystemClock
 from anyjob.envelope import QUEUE_NAME
@@ -116,7 +117,10 @@ class JobWorkerMixin(BaseWorker):
         self._rotates = self._rotates or dequeue_strategy != DequeueStrategy.DEFAULT
         if logging.getLogger("anyjob").level == logging.NOTSET:
             setup_loghandlers(logging_level or "INFO", date_format, log_format, name="anyjob")
+        before = signal.getsignal(signal.SIGINT)
         with closing(Wake()) as self._wake, self._wake.on_signals(self.request_stop):
+            if _heard_for_its_pool(before):
+                self.request_stop(signal.SIGINT, None)
             self.bootstrap(logging_level, date_format, log_format)
             try:
                 with self._threads():
@@ -347,6 +351,15 @@ class JobWorkerMixin(BaseWorker):
 
     def _native_queue(self, name: str) -> Queue:
         return Queue(name, connection=self._backend.client, serializer=EnvelopeSerializer)
+
+
+def _heard_for_its_pool(handler: Any) -> bool:
+    """Whether a pool's handler, which its child has until it installs its own, was called in this child.
+
+    The pool sends its signal once; what a child that had just been forked makes of it, nobody else would tell.
+    """
+    pool = getattr(handler, "__self__", None)
+    return isinstance(pool, WorkerPool) and pool.status == WorkerPool.Status.STOPPED
 
 
 def _logical_names(queues: str | Queue | Iterable[str | Queue], backend: RQBackend) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from rq import Queue
 from rq.suspension import suspend
 from rq.utils import now as rq_now
 from rq.worker import Worker, WorkerStatus
+from rq.worker_pool import WorkerPool
 
 from anyjob import JobManager, JobPriority, JobRegistry, RetryLater, RetryPolicy, current_job
 from anyjob.errors import ConfigurationError
@@ -237,6 +238,18 @@ def test_a_second_signal_interrupts_the_job_uncharged(
     assert found is not None
     assert found.envelope is not None
     assert (found.state, found.envelope.lost_count, found.envelope.try_count) == (JobState.WAITING, 0, 0)
+
+
+def test_what_its_pool_says_before_it_listens_counts(manager: JobManager, make_worker: MakeWorker, ran: Any) -> None:
+    manager.enqueue_by_name("note", "a")
+    pool = WorkerPool(["default"], connection=redis.Redis())  # whose handlers the child has, until it installs its own
+    before = signal.signal(signal.SIGINT, pool.request_stop)
+    try:
+        signal.raise_signal(signal.SIGINT)
+        assert not make_worker().work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ran == []
 
 
 def test_a_signal_stops_after_the_job(manager: JobManager, registry: JobRegistry, make_worker: MakeWorker) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rq.command import send_stop_job_command
 from rq.suspension import resume, suspend
-from rq_world import World
+from rq_world import World, kill_process
 from servers import PrivateRedis, redis_url
 
 from anyjob import JobPriority
@@ -185,6 +185,15 @@ def test_a_second_term_does_not_wait(world: World) -> None:
     assert job.state is JobState.WAITING
     assert job.envelope is not None
     assert job.envelope.lost_count == 0
+
+
+def test_a_pool_that_is_stopped_while_it_starts_a_worker_ends(world: World) -> None:
+    pool = world.start_worker(concurrency=2)
+    first = set(pool.horses)
+    kill_process(min(first))
+    wait_until(lambda: set(pool.horses) - first, what="a new worker")
+    pool.terminate()
+    assert pool.wait() == 0
 
 
 def test_an_idle_worker_stops_at_once(world: World) -> None:
