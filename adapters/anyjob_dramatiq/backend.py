@@ -14,6 +14,7 @@ from functools import partial, reduce
 from typing import Any, Final
 
 from dramatiq import Broker, Message, Middleware
+from dramatiq.middleware import Retries
 
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.envelope import JobEnvelope, read_envelope
@@ -104,7 +105,8 @@ class OwnDramatiqBackend(DramatiqBackend):
         broker = self._make_broker()
         intake = JobIntake(self.source())
         runner = JobRunner(executor, intake, self.settle)
-        broker.add_middleware(JobLifecycle(executor, intake, options.stop_timeout, self._finder(broker)))
+        lifecycle = JobLifecycle(executor, intake, options.stop_timeout, self._finder(broker))
+        broker.add_middleware(lifecycle, before=Retries)  # the first: told the last of what is done, as of a boot
         queues = self.config.queues or executor.registry.queues()
         broker.serve(intake, runner, queues, executor.registry.names)
         return broker

@@ -14,6 +14,7 @@ from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Outcome, Retry
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery
+from anyjob_dramatiq.lifecycle import say_up
 from anyjob_dramatiq.runner import TryFailedError
 
 if TYPE_CHECKING:
@@ -33,8 +34,14 @@ class JobGuard(Middleware):
     def __init__(self, backend: ExistingDramatiqBackend, executor: JobExecutor) -> None:
         self._backend = backend
         self._executor = executor
+        self._up = threading.Event()
         self._stop = threading.Event()
         self._running = threading.local()
+
+    def after_worker_boot(self, _broker: Broker, _worker: Worker) -> None:
+        """Let jobs begin: one that ends a process which is still starting looks like wrong usage."""
+        say_up()
+        self._up.set()
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         self._running.delivery = None
@@ -65,9 +72,11 @@ class JobGuard(Middleware):
     def before_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
         """Tell the jobs."""
         self._stop.set()
+        self._up.set()
 
     def run(self, *_args: Any, **_kwargs: Any) -> None:
         """Be the function of each of our actors."""
+        self._up.wait()
         delivery: Delivery = self._running.delivery
         outcome = self._execute(delivery)
         self._settle(outcome)

@@ -75,6 +75,7 @@ class JobIntake:
         """Set when no more jobs are to begin; running ones see it."""
         self.over = threading.Event()
         """Set when the time to stop is up: whoever still waits for the server gives up."""
+        self._begun = False
         self._changed = threading.Condition()
         self._threads = 1
         self._busy = 0
@@ -84,10 +85,14 @@ class JobIntake:
         self._lead: JobConsumer | None = None
 
     def open(self, threads: int, serves: Callable[[], Sequence[str]], find_queue: Callable[[str], None]) -> None:
-        """Begin to serve so many threads, and the queues that `serves` returns."""
+        """Make ready to serve so many threads, and the queues that `serves` returns."""
         self._threads = threads
         self._serves = serves
         self.source.open(threads, find_queue)
+
+    def begin(self) -> None:
+        """Take jobs from now on."""
+        self._begun = True
 
     def begin_stop(self) -> None:
         """Hand out no more."""
@@ -116,6 +121,8 @@ class JobIntake:
             return None
         if self.stop.is_set() or self._busy == self._threads:
             self.source.rest(self._wait)
+        elif not self._begun:
+            self.stop.wait(_MOMENT)
         elif not self._ready:
             self._fill()
         return self._ready.popleft() if self._ready and not self.stop.is_set() else None

@@ -20,7 +20,7 @@ from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob_dramatiq.intake import JobIntake
 
-__all__ = ["UP_VARIABLE", "JobLifecycle"]
+__all__ = ["UP_VARIABLE", "JobLifecycle", "say_up"]
 
 logger = JobLogger("anyjob.worker")
 
@@ -30,8 +30,15 @@ UP_VARIABLE: Final = "_ANYJOB_DRAMATIQ_UP"
 """The environment's name for the path of the file that a worker makes once it runs, for who supervises it."""
 
 
+def say_up() -> None:
+    """Tell who supervises this process, if anybody does, that it runs."""
+    up = os.environ.get(UP_VARIABLE)
+    if up:
+        Path(up).touch()
+
+
 class JobLifecycle(Middleware):
-    """Opens the intake when a worker boots, and closes it when it has shut down.
+    """Opens the intake when a worker has booted, and closes it when it has shut down.
 
     Dramatiq looks for signals once a second, and waits for its threads as long as its command line says. Here the first
     signal ends the taking of jobs at once and tells those that run; when `stop_timeout` is over, or at the second
@@ -48,7 +55,7 @@ class JobLifecycle(Middleware):
         self._received: SimpleQueue[int | None] = SimpleQueue()
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        """Begin; nothing is taken before."""
+        """Make ready."""
         worker.worker_timeout = min(worker.worker_timeout, _LONGEST_WAIT)
         chosen = worker.consumer_whitelist
         for queue in chosen or ():
@@ -75,10 +82,11 @@ class JobLifecycle(Middleware):
         thread.process_message = process_message
 
     def after_worker_boot(self, _broker: Broker, worker: Worker) -> None:
-        """Say that this process runs; and end it when it is no use any more, if it is Dramatiq's."""
-        up = os.environ.get(UP_VARIABLE)
-        if up:
-            Path(up).touch()
+        """Take jobs, and no sooner: a job that ends a process which is still starting looks like wrong usage to who
+        supervises it. And end this process when it is no use any more, if it is Dramatiq's.
+        """
+        say_up()
+        self._intake.begin()
         main = parent_process()
         if main is not None:
             threads = [*worker.workers, *worker.consumers.values()]

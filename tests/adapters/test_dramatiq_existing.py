@@ -23,7 +23,7 @@ from anyjob.errors import ConfigurationError
 from anyjob.loader import load_backend
 from anyjob.store import JobState
 from anyjob.testing.conformance import ServerWorld
-from anyjob.testing.probes.jobs import NAME, FailingOnce
+from anyjob.testing.probes.jobs import NAME, FailingOnce, Fatal
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.existing import ExistingDramatiqBackend
 
@@ -122,6 +122,16 @@ def test_a_broker_of_the_applications_own(shop: tuple[_ExistingWorld, str], tmp_
 def _send_raw(world: _ExistingWorld, queue: str, path: Path, options: dict[str, Any]) -> None:
     backend: Any = world.manager.backend()
     backend.broker.enqueue(Message(queue, f"{NAME}.probe", (f'"{path}"',), {}, options))
+
+
+def test_a_job_that_ends_its_process_ends_no_worker(shop: tuple[_ExistingWorld, str]) -> None:
+    world, queue = shop
+    world.start_worker(max_losses=0)
+    world.manager.enqueue(Fatal(str(world.journal.path), "fatal", 0), queue=queue)
+    world.wait_parked(timeout=60)
+    world.enqueue("x", queue=queue)
+    world.journal.wait(1)
+    assert world.journal.begun() == ["fatal", "x"]
 
 
 def test_bad_options_are_refused_for_it(shop: tuple[_ExistingWorld, str]) -> None:

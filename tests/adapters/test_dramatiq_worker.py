@@ -72,6 +72,39 @@ def test_the_applications_middleware_surrounds_each_job(
         assert "Traceback" not in log.partition("Retries exceeded")[0].partition("gave up")[0]
 
 
+SLOW = """
+from pathlib import Path
+from dramatiq import Middleware
+from anyjob.testing.probes.journal import Journal, wait_until
+
+class Slow(Middleware):
+    def after_worker_boot(self, broker, worker):
+        try:
+            wait_until(Journal(Path({journal!r})).begun, timeout=1)
+        except AssertionError:
+            Path({seen!r}).touch()
+"""
+
+
+def test_no_job_begins_before_the_worker_is_up(
+    harness: ServerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one that ends its process would end all: Dramatiq waits for a worker that starts, and we take it for wrong
+    usage.
+    """
+    seen, module = tmp_path / "seen", f"slow{secrets.token_hex(4)}"
+    (tmp_path / f"{module}.py").write_text(SLOW.format(journal=str(tmp_path / "journal"), seen=str(seen)))
+    monkeypatch.syspath_prepend(tmp_path)
+    options = {"middleware": [f"{module}:Slow"]}
+    backends = {"main": {"url": harness.url, "queues": ["default", "a", "b"], "options": options}}
+    with harness.open(tmp_path, backends=backends) as world:
+        assert world.journal.path == tmp_path / "journal"
+        world.enqueue("x")
+        world.start_worker()
+        world.journal.wait(1)
+    assert seen.exists()
+
+
 HOSTILE = """
 import logging
 from dramatiq import Middleware
