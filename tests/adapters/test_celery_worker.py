@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -96,6 +97,24 @@ def test_the_other_pools(open_world: Open, pool: str) -> None:
     worker.stop()
     assert [each.label for each in world.journal.entries("end")][-1] == "heeds"
     assert {each.lost_count for each in world.journal.entries()} == {0}
+
+
+def test_a_stop_waits_for_what_was_given_to_a_child(open_world: Open) -> None:
+    world = open_world(stop_timeout=20)
+    worker = world.start_worker()
+    world.enqueue("first")
+    (first,) = world.journal.wait(1)
+    log = next(world.folder.glob("worker-*.log"))
+    wait_until(lambda: " succeeded in " in log.read_text(), what="the first to be settled")
+    os.kill(first.pid, signal.SIGSTOP)  # busy elsewhere: it doesn't say that it begins
+    world.enqueue("second")
+    wait_until(lambda: log.read_text().count(" received") == 2, what="the second to be given to it")
+    worker.terminate()
+    wait_until(lambda: "Warm shutdown" in log.read_text(), what="the stop")
+    os.kill(first.pid, signal.SIGCONT)
+    worker.wait(timeout=10)
+    assert world.journal.begun() == ["first", "second"]
+    wait_until(lambda: not any(world.manager.shelf().count().values()), what="nothing to be left")
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
