@@ -106,7 +106,8 @@ class OwnDramatiqBackend(DramatiqBackend):
         intake = JobIntake(self.source())
         runner = JobRunner(executor, intake, self.settle)
         lifecycle = JobLifecycle(executor, intake, options.stop_timeout, self._finder(broker))
-        broker.add_middleware(lifecycle, before=Retries)  # the first: told the last of what is done, as of a boot
+        # In the first place: Dramatiq calls what comes after a boot from the last middleware to the first.
+        broker.add_middleware(lifecycle, before=Retries)
         queues = self.config.queues or executor.registry.queues()
         broker.serve(intake, runner, queues, executor.registry.names)
         return broker

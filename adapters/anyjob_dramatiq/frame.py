@@ -46,7 +46,7 @@ class Delivery:
         self.ended = False
         """Its thread is free again."""
         self.lock = Lock()
-        """Held while it is settled, and while it is given back: one of the two, or there are two of its job."""
+        """Held while it is settled, and on RabbitMQ while it is given back: both would leave two of its job."""
 
     def __repr__(self) -> str:
         return f"<job {self.id}>"

@@ -162,7 +162,8 @@ def test_what_was_given_back_is_not_settled_too(world: Any, source: AmqpSource) 
 
     def execute(raw: bytes, **_: object) -> Outcome:
         assert source.give_back_all() == [held.id]
-        return world.manager.executor.refuse(raw, "whatever")  # type: ignore[no-any-return]
+        outcome: Outcome = world.manager.executor.refuse(raw, "whatever")
+        return outcome
 
     executor: Any = SimpleNamespace(execute=execute)
     with pytest.raises(TryFailedError):

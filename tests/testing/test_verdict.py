@@ -63,6 +63,7 @@ def test_nothing_is_said_of_what_went_well() -> None:
         (RAN, [parked()], {}, "is parked, though"),
         (FAILED, [parked("JobLostError")], {"fails": 3}, "not its own"),
         (FAILED, [parked(), parked()], {"fails": 3}, "parked 2 times"),
+        ([], [parked(), parked()], {"fails": 3}, "parked 2 times"),
         (AGAIN, [], {}, "no fault had hit it"),
         (RAN, [], {"id": "another", "fate": "asked"}, "nobody ordered it"),
     ],

@@ -149,8 +149,10 @@ def _hit_settling(fault: Fault, each: Try) -> bool:
 
 
 def _hit_counting(faults: Sequence[Fault], one: Try, again: Try) -> bool:
+    """Whether a fault that may have lost a try was followed by another before the try began again."""
     losses = [fault.start for fault in faults if one.done is None and one.pids & fault.pids and fault.end >= one.at]
-    return any(min(losses) < fault.start <= again.at for fault in faults) if losses else False
+    lost_at = min(losses, default=float("inf"))
+    return any(lost_at < fault.start <= again.at for fault in faults)
 
 
 def _name(order: Order) -> str:
@@ -166,8 +168,9 @@ def _told(ran: Sequence[Try]) -> str:
 
 
 def _near(faults: Sequence[Fault], ran: Sequence[Try]) -> Sequence[Any]:
+    since, until = (ran[0].at - STALE, ran[-1].at + STALE) if ran else (float("-inf"), float("inf"))
     return [
         (each.kind, round(each.start, 3), round(each.end, 3), sorted(each.pids))
         for each in faults
-        if each.end >= ran[0].at - STALE and each.start <= ran[-1].at + STALE
+        if each.end >= since and each.start <= until
     ]

@@ -1,0 +1,64 @@
+"""What a prefork pool's children say of the jobs that they were given, to be heard before Celery discards such jobs.
+
+This module leans on what Celery's prefork pool keeps to itself: `_cache`, its jobs; `_fileno_to_outq`, the pipes that
+it reads from; and of a job `_write_to`, the child that it was written to, and `_accepted`. Nothing public tells these.
+"""
+
+from __future__ import annotations
+
+import select
+from time import monotonic
+from types import GeneratorType
+from typing import Any, Final
+
+from anyjob.log import JobLogger
+
+__all__ = ["hear_children"]
+
+logger = JobLogger("anyjob.worker")
+
+
+def hear_children(pool: Any, hub: Any) -> None:
+    """Read what the children of a prefork pool say, until each has said that it begins what was written to it.
+
+    Celery discards, at a stop too, every job that it hasn't heard of beginning: one that its child takes all the same
+    would run, never be acknowledged, hold up the stop to its limit, and repeat as if it had crashed. What is written
+    is written to an idle child, which begins it at once; one that doesn't within 5 s is stuck.
+    """
+    processes: Any = getattr(pool, "_pool", None)
+    if hub is None or not hasattr(processes, "handle_result_event"):  # threads, or none
+        return
+    deadline = monotonic() + _LONGEST
+    while True:
+        unheard = [job for job in processes._cache.values() if _is_to_begin(job)]  # noqa: SLF001
+        is_late = monotonic() > deadline
+        pipes = set(processes._fileno_to_outq) & set(hub.readers)  # noqa: SLF001
+        readable, _, _ = select.select(pipes, (), (), _PAUSE if unheard and not is_late else 0)
+        for pipe in readable:
+            _read(hub, pipe)
+        if unheard and is_late:
+            logger.warning("%d children don't say that they begin what they were given: it may run twice", len(unheard))
+        if is_late or not (unheard or readable):
+            return
+
+
+def _is_to_begin(job: Any) -> bool:
+    """Whether a child that lives was given it, and has not said that it begins."""
+    child = job._write_to  # noqa: SLF001
+    return child is not None and not job._accepted and child._is_alive()  # noqa: SLF001
+
+
+def _read(hub: Any, pipe: int) -> None:
+    """Do what the event loop does about a pipe that can be read; it may have read half of a message before."""
+    read, arguments = hub.readers.get(pipe, (None, ()))
+    try:
+        if isinstance(read, GeneratorType):
+            next(read, None)
+        elif read is not None:
+            read(*arguments)
+    except (OSError, EOFError):  # its child died in the middle
+        hub.remove_reader(pipe)
+
+
+_LONGEST: Final = 5.0
+_PAUSE: Final = 0.05
