@@ -489,12 +489,11 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 def read_until(process: subprocess.Popen[str], text: str) -> None:
     assert process.stdout is not None
-    lines = []
     for line in process.stdout:
-        lines.append(line)
+        sys.stdout.write(line)  # pytest shows it if the test failed, by its time limit too
         if text in line:
             return
-    pytest.fail(f"the worker ended without {text!r}:\n{''.join(lines)}")
+    pytest.fail(f"the worker ended without {text!r}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
