@@ -4,7 +4,7 @@ from anyjob_amqp.capabilities import KnownQueues, capabilities_of
 from anyjob_amqp.links import Link, Links
 from anyjob_amqp.moves import MoveJournal
 from anyjob_amqp.publisher import Parcel, Publisher
-from anyjob_amqp.shelf import AmqpShelf
+from anyjob_amqp.shelf import AmqpShelf, ReadMessage, body_of, jobs_in
 from anyjob_amqp.topology import LEVELS, AmqpNames, Route
 from anyjob_amqp.undecodable import FRAME_HEADER, fault_in, frame_handler, telling_header
 from anyjob_amqp.urls import AmqpAddress, read_url
@@ -21,10 +21,13 @@ __all__ = [
     "MoveJournal",
     "Parcel",
     "Publisher",
+    "ReadMessage",
     "Route",
+    "body_of",
     "capabilities_of",
     "fault_in",
     "frame_handler",
+    "jobs_in",
     "read_url",
     "telling_header",
 ]

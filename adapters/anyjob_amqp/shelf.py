@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -31,7 +30,10 @@ from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.topology import AmqpNames
 from anyjob_amqp.undecodable import fault_in
 
-__all__ = ["AmqpShelf"]
+__all__ = ["AmqpShelf", "ReadMessage", "body_of", "jobs_in"]
+
+ReadMessage = Callable[[Message, JobState, str], StoredJob]
+"""Says what a message of a queue is, whose jobs are in that state as a rule. Never raises."""
 
 
 class _Parked(Struct, frozen=True):
@@ -50,9 +52,9 @@ class _ParkedRaw(Struct, frozen=True):
 class AmqpShelf(JobShelf):
     """Counts every queue; lists and takes out parked jobs. Thread-safe.
 
-    `queues` are the native names of the queues where jobs wait, asked for anew each time, and `read` returns the
-    envelope's bytes in a message of theirs, or its body if that is none of ours; without them there is nothing but the
-    parked. `resend` sends a retried job.
+    `queues` are the native names of the queues where jobs wait, asked for anew each time, `later` those that delay them
+    (None: our chain), and `read` says what a message of theirs is, which may have its own state; without it there is
+    nothing but the parked. `resend` sends a retried job.
     """
 
     def __init__(
@@ -62,7 +64,8 @@ class AmqpShelf(JobShelf):
         names: AmqpNames,
         *,
         queues: Iterable[str] = (),
-        read: Callable[[Message, bytes], bytes] | None = None,
+        later: Iterable[str] | None = None,
+        read: ReadMessage | None = None,
         resend: Callable[[JobEnvelope], None],
         clock: Clock,
         capabilities: Capabilities,
@@ -72,10 +75,12 @@ class AmqpShelf(JobShelf):
         self._links = links
         self._publisher = publisher
         self._names = names
+        self._ours = later is None  # then the queues have the names that we give them
+        self._later = names.levels if later is None else later
         self._queues = queues
-        self._open = read
-        counted = {} if read is None else {JobState.WAITING: queues, JobState.SCHEDULED: names.levels}
-        self._counted: Mapping[JobState, Iterable[str]] = {**counted, JobState.ABANDONED: [names.parked]}
+        self._read = read
+        counted = {JobState.WAITING: queues, JobState.SCHEDULED: self._later, JobState.ABANDONED: [names.parked]}
+        self._counted = {state: counted[state] for state in counted if state in capabilities.counts}
         self._send_again = resend
         self._ids = JobIds()
 
@@ -93,7 +98,7 @@ class AmqpShelf(JobShelf):
         with self._channel() as channel:
             number = 0
             for number, message in enumerate(self._messages(channel, self._names.parked), 1):
-                job = _parked(message, JobState.ABANDONED)
+                job = _parked(message, JobState.ABANDONED, self._names.parked)
                 if number > first and chosen.matches(job):
                     found.append(job)
                     if len(found) == limit:
@@ -131,26 +136,27 @@ class AmqpShelf(JobShelf):
         before the broker minds (`consumer_timeout`) that what is not chosen is held for so long.
         """
         until = monotonic() + _LONGEST_PASS
-        for state, queues, read in self._sources(chosen):
-            for queue in queues:
-                for message in self._messages(channel, queue):
-                    if monotonic() > until:
-                        return
-                    job = read(message, state)
-                    if chosen.matches(job):
-                        yield _TakenMessage(channel, queue, job, message, self._send_again)
+        for state, queue, read in self._sources(chosen):
+            for message in self._messages(channel, queue):
+                if monotonic() > until:
+                    return
+                job = read(message, state, queue)
+                if chosen.matches(job):
+                    yield _TakenMessage(channel, queue, job, message, self._send_again)
 
-    def _sources(self, chosen: JobFilter) -> Iterator[tuple[JobState, Iterable[str], _Read]]:
+    def _sources(self, chosen: JobFilter) -> Iterator[tuple[JobState, str, ReadMessage]]:
         wanted = chosen.states or ALL_STATES
-        if self._open is not None:
-            read = partial(_job, self._open)
+        if self._read is not None:
             if JobState.SCHEDULED in wanted:
-                yield JobState.SCHEDULED, reversed(self._names.levels), read
-            if JobState.WAITING in wanted:
-                named = None if chosen.queues is None else map(self._names.queue, sorted(chosen.queues))
-                yield JobState.WAITING, named or self._queues, read
+                for queue in reversed(list(self._later)):
+                    yield JobState.SCHEDULED, queue, self._read
+            # Others keep what is due later beside what is due now.
+            if JobState.WAITING in wanted or (JobState.SCHEDULED in wanted and not self._ours):
+                named = chosen.queues is not None and self._ours
+                for queue in map(self._names.queue, sorted(chosen.queues or ())) if named else self._queues:
+                    yield JobState.WAITING, queue, self._read
         if JobState.ABANDONED in wanted:
-            yield JobState.ABANDONED, [self._names.parked], _parked
+            yield JobState.ABANDONED, self._names.parked, _parked
 
     def _messages(self, channel: Any, queue: str) -> Iterator[Message]:
         """Yield each message that nobody else holds; it is held until the channel closes."""
@@ -212,8 +218,8 @@ def _acknowledge(held: Sequence[_TakenMessage]) -> bool:
     return True
 
 
-def _parked(message: Message, state: JobState) -> StoredJob:
-    body = _body_of(message)
+def _parked(message: Message, state: JobState, _queue: str) -> StoredJob:
+    body = body_of(message)
     try:
         parked = _decoder.decode(body)
     except UNREADABLE as error:
@@ -234,20 +240,28 @@ def _unreadable(error: Exception) -> JobFailure:
     return JobFailure.of(broken, at=_LONG_AGO, worker="", tries=0)
 
 
-def _job(open_message: Callable[[Message, bytes], bytes], message: Message, state: JobState) -> StoredJob:
-    body = _body_of(message)
-    raw = body if fault_in(message.headers) else open_message(message, body)  # no worker runs what it can't decode
-    try:
-        return StoredJob(read_envelope(raw).id, state, raw)
-    except EnvelopeError:
-        return StoredJob(_id_of(message), state, raw)
+def jobs_in(open_message: Callable[[Message, bytes], bytes]) -> ReadMessage:
+    """Return what reads messages of ours; `open_message` returns the envelope's bytes in one, or its body if there is
+    none.
+    """
+
+    def read(message: Message, state: JobState, _queue: str) -> StoredJob:
+        body = body_of(message)
+        raw = body if fault_in(message.headers) else open_message(message, body)  # no worker runs what it can't decode
+        try:
+            return StoredJob(read_envelope(raw).id, state, raw)
+        except EnvelopeError:
+            return StoredJob(_id_of(message), state, raw)
+
+    return read
 
 
 def _id_of(message: Message) -> str:
     return message.properties.get("message_id") or f"unnamed-{message.delivery_tag}"
 
 
-def _body_of(message: Message) -> bytes:
+def body_of(message: Message) -> bytes:
+    """Return the body as it came."""
     return bytes(message.body or b"")  # of none at all it is an empty text
 
 
@@ -266,8 +280,6 @@ def _close(channel: Any) -> None:
     with suppress(*AMQP_ERRORS):
         channel.close()
 
-
-_Read = Callable[[Message, JobState], StoredJob]
 
 _decoder: Final = msgspec.json.Decoder(_Parked)
 _raw_decoder: Final = msgspec.json.Decoder(_ParkedRaw)

@@ -24,6 +24,7 @@ from anyjob_amqp import (
     Parcel,
     Publisher,
     capabilities_of,
+    jobs_in,
     read_url,
 )
 from anyjob_celery.backend import OwnCeleryBackend
@@ -59,7 +60,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             self._publisher,
             self._names,
             queues=self._queues,
-            read=_envelope_in,
+            read=jobs_in(_envelope_in),
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,

@@ -25,6 +25,7 @@ from anyjob_amqp import (
     Parcel,
     Publisher,
     capabilities_of,
+    jobs_in,
     read_url,
 )
 from anyjob_dramatiq.amqp_parameters import HEARTBEAT
@@ -66,7 +67,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
             self._publisher,
             self._names,
             queues=self._queues,
-            read=lambda _, body: unwrap(body),
+            read=jobs_in(lambda _, body: unwrap(body)),
             resend=self.resend,
             clock=config.clock,
             capabilities=self.capabilities,

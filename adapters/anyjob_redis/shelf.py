@@ -60,7 +60,8 @@ class RedisShelf(JobShelf):
 
     def count(self) -> Mapping[JobState, int]:
         with translated():
-            return {state: number for places in self._all for state, number in places.count().items()}
+            counted = [pair for places in self._all for pair in places.count().items()]
+        return {state: number for state, number in counted if state in self.capabilities.counts}
 
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         self.capabilities.refuse_listing(chosen.states)

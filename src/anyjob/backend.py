@@ -17,6 +17,7 @@ from anyjob.errors import EnqueueError, UnsupportedCapabilityError
 from anyjob.executor import JobExecutor, worker_name
 from anyjob.log import JobLogger, log_event
 from anyjob.moments import plain_moment
+from anyjob.natives import ReadNative
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.shelf import JobShelf
 from anyjob.worker import JobWorker, WorkerOptions
@@ -181,6 +182,15 @@ class JobBackend(ABC):
         """
         self.send(envelopes)
         return ()
+
+    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:  # noqa: ARG002
+        """Return what other code than anyjob sent to these queues, by the library's own names (None: to all that are
+        known), and waits; each message is shown as `read` makes it. What our jobs and workers hold is not in it.
+
+        To be overridden where an application's own messages can be read and taken. Raises
+        `UnsupportedCapabilityError` where not.
+        """
+        raise UnsupportedCapabilityError("This backend has no queues that an application sends to by itself.")
 
     def close(self) -> None:
         """Close connections. A later call opens them anew."""
