@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, Unpack
@@ -26,7 +26,7 @@ from anyjob.errors import (
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.invoker import JobResolver, construct
 from anyjob.log import JobLogger, log_event
-from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
+from anyjob.migration import JobMigration, MigrationOptions, MigrationReport, NativeReader, NativeSource
 from anyjob.moments import plain_moment
 from anyjob.observer import JobObserver, JobObservers
 from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
@@ -271,6 +271,36 @@ class JobManager:
             options or MigrationOptions(),
             clock=wiring.clock,
             refuse=lambda envelope: wiring.router.refuse_unknown_queue(destination, envelope.queue),
+            progress=progress,
+        )
+
+    def adoption(
+        self,
+        source: str,
+        tasks: Mapping[str, str],
+        destination: str | None = None,
+        options: MigrationOptions | None = None,
+        *,
+        queues: Collection[str] | None = None,
+        progress: Callable[[MigrationReport], None] = lambda _: None,
+    ) -> JobMigration:
+        """Return a migration, not begun, of what an application sent by its job library alone and still waits.
+
+        `tasks` says which job each native task becomes; what calls others, or does not fit the job's signature, stays
+        where it is. `source` is the alias of a backend whose application's `queues` can be read (None: all that are
+        known, by the library's own names). A job keeps the message's id, due time and tries.
+
+        Raises `UnknownJobError`, and `UnsupportedCapabilityError` if nobody can read those queues.
+        """
+        wiring, alias = self._wiring, destination or self.default
+        found = {task: self._named(name) for task, name in tasks.items()}
+        shelf = self.backend(source).native_shelf(NativeReader(found, self._prepare, wiring.clock), queues)
+        return JobMigration(
+            (source, NativeSource(shelf)),
+            (alias, self.backend(alias)),
+            options or MigrationOptions(),
+            clock=wiring.clock,
+            refuse=lambda envelope: wiring.router.refuse_unknown_queue(alias, envelope.queue),
             progress=progress,
         )
 

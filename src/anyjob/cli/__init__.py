@@ -23,8 +23,10 @@ def main() -> None:
 
 def load() -> Group:
     """Return the command with all its commands."""
+    from anyjob.cli.adopt import adopt
     from anyjob.cli.commands import cli
     from anyjob.cli.migrate import migrate
 
     cli.add_command(migrate)
+    cli.add_command(adopt)
     return cli

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
-from anyjob.backend import JobBackend
+from anyjob.backend import JobBackend, MoveMemory
+from anyjob.capabilities import Capabilities
 from anyjob.clock import Clock, deadline_in
 from anyjob.envelope import JOB_ID, JobEnvelope, JobIds
 from anyjob.errors import AnyjobError, DuplicateJobIdError, EnqueueError, InvalidOptionError, UnsupportedCapabilityError
@@ -50,6 +51,17 @@ class MigrationOptions:
             raise InvalidOptionError(f"resume: {self.resume!r} is no run's name; who was interrupted told it.")
 
 
+class MoveSource(Protocol):
+    """What jobs are moved from: a backend, or a shelf of native messages."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+    @property
+    def shelf(self) -> JobShelf | None: ...
+    @property
+    def moves(self) -> MoveMemory: ...
+
+
 class JobMigration:
     """One run that moves jobs from `source` to `destination`, each given with its alias. For one thread, and once.
 
@@ -65,7 +77,7 @@ class JobMigration:
 
     def __init__(
         self,
-        source: tuple[str, JobBackend],
+        source: tuple[str, MoveSource],
         destination: tuple[str, JobBackend],
         options: MigrationOptions,
         *,
@@ -290,7 +302,7 @@ def _pages(shelf: JobShelf, chosen: JobFilter) -> Iterator[StoredJob]:
         yield from page.jobs
 
 
-def _shelf_of(alias: str, backend: JobBackend) -> JobShelf:
+def _shelf_of(alias: str, backend: MoveSource) -> JobShelf:
     if backend.shelf is None:
         raise UnsupportedCapabilityError(f"Backend {alias!r} keeps no parked jobs, and can't be looked into.")
     return backend.shelf

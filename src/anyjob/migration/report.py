@@ -10,13 +10,15 @@ from msgspec import Struct, field
 
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import AnyjobError
+from anyjob.natives import NativeJob
 from anyjob.store import JobState, StoredJob
 
 __all__ = ["MigrationError", "MigrationReport", "MovedGroup", "Tally"]
 
 
 class MovedGroup(Struct, frozen=True):
-    """The jobs of one queue, state and name, as they were at the source; what is no job of ours has neither."""
+    """The jobs of one queue, state and name, as they were at the source; what is no job of ours has neither, but for
+    native messages that are adopted: theirs are the library's own queue and task."""
 
     queue: str
     state: JobState
@@ -74,6 +76,8 @@ class _Group(Struct, frozen=True, order=True):
 
     @classmethod
     def of(cls, job: StoredJob) -> _Group:
+        if isinstance(job, NativeJob):
+            return cls(job.queue, job.state, job.task)
         envelope = job.envelope
         return cls("", job.state, "") if envelope is None else cls(envelope.queue, job.state, envelope.name)
 
@@ -96,6 +100,9 @@ class Tally:
             each.clear()
 
     def may_move(self, job: StoredJob) -> bool:
+        if isinstance(job, NativeJob) and job.obstacle is not None:
+            self._leave(self._left if job.is_chosen else self._foreign, job, job.obstacle)
+            return False
         envelope = job.envelope
         if job.state is JobState.ABANDONED and job.failure is not None:
             return True  # as it is, whether or not it can be read

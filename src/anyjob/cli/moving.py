@@ -1,0 +1,128 @@
+"""Runs a migration for the command line: a bar while it goes, a clean stop, and a table at the end."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from anyjob.cli.commands import ExitCode, fail
+from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
+
+__all__ = ["move_or_preview", "moving_options", "options_of"]
+
+_OPTIONS = (
+    click.option("--dry-run", is_flag=True, help="Show what would move, and what TO could not keep; move nothing."),
+    click.option(
+        "--batch", type=click.IntRange(1, 1000), default=200, show_default=True, help="Jobs on the way at a time."
+    ),
+    click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", help="At most N jobs a second."),
+    click.option("--resume", metavar="RUN", help="Go on with a run that was interrupted: it printed its name."),
+    click.option("--verify", is_flag=True, help="Read each batch back from TO before FROM lets go of it."),
+    click.option(
+        "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result to this file, as JSON."
+    ),
+)
+
+
+def moving_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that moving has, wherever the jobs come from."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def options_of(chosen: Mapping[str, Any]) -> MigrationOptions:
+    """Return what the options of a command say; None is unsaid."""
+    return MigrationOptions(**{key: value for key, value in chosen.items() if value is not None})
+
+
+def move_or_preview(
+    make: Callable[[Callable[[MigrationReport], None]], JobMigration],
+    *,
+    total: int | None,
+    dry_run: bool,
+    file: Path | None,
+) -> MigrationReport:
+    """Run what `make` makes of a function that hears of its progress; `total` jobs are to come, if anybody knows.
+
+    Ends the process when it was interrupted, with what is left to do.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("moved", total=None, rate="")
+
+        def show(so_far: MigrationReport) -> None:
+            speed = bar.tasks[task].finished_speed or bar.tasks[task].speed
+            bar.update(task, completed=so_far.moved, rate=f"{speed:.0f}/s" if speed else "")
+
+        migration = make(show)
+        if dry_run:
+            done = migration.preview()
+        else:
+            told = f"run {migration.run}: after a crash, go on with --resume {migration.run}"
+            bar.console.print(told, markup=False, highlight=False, soft_wrap=True)
+            bar.update(task, total=total)
+            try:
+                with _stops(migration):
+                    done = migration.move()
+            except MigrationError as error:
+                _write(file, error.report)
+                _print(error.report)
+                fail(ExitCode.UNREACHABLE, f"{error}\nGo on with --resume {migration.run}")
+    _write(file, done)
+    _print(done)
+    if migration.is_stopped:
+        fail(ExitCode.ABORTED, f"stopped after a whole batch; run it again to move what {done.source!r} still has.")
+    return done
+
+
+@contextmanager
+def _stops(migration: JobMigration) -> Iterator[None]:
+    """Let TERM and Ctrl-C end the migration after the batch that is on its way."""
+    before = {each: signal.signal(each, lambda *_: migration.stop()) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _write(file: Path | None, report: MigrationReport) -> None:
+    if file is not None:
+        told = {**msgspec.to_builtins(report, str_keys=True), "is_balanced": report.is_balanced}
+        file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _print(report: MigrationReport) -> None:
+    verb = "would move" if report.dry_run else "moved"
+    table = Table("queue", "state", "job", verb, "left", "why", box=None, pad_edge=False)
+    for each in report.groups:
+        left = str(each.left) if each.left else ""
+        row = (each.queue or "?", each.state.value, each.job or "?", str(each.moved), left, "\n".join(each.why))
+        table.add_row(*row)
+    console = Console(markup=False, highlight=False)
+    if report.groups:
+        console.print(table)
+    balance = f"read {report.read} = {verb} {report.moved} + left {report.left} + foreign {report.foreign}"
+    if report.verified:
+        balance += f"; read back and equal: {report.verified}"
+    click.echo(balance)
+    if not report.is_balanced:
+        missing = report.read - report.moved - report.left - report.foreign
+        click.echo(f"{missing} went back to {report.source!r} while on the way: move again")
+    remaining = ", ".join(f"{state.value} {count}" for state, count in report.remaining.items() if count)
+    if report.remaining:
+        click.echo(f"{report.source!r} has {remaining or 'no jobs'} now")
+    if report.in_doubt:
+        click.echo(f"may be in {report.destination!r} twice: {', '.join(report.in_doubt)}")

@@ -1,0 +1,105 @@
+"""Native messages as jobs: what an application sent by its job library alone, bound to the signature of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from anyjob.backend import MoveMemory
+from anyjob.capabilities import Capabilities
+from anyjob.clock import Clock
+from anyjob.envelope import MAX_COUNT, JobEnvelope, write_envelope
+from anyjob.errors import AnyjobError, InvalidArgsError
+from anyjob.moments import plain_moment
+from anyjob.natives import NativeJob, NativeMessage
+from anyjob.options import EnqueueOptions
+from anyjob.registry import JobConfiguration
+from anyjob.shelf import JobShelf
+from anyjob.signature import JobFunction
+from anyjob.store import JobState
+
+__all__ = ["NativeReader", "NativeSource"]
+
+Prepare = Callable[[JobConfiguration, object, EnqueueOptions], JobEnvelope]
+"""What an enqueue does before it sends. Raises `AnyjobError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeSource:
+    """A place that native messages are moved from."""
+
+    shelf: JobShelf
+    moves: MoveMemory = MoveMemory()  # noqa: RUF009  # it remembers nothing
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.shelf.capabilities
+
+
+class NativeReader:
+    """Makes the job of a native message that an enqueue of the same arguments would have made.
+
+    It keeps the message's id, due time, tries and headers; queue and priority are the job's, for the numbers of others
+    mean something else. `tasks` says which job stands for which task.
+    """
+
+    def __init__(self, tasks: Mapping[str, JobConfiguration], prepare: Prepare, clock: Clock) -> None:
+        self._tasks = tasks
+        self._prepare = prepare
+        self._clock = clock
+
+    def __call__(self, message: NativeMessage) -> NativeJob:
+        due = message.due_at
+        is_later = due is not None and due > self._clock.now()
+        state = JobState.SCHEDULED if is_later else JobState.WAITING
+        configuration = self._tasks.get(message.task)
+        raw, obstacle = b"", message.obstacle
+        if configuration is None:
+            obstacle = "Its task was not named."
+        elif obstacle is None:
+            try:
+                raw = write_envelope(self._job(configuration, message))
+            except AnyjobError as error:
+                obstacle = str(error)
+        return NativeJob(
+            message.id,
+            state,
+            raw,
+            queue=message.queue,
+            task=message.task,
+            is_chosen=configuration is not None,
+            obstacle=obstacle,
+        )
+
+    def _job(self, configuration: JobConfiguration, message: NativeMessage) -> JobEnvelope:
+        options: EnqueueOptions = {"job_id": message.id, "headers": message.headers, "run_at": message.due_at}
+        job = self._prepare(configuration, _bind(configuration, message), options)
+        return replace(
+            job,
+            created_at=job.created_at if message.created_at is None else plain_moment(message.created_at),
+            try_count=min(message.tries, MAX_COUNT),
+        )
+
+
+def _bind(configuration: JobConfiguration, message: NativeMessage) -> Any:
+    """Return the job's arguments for a call with the message's; raise `InvalidArgsError` as Python would `TypeError`.
+
+    A job that takes one object takes its fields, or a dict of them.
+    """
+    job, wanted, args, kwargs = configuration.job, configuration.args_type, message.args, message.kwargs
+    if isinstance(job, JobFunction) and wanted is not Any:
+        return job.bind(tuple(args), kwargs)
+    takes_fields = isinstance(wanted, type) and wanted.__module__ != "builtins"
+    if len(args) == 1 and not kwargs and (not takes_fields or isinstance(args[0], dict)):
+        return args[0]
+    if wanted is Any and not args:
+        return dict(kwargs)
+    if not takes_fields:
+        raise InvalidArgsError(f"{configuration.name} takes one argument; {len(args) + len(kwargs)} given")
+    try:
+        return wanted(*args, **kwargs)
+    except Exception as error:  # also what a __post_init__ or validator raises
+        raise InvalidArgsError(f"{wanted.__qualname__}(): {error}") from error
