@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore = [] if importlib.util.find_spec("click") else ["core/test_cli.py", "core/test_cli_migrate.py"]
+collect_ignore = (
+    []
+    if importlib.util.find_spec("click")
+    else ["core/test_cli.py", "core/test_cli_adopt.py", "core/test_cli_migrate.py"]
+)
 
 
 def pytest_report_header() -> list[str]:

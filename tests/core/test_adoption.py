@@ -2,98 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
+from datetime import timedelta, timezone
 from typing import Any, TypedDict
 
 import msgspec
 import pytest
-from click.testing import Result
 from msgspec import Struct
+from native_app import NOW, Jobs, message
 
 from anyjob import (
-    InMemoryJobStore,
-    JobManager,
     JobPriority,
-    JobRegistry,
     RetryPolicy,
-    StoreBackend,
-    background_job,
-    override,
 )
-from anyjob.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.cli.commands import ExitCode
-from anyjob.clock import SystemClock
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import EnqueueError, UnknownJobError, UnsupportedCapabilityError
-from anyjob.migration import MigrationError, MigrationOptions, MigrationReport
-from anyjob.natives import NativeMessage, ReadNative
-from anyjob.outcome import JobFailure
-from anyjob.registry import JobConfiguration
-from anyjob.shelf import JobShelf, TakenJob
-from anyjob.store import JobFilter, JobPage, JobState, StoredJob
-from anyjob.testing.clock import FakeClock
-
-NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
-BOTH = frozenset({JobState.WAITING, JobState.SCHEDULED})
-
-
-class _Taken(TakenJob):
-    def __init__(self, shelf: _NativeShelf, message: NativeMessage, job: StoredJob) -> None:
-        self.job = job
-        self._shelf = shelf
-        self._message = message
-
-    def acknowledge(self) -> bool:
-        self._shelf.messages.remove(self._message)
-        return True
-
-    def replace(self, envelope: JobEnvelope) -> bool:
-        raise NotImplementedError
-
-
-class _NativeShelf(JobShelf):
-    """The messages of an application's queues, in this process."""
-
-    capabilities = Capabilities(listing=BOTH, moving=BOTH)
-    clock = SystemClock()
-
-    def __init__(self, messages: list[NativeMessage], read: ReadNative) -> None:
-        self.messages = messages
-        self._read = read
-
-    def count(self) -> Mapping[JobState, int]:
-        return {JobState.WAITING: len(self.messages)}
-
-    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
-        return JobPage([job for job in map(self._read, self.messages) if chosen.matches(job)], None)
-
-    @contextmanager
-    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:
-        seen = [(message, self._read(message)) for message in list(self.messages)]
-        yield (_Taken(self, message, job) for message, job in seen if chosen.matches(job))
-
-    def park(self, raw: bytes, failure: JobFailure) -> str:
-        raise NotImplementedError
-
-
-CAN = Capabilities(priority=Quality.EXACT, delay=Quality.EXACT, listing=ALL_STATES)
-
-
-class _App(StoreBackend):
-    """A backend in whose application messages wait."""
-
-    def __init__(self, messages: Sequence[NativeMessage]) -> None:
-        super().__init__(InMemoryJobStore(), CAN)
-        self.messages = list(messages)
-        self.asked: Collection[str] | None = None
-
-    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:
-        self.asked = queues
-        return _NativeShelf(self.messages, read)
+from anyjob.migration import MigrationError
+from anyjob.store import JobState
 
 
 @dataclass
@@ -108,50 +34,6 @@ class Renamed(Struct, rename="camel"):
 
 class Typed(TypedDict):
     order: int
-
-
-class Jobs:
-    """Two backends, and a job of each kind that notes its arguments."""
-
-    def __init__(self, *messages: NativeMessage) -> None:
-        self.ran: list[Any] = []
-        self.clock = FakeClock(NOW)
-        self.registry = JobRegistry()
-        self.app = _App(messages)
-        self.manager = JobManager(
-            {"app": self.app, "new": StoreBackend(InMemoryJobStore(self.clock), CAN)},
-            registry=self.registry,
-            default="new",
-            clock=self.clock,
-        )
-
-    def define(self, name: str = "shop.send", function: Callable[..., None] = lambda: None, **options: Any) -> None:
-        background_job(name, registry=self.registry, **options)(function)
-
-    def take(self, args_type: Any) -> None:
-        """Define the job `mail.send`, which takes one object."""
-        if args_type is Any:
-            self.registry.register_handler("mail.send", self.ran.append)
-            return
-        ran = self.ran
-
-        class Take:
-            def execute(self, args: Any) -> None:
-                ran.append(args)
-
-        self.registry.register(JobConfiguration(name="mail.send", job=Take, declared_args_type=args_type))
-
-    def adopt(self, tasks: Mapping[str, str], **options: Any) -> MigrationReport:
-        return self.manager.adoption("app", tasks, options=MigrationOptions(**options)).move()
-
-    def kept(self) -> list[JobEnvelope]:
-        page = self.manager.shelf("new").scan(JobFilter())
-        return [envelope for job in page.jobs if (envelope := job.envelope) is not None]
-
-
-def message(number: int = 1, **fields: Any) -> NativeMessage:
-    given: dict[str, Any] = {"id": f"native-{number}", "task": "shop.send", "queue": "celery", **fields}
-    return NativeMessage(**given)
 
 
 def test_a_call_becomes_the_job_that_an_enqueue_would_have_made() -> None:
@@ -305,47 +187,3 @@ def test_a_destination_that_goes_away_loses_nothing(monkeypatch: pytest.MonkeyPa
     report = jobs.adopt({"shop.send": "shop.send"}, resume=interrupted.value.report.run)
     assert report.moved == 3
     assert sorted(each.id for each in jobs.kept()) == [f"native-{number}" for number in range(5)]
-
-
-@pytest.fixture
-def shop() -> Iterator[Jobs]:
-    jobs = Jobs(message(1), message(2, task="shop.other"), message(3, args=[1]))
-    jobs.define()
-    with override(jobs.manager):
-        yield jobs
-
-
-def test_the_command_looks(anyjob: Callable[..., Result], shop: Jobs) -> None:
-    result = anyjob("adopt", "app", "--dry-run")
-    assert result.exit_code == ExitCode.DONE, result.output
-    assert "read 3 = would move 0 + left 0 + foreign 3" in result.stdout
-    assert "shop.other" in result.stdout
-    assert len(shop.app.messages) == 3
-
-
-def test_the_command_adopts_and_names_what_is_left(anyjob: Callable[..., Result], shop: Jobs, tmp_path: Path) -> None:
-    file = tmp_path / "report.json"
-    result = anyjob("adopt", "app", "new", "--task", "shop.send", "-Q", "celery", "--report", str(file))
-    assert result.exit_code == ExitCode.FAILED
-    assert "read 3 = moved 1 + left 1 + foreign 1\n'app' has waiting 2 now\n" in result.stdout
-    assert "arguments; 1 given" in result.stdout
-    assert shop.app.asked == ("celery",)
-    assert msgspec.json.decode(file.read_bytes())["moved"] == 1
-    assert [each.id for each in shop.app.messages] == ["native-2", "native-3"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "told"),
-    [
-        (["app"], 2, "Name a --task, or look first, with --dry-run"),
-        (["app", "--task", "x=shop.sent"], ExitCode.FAILED, "Did you mean 'shop.send'?"),
-        (["new", "--task", "shop.send"], ExitCode.FAILED, "no queues that an application sends to"),
-        (["nowhere", "--dry-run"], ExitCode.SETTINGS, "nowhere"),
-    ],
-)
-def test_the_command_refuses_what_makes_no_sense(
-    anyjob: Callable[..., Result], shop: Jobs, arguments: Sequence[str], code: int, told: str
-) -> None:
-    result = anyjob("adopt", *arguments)
-    assert (result.exit_code, told in result.stderr) == (code, True), result.output
-    assert len(shop.app.messages) == 3
