@@ -14,8 +14,10 @@ from typing import Any, Final
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.capabilities import Capabilities
 from anyjob.envelope import JobEnvelope
-from anyjob.errors import ConfigurationError, did_you_mean
+from anyjob.errors import ConfigurationError, UnsupportedCapabilityError, did_you_mean
 from anyjob.executor import JobExecutor
+from anyjob.natives import ReadNative
+from anyjob.shelf import JobShelf
 from anyjob.worker import WorkerOptions
 from anyjob_celery.safety import REFUSED, REMOTE_CONTROL
 
@@ -107,6 +109,12 @@ class OwnCeleryBackend(CeleryBackend):
             raise ConfigurationError(*(f"backends.{config.alias}.options.{each}" for each in refused))
         self.risks = [REMOTE_CONTROL] if self.options.get("worker_enable_remote_control", True) else []
         self.transport_options: Mapping[str, Any] = self.options.pop("broker_transport_options", {})
+
+    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:  # noqa: ARG002
+        raise UnsupportedCapabilityError(
+            f"Backend {self.config.alias!r} has queues of its own, which no application sends to by itself. Name the "
+            "application: celery://?app=module:attribute."
+        )
 
     @property
     def url(self) -> str:

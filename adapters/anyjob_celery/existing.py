@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
 from importlib import import_module
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -14,21 +13,23 @@ from celery import Celery
 from kombu.exceptions import KombuError
 
 from anyjob.backend import BackendConfig, send_one_by_one
-from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
-from anyjob.envelope import JobEnvelope, JobPriority, write_envelope
-from anyjob.errors import ConfigurationError, InvalidOptionError
+from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
+from anyjob.envelope import JobEnvelope, write_envelope
+from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
+from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
 from anyjob.store import JobState
-from anyjob_amqp import LEVELS, AmqpAddress, AmqpNames, AmqpShelf, Links, Publisher
 from anyjob_celery.backend import CeleryBackend
+from anyjob_celery.existing_amqp import AppOnAmqp
+from anyjob_celery.existing_queues import AppQueues, read_natives
+from anyjob_celery.existing_redis import AppOnRedis
 from anyjob_celery.fence import IS_HELD
 from anyjob_celery.frame import TASK, headers_of
-from anyjob_celery.safety import Settings, risks_of, transport_option
+from anyjob_celery.safety import Settings, risks_of
 from anyjob_celery.stopping import StopFlag, TellJobs
 from anyjob_celery.task import JobTask
-from anyjob_redis import ParkedJobs, RedisShelf, connect
 
 __all__ = ["ExistingCeleryBackend"]
 
@@ -43,6 +44,7 @@ class ExistingCeleryBackend(CeleryBackend):
     Delays are Celery's own countdown. `default` is the application's default queue, any other its queue of that name.
 
     A worker knows our task if it imports `anyjob_celery.app`: `anyjob worker` does, others by their setting `imports`.
+    What no worker has taken yet can be moved away, and the application's own messages be adopted.
     """
 
     def __init__(self, config: BackendConfig) -> None:
@@ -53,27 +55,30 @@ class ExistingCeleryBackend(CeleryBackend):
             )
         self.app = _find(config)
         conf: Settings = self.app.conf
+        self._queues = AppQueues(self.app, self.config)
         with self.app.connection_for_write() as connection:  # a description: nothing connects
             transport: str = connection.transport.driver_type
             self._errors = (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
-            make_shelf = _SHELVES.get(transport)
-            if make_shelf is None or conf["task_protocol"] != 2:
+            found = _TRANSPORTS.get(transport)
+            if found is None or conf["task_protocol"] != 2:
                 raise ConfigurationError(
                     f"backends.{config.alias}: the application must use Redis or RabbitMQ (it uses {transport}), which "
                     f"have a place for jobs that were given up, and task_protocol 2 (it has {conf['task_protocol']})."
                 )
-            self.capabilities = _CAPABILITIES[transport](conf, self.app.amqp.queues)
-            self.shelf, self._close = make_shelf(self, connection)
-        self._levels = _LEVELS[transport](conf)
+            self._on = found(self.config, conf, self._queues, connection)
+        self.capabilities = self._on.capabilities(_CAN)
+        self.shelf = self._on.shelf(self.capabilities, self.resend)
+        self.moves = self._on.moves
         self._holds = IS_HELD[transport]
-        if transport == "redis":  # held for longer than this, it would be delivered again
-            self.longest_eta = min(self.longest_eta, _visibility_timeout(conf) / 2)
+        self.longest_eta = min(self.longest_eta, self._on.longest_eta)
         self.risks = risks_of(conf, transport)
         for risk in self.risks:
             logger.warning("unsafe backend=%s %s", config.alias, risk)
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        native = {envelope.queue: self._native_queue(envelope.queue) for envelope in envelopes}
+        native = {envelope.queue: self._queues.native(envelope.queue) for envelope in envelopes}
+        for queue in native.values():
+            self._queues.refuse_missing(queue)
 
         def send(envelope: JobEnvelope) -> None:
             self.app.send_task(
@@ -81,7 +86,7 @@ class ExistingCeleryBackend(CeleryBackend):
                 args=[msgspec.json.decode(write_envelope(envelope))],
                 task_id=envelope.id,
                 queue=native[envelope.queue],
-                priority=self._levels[envelope.priority],
+                priority=self._on.levels[envelope.priority],
                 eta=self.native_eta(envelope),
                 serializer="json",
                 ignore_result=True,
@@ -93,12 +98,16 @@ class ExistingCeleryBackend(CeleryBackend):
 
         send_one_by_one(envelopes, send, self._errors, "Celery")
 
+    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:
+        can = replace(self.capabilities, moving=_NATIVE, listing=frozenset(), removal=frozenset(), counts={})
+        return self._on.native_shelf(self._queues.chosen(queues), read_natives(read), can, self.resend)
+
     def holds(self, message: Any) -> bool:
         return self._holds(message, self.config.enqueue_timeout)
 
     def close(self) -> None:
         """Close our own connections; the application's are its own."""
-        self._close()
+        self._on.close()
 
     def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:  # noqa: ARG002  # their jobs stop as ever
         stop = StopFlag()
@@ -106,16 +115,6 @@ class ExistingCeleryBackend(CeleryBackend):
         self.app.steps["worker"].add(TellJobs)
         self.app.anyjob = TellJobs.Options(self, stop)
         return self.app
-
-    def _native_queue(self, logical: str) -> str:
-        queues = self.app.amqp.queues
-        if logical == "default" and logical not in queues:
-            return str(self.app.conf["task_default_queue"])
-        if logical not in queues and not self.app.conf["task_create_missing_queues"]:
-            raise InvalidOptionError(
-                f"Backend {self.config.alias!r}: the application has no queue {logical!r}. Queues: {', '.join(queues)}."
-            )
-        return logical
 
 
 def _find(config: BackendConfig) -> Celery:
@@ -136,100 +135,18 @@ def _find(config: BackendConfig) -> Celery:
     return found
 
 
-def _visibility_timeout(conf: Settings) -> timedelta:
-    return timedelta(seconds=float(transport_option(conf, "visibility_timeout", 3600)))
-
-
-def _on_redis(conf: Settings, _queues: Mapping[str, Any]) -> Capabilities:
-    exact = len(set(_redis_levels(conf).values())) == len(JobPriority) and conf["worker_prefetch_multiplier"] == 1
-    sweep = timedelta(
-        seconds=float(transport_option(conf, "unacked_restore_interval", 10))
-        * float(transport_option(conf, "unacked_restore_throttle", 10))
-    )
-    return replace(
-        _CAN,
-        priority=Quality.EXACT if exact else Quality.APPROXIMATE,
-        redelivery_bound=_visibility_timeout(conf) + sweep,
-    )
-
-
-def _on_amqp(conf: Settings, queues: Mapping[str, Any]) -> Capabilities:
-    most = [(queue.queue_arguments or {}).get("x-max-priority") or queue.max_priority or 0 for queue in queues.values()]
-    has_levels = min(most, default=0) >= max(LEVELS.values())
-    priority = Quality.EXACT if conf["worker_prefetch_multiplier"] == 1 else Quality.APPROXIMATE
-    return replace(
-        _CAN,
-        priority=priority if has_levels else Quality.NONE,
-        priority_across_queues=False,
-        redelivery_bound=timedelta(seconds=6),
-    )
-
+_PARKED: Final = frozenset({JobState.ABANDONED})
+_NATIVE: Final = frozenset({JobState.WAITING, JobState.SCHEDULED})
 
 _CAN: Final = Capabilities(
     delay=Quality.APPROXIMATE,
     bulk=BulkAtomicity.BATCH,
-    listing=frozenset({JobState.ABANDONED}),
-    removal=frozenset({JobState.ABANDONED}),
-    moving=frozenset({JobState.ABANDONED}),
-    counts={JobState.ABANDONED: Quality.EXACT},
+    listing=_PARKED,
+    removal=_PARKED,
+    moving=ALL_STATES - {JobState.RUNNING},
+    counts={JobState.ABANDONED: Quality.EXACT},  # the rest is among messages of others
     durable=True,
     exact_loss_count=False,
 )
 
-_CAPABILITIES: Final[Mapping[str, Callable[[Settings, Mapping[str, Any]], Capabilities]]] = {
-    "redis": _on_redis,
-    "amqp": _on_amqp,
-}
-
-
-def _redis_levels(conf: Settings) -> Mapping[JobPriority, int]:
-    """Return each priority as the step that is nearest: the first step is sooner."""
-    steps = list(transport_option(conf, "priority_steps", (0, 3, 6, 9)))
-    levels = sorted(JobPriority, reverse=True)
-    return {level: steps[round(number * (len(steps) - 1) / (len(levels) - 1))] for number, level in enumerate(levels)}
-
-
-_LEVELS: Final[Mapping[str, Callable[[Settings], Mapping[JobPriority, int]]]] = {
-    "redis": _redis_levels,
-    "amqp": lambda _conf: LEVELS,
-}
-
-
-_Shelf = tuple[JobShelf, Callable[[], None]]
-"""With what closes its connections."""
-
-
-def _parked_on_redis(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
-    config = backend.config
-    client = connect(replace(config, options={}), connection.as_uri(include_password=True))
-    parked = ParkedJobs(client, config.namespace, config.clock)
-    shelf = RedisShelf(parked, resend=backend.resend, clock=config.clock, capabilities=backend.capabilities)
-    return shelf, client.close
-
-
-def _parked_on_amqp(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
-    config = backend.config
-    address = AmqpAddress(
-        host=connection.hostname or "localhost",
-        port=connection.port or connection.transport.default_port,
-        user=connection.userid or "guest",
-        password=connection.password or "guest",
-        vhost=connection.virtual_host or "/",
-        tls=bool(connection.ssl),
-    )
-    links = Links(address, config.enqueue_timeout, {"ssl": connection.ssl} if connection.ssl else {})
-    shelf = AmqpShelf(
-        links,
-        Publisher(links, config.enqueue_timeout),
-        AmqpNames(config.namespace),
-        resend=backend.resend,
-        clock=config.clock,
-        capabilities=backend.capabilities,
-    )
-    return shelf, links.close
-
-
-_SHELVES: Final[Mapping[str, Callable[[ExistingCeleryBackend, Any], _Shelf]]] = {
-    "redis": _parked_on_redis,
-    "amqp": _parked_on_amqp,
-}
+_TRANSPORTS: Final[Mapping[str, type[AppOnRedis | AppOnAmqp]]] = {"redis": AppOnRedis, "amqp": AppOnAmqp}

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["REFUSED", "REMOTE_CONTROL", "SAFE", "Settings", "refusal_of", "risks_of", "transport_option"]
+__all__ = [
+    "REFUSED",
+    "REMOTE_CONTROL",
+    "SAFE",
+    "Settings",
+    "priority_steps",
+    "refusal_of",
+    "risks_of",
+    "transport_option",
+]
 
 # Each of these, as Celery has it by default, loses, repeats or leaks something.
 SAFE: Final[Mapping[str, Any]] = {
@@ -80,6 +89,11 @@ def refusal_of(worker: Any) -> str | None:
 def transport_option(conf: Settings, name: str, default: Any = None) -> Any:
     """Return one of `broker_transport_options`."""
     return (conf["broker_transport_options"] or {}).get(name, default)
+
+
+def priority_steps(conf: Settings) -> Sequence[int]:
+    """Return the priorities that kombu tells apart on Redis, the first is sooner."""
+    return list(transport_option(conf, "priority_steps", (0, 3, 6, 9)))
 
 
 def risks_of(conf: Settings, transport: str) -> Sequence[str]:

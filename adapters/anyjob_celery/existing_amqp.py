@@ -1,0 +1,173 @@
+"""An application of the user's own on RabbitMQ: its queues, emptied from outside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from amqp import Message
+
+from anyjob.backend import BackendConfig
+from anyjob.capabilities import Capabilities, Quality
+from anyjob.envelope import JobEnvelope
+from anyjob.shelf import JobShelf
+from anyjob.store import JobState, StoredJob
+from anyjob_amqp import (
+    LEVELS,
+    AmqpAddress,
+    AmqpNames,
+    AmqpShelf,
+    Links,
+    MoveJournal,
+    Publisher,
+    ReadMessage,
+    body_of,
+    fault_in,
+)
+from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
+from anyjob_celery.native_messages import CarriedMessage
+from anyjob_celery.safety import Settings
+
+__all__ = ["AppOnAmqp"]
+
+
+class AppOnAmqp:
+    """What an application's own queues on RabbitMQ give."""
+
+    def __init__(self, config: BackendConfig, conf: Settings, queues: AppQueues, connection: Any) -> None:
+        self._config = config
+        self._conf = conf
+        self._queues = queues
+        self._names = AmqpNames(config.namespace)
+        self._links = Links(
+            _address_of(connection), config.enqueue_timeout, {"ssl": connection.ssl} if connection.ssl else {}
+        )
+        self._publisher = Publisher(self._links, config.enqueue_timeout)
+        # Its own name: `celery+amqp://` under this namespace is another place.
+        self.moves = MoveJournal(self._links, self._publisher, AmqpNames(f"{config.namespace}:native"))
+        self.levels = LEVELS
+        self.longest_eta = timedelta.max
+        self.close = self._links.close
+
+    def capabilities(self, can: Capabilities) -> Capabilities:
+        """Return `can` with what this transport gives."""
+        has_levels = min(map(most_priority, self._queues.declared.values()), default=0) >= max(LEVELS.values())
+        priority = Quality.EXACT if self._conf["worker_prefetch_multiplier"] == 1 else Quality.APPROXIMATE
+        return replace(
+            can,
+            priority=priority if has_levels else Quality.NONE,
+            priority_across_queues=False,
+            redelivery_bound=timedelta(seconds=6),
+        )
+
+    def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:
+        """Return the shelf of our jobs in the application's queues."""
+        return self.native_shelf(self._queues, read_jobs(self._config.clock), can, resend)
+
+    def native_shelf(
+        self, queues: Iterable[str], read: ReadCarried, can: Capabilities, resend: Callable[[JobEnvelope], None]
+    ) -> JobShelf:
+        """Return the shelf of what `read` shows in these queues."""
+        return AmqpShelf(
+            self._links,
+            self._publisher,
+            self._names,
+            queues=queues,
+            later=_Delayed(self._queues),
+            read=self._reader(queues, read),
+            resend=resend,
+            clock=self._config.clock,
+            capabilities=can,
+        )
+
+    def _reader(self, queues: Iterable[str], read: ReadCarried) -> ReadMessage:
+        def read_message(message: Message, _state: JobState, queue: str) -> StoredJob | None:
+            if queue not in _DELAYED:
+                return read(_carried_in(message, queue))
+            wanted = list(queues)
+            goal = self._goal_of(message, wanted)
+            return read(_carried_in(message, goal)) if goal in wanted else None
+
+        return read_message
+
+    def _goal_of(self, message: Message, wanted: Iterable[str]) -> str:
+        """Return the queue that a delayed message is on its way to; "" if that is none of these, nor a declared one.
+
+        Celery binds a queue by `#.` and its key, so that `mail` gets what is meant for `x.mail` as well; here that is
+        for `x.mail` alone.
+        """
+        key = _DELAY.sub("", str((message.delivery_info or {}).get("routing_key", "")), count=1)
+        declared = self._queues.declared
+        bound = {name: _keys_of(declared[name]) if name in declared else [name] for name in {*declared, *wanted}}
+        exact = [name for name in sorted(bound) if key in bound[name]]
+        return next(iter(exact or [name for name in sorted(bound) if _fits(key, bound[name])]), "")
+
+
+class _Delayed:
+    """The queues of kombu's native delayed delivery, which are all applications' on a vhost; none if this one doesn't
+    use them.
+    """
+
+    def __init__(self, queues: AppQueues) -> None:
+        self._queues = queues
+
+    def __iter__(self) -> Iterator[str]:
+        arguments = [queue.queue_arguments or {} for queue in self._queues.declared.values()]
+        return iter(_DELAYED if any(each.get("x-queue-type") == "quorum" for each in arguments) else ())
+
+
+def most_priority(queue: Any) -> int:
+    """Return the highest priority that a kombu queue tells apart."""
+    return int((queue.queue_arguments or {}).get("x-max-priority") or queue.max_priority or 0)
+
+
+def _carried_in(message: Message, queue: str) -> CarriedMessage:
+    told = message.properties
+    headers = message.headers
+    return CarriedMessage(
+        queue=queue,
+        other_id=str(told.get("message_id") or f"unnamed-{message.delivery_tag}"),
+        headers=headers if isinstance(headers, Mapping) else {},
+        body=body_of(message),
+        content_type=told.get("content_type"),
+        content_encoding=told.get("content_encoding"),
+        expiration=told.get("expiration"),
+        fault=fault_in(headers),
+    )
+
+
+def _keys_of(queue: Any) -> Sequence[str]:
+    if queue.exchange:
+        return [queue.routing_key]
+    return [each.routing_key for each in queue.bindings or ()]
+
+
+def _fits(key: str, patterns: Sequence[str]) -> bool:
+    return any(_matches(["#", *pattern.split(".")], key.split(".")) for pattern in patterns)
+
+
+def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether a topic exchange would take the words for the pattern's."""
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return any(_matches(pattern[1:], words[first:]) for first in range(len(words) + 1))
+    return bool(words) and pattern[0] in ("*", words[0]) and _matches(pattern[1:], words[1:])
+
+
+def _address_of(connection: Any) -> AmqpAddress:
+    return AmqpAddress(
+        host=connection.hostname or "localhost",
+        port=connection.port or connection.transport.default_port,
+        user=connection.userid or "guest",
+        password=connection.password or "guest",
+        vhost=connection.virtual_host or "/",
+        tls=bool(connection.ssl),
+    )
+
+
+_DELAYED: Final = tuple(f"celery_delayed_{level}" for level in range(28))
+_DELAY: Final = re.compile(r"^(?:[01]\.){28}")

@@ -1,0 +1,89 @@
+"""The queues of an application of the user's own, and whose the messages in them are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from celery import Celery
+
+from anyjob.backend import BackendConfig
+from anyjob.clock import Clock
+from anyjob.envelope import read_envelope
+from anyjob.errors import EnvelopeError, InvalidOptionError
+from anyjob.natives import ReadNative
+from anyjob.store import JobState, StoredJob
+from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
+from anyjob_celery.native_messages import CarriedMessage, call_in
+
+__all__ = ["AppQueues", "ReadCarried", "read_jobs", "read_natives"]
+
+ReadCarried = Callable[[CarriedMessage], StoredJob | None]
+"""Says what a message is; None: nothing that is to be seen. Never raises."""
+
+
+def read_jobs(clock: Clock) -> ReadCarried:
+    """Return what shows jobs of ours, and nothing else."""
+
+    def read(message: CarriedMessage) -> StoredJob | None:
+        if message.task != TASK:
+            return None
+        try:
+            raw = open_frame(message.headers, message.body).raw
+            envelope = read_envelope(raw)
+        except (ForeignMessageError, EnvelopeError):
+            return StoredJob(message.other_id, JobState.WAITING, message.body)
+        is_later = envelope.due_at is not None and envelope.due_at > clock.now()
+        return StoredJob(envelope.id, JobState.SCHEDULED if is_later else JobState.WAITING, raw)
+
+    return read
+
+
+def read_natives(read: ReadNative) -> ReadCarried:
+    """Return what shows all but jobs of ours."""
+    return lambda message: None if message.task == TASK else read(call_in(message))
+
+
+class AppQueues:
+    """The queues of an application, by its names, as they are at the moment it is asked.
+
+    All of them are those that are declared, and those that jobs of ours go to.
+    """
+
+    def __init__(self, app: Celery, config: BackendConfig) -> None:
+        self._app = app
+        self._config = config
+
+    @property
+    def declared(self) -> Mapping[str, Any]:
+        """The kombu queue of each."""
+        queues: Mapping[str, Any] = self._app.amqp.queues
+        return queues
+
+    @property
+    def default(self) -> str:
+        return str(self._app.conf["task_default_queue"])
+
+    def native(self, logical: str) -> str:
+        """Return where jobs of a logical queue go."""
+        return self.default if logical == "default" and logical not in self.declared else logical
+
+    def __iter__(self) -> Iterator[str]:
+        ours = map(self.native, self._config.queues or self._config.known_queues())
+        return iter(sorted({*self.declared, self.default, *ours}))
+
+    def chosen(self, names: Collection[str] | None) -> Iterable[str]:
+        """Return these; None: all that the application itself sends to."""
+        if names is None:
+            return sorted({*self.declared, self.default})
+        for name in names:
+            self.refuse_missing(name)
+        return sorted(names)
+
+    def refuse_missing(self, name: str) -> None:
+        """Raise `InvalidOptionError` if the application has no such queue, and makes none."""
+        if name not in self.declared and not self._app.conf["task_create_missing_queues"]:
+            raise InvalidOptionError(
+                f"Backend {self._config.alias!r}: the application has no queue {name!r}. "
+                f"Queues: {', '.join(self.declared)}."
+            )

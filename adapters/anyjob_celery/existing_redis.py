@@ -1,0 +1,136 @@
+"""An application of the user's own on Redis: its lists, seen and emptied from outside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from anyjob.backend import BackendConfig
+from anyjob.capabilities import ALL_STATES, Capabilities, Quality
+from anyjob.envelope import JobEnvelope, JobPriority
+from anyjob.shelf import JobShelf
+from anyjob.store import JobState, StoredJob
+from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
+from anyjob_celery.frame import ForeignMessageError
+from anyjob_celery.native_messages import CarriedMessage
+from anyjob_celery.redis_wire import read_item
+from anyjob_celery.safety import Settings, priority_steps, transport_option
+from anyjob_redis import Moves, NativeKey, NativeLayout, NativePlaces, ParkedJobs, RedisShelf, connect
+
+__all__ = ["AppOnRedis"]
+
+
+class AppOnRedis:
+    """What an application's own queues on Redis give. `url` is that of its broker."""
+
+    def __init__(self, config: BackendConfig, conf: Settings, queues: AppQueues, connection: Any) -> None:
+        self._config = config
+        self._conf = conf
+        self._queues = queues
+        self._client = connect(replace(config, options={}), connection.as_uri(include_password=True))
+        # Its own name: `celery+redis://` under this namespace is another place.
+        self.moves = Moves(self._client, f"{config.namespace}:native:{transport_option(conf, 'global_keyprefix', '')}")
+        self.levels = _levels_of(conf)
+        self.longest_eta = _visibility_timeout(conf) / 2  # held for longer than this, it would be delivered again
+        self.close = self._client.close
+
+    def capabilities(self, can: Capabilities) -> Capabilities:
+        """Return `can` with what this transport gives."""
+        conf = self._conf
+        exact = len(set(self.levels.values())) == len(JobPriority) and conf["worker_prefetch_multiplier"] == 1
+        sweep = timedelta(
+            seconds=float(transport_option(conf, "unacked_restore_interval", 10))
+            * float(transport_option(conf, "unacked_restore_throttle", 10))
+        )
+        return replace(
+            can,
+            priority=Quality.EXACT if exact else Quality.APPROXIMATE,
+            listing=_SEEN,
+            removal=_SEEN,
+            redelivery_bound=_visibility_timeout(conf) + sweep,
+        )
+
+    def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:
+        """Return the shelf of our jobs in the application's queues."""
+        return self._shelf(self._queues, read_jobs(self._config.clock), can, resend)
+
+    def native_shelf(
+        self, queues: Iterable[str], read: ReadCarried, can: Capabilities, resend: Callable[[JobEnvelope], None]
+    ) -> JobShelf:
+        """Return the shelf of what `read` shows in these queues."""
+        return self._shelf(queues, read, replace(can, listing=can.moving, removal=can.moving), resend)
+
+    def _shelf(
+        self, queues: Iterable[str], read: ReadCarried, can: Capabilities, resend: Callable[[JobEnvelope], None]
+    ) -> JobShelf:
+        config, client = self._config, self._client
+        return RedisShelf(
+            ParkedJobs(client, config.namespace, config.clock),
+            NativePlaces(client, config.namespace, _AppLists(self._conf, queues, read), config.clock),
+            resend=resend,
+            clock=config.clock,
+            capabilities=can,
+        )
+
+
+class _AppLists(NativeLayout):
+    """kombu's lists: one for each queue and step of priority, the right end next. What workers took is in none."""
+
+    forget = "local function forget(key, item) end\n"  # a message is all in its item
+
+    def __init__(self, conf: Settings, queues: Iterable[str], read: ReadCarried) -> None:
+        self._conf = conf
+        self._queues = queues
+        self._read = read
+
+    def waiting(self) -> Iterable[NativeKey]:
+        prefix = transport_option(self._conf, "global_keyprefix", "")
+        separator = transport_option(self._conf, "sep", "\x06\x16")
+        queues = list(self._queues)
+        for step in priority_steps(self._conf):
+            for queue in queues:
+                yield NativeKey(f"{prefix}{queue}{separator}{step}" if step else f"{prefix}{queue}", "right", queue)
+
+    def read(self, place: NativeKey, items: Sequence[bytes]) -> Sequence[StoredJob | None]:
+        return [self._read(_carried_in(item, place.queue)) for item in items]
+
+
+def _carried_in(item: bytes, queue: str) -> CarriedMessage:
+    other_id = f"unreadable-{hashlib.sha256(item).hexdigest()[:16]}"
+    try:
+        wire = read_item(item)
+    except ForeignMessageError as error:
+        return CarriedMessage(queue=queue, other_id=other_id, headers={}, body=item, fault=str(error))
+    body, fault = item, None
+    try:
+        body = wire.body_bytes()
+    except ForeignMessageError as error:
+        fault = str(error)
+    return CarriedMessage(
+        queue=queue,
+        other_id=other_id,
+        headers=wire.headers,
+        body=body,
+        content_type=wire.content_type,
+        content_encoding=wire.content_encoding,
+        expiration=wire.properties.get("expiration"),
+        fault=fault,
+    )
+
+
+def _visibility_timeout(conf: Settings) -> timedelta:
+    return timedelta(seconds=float(transport_option(conf, "visibility_timeout", 3600)))
+
+
+def _levels_of(conf: Settings) -> Mapping[JobPriority, int]:
+    """Return each priority as the step that is nearest: the first step is sooner."""
+    steps = priority_steps(conf)
+    levels = sorted(JobPriority, reverse=True)
+    return {level: steps[round(number * (len(steps) - 1) / (len(levels) - 1))] for number, level in enumerate(levels)}
+
+
+_SEEN: Final = ALL_STATES - {JobState.RUNNING}
+"""A job that a worker took ahead, due or not, is that worker's, and counts as running."""
