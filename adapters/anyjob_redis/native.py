@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
 from msgspec import Struct
 from redis import Redis
 
+from anyjob.capabilities import Capabilities, Quality
 from anyjob.clock import Clock
-from anyjob.envelope import JobIds
+from anyjob.envelope import JobEnvelope, JobIds
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.native_scripts import ACKNOWLEDGE, GIVE_BACK, HELD, HOLD, INDEX_PAST, LAPSE
+from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen
 from anyjob_redis.scheduled import due_after, position_of
 from anyjob_redis.scripts import FITS, SLICE, register
+from anyjob_redis.shelf import RedisShelf
 
-__all__ = ["NativeKey", "NativeLayout", "NativePlaces", "risks_of_held"]
+__all__ = ["NativeKey", "NativeLayout", "NativePlaces", "risks_of_held", "shelf_of_natives"]
 
 
 class NativeKey(Struct, frozen=True):
@@ -161,6 +164,16 @@ class NativePlaces(Places):
         return 0
 
 
+def shelf_of_natives(
+    client: Redis, namespace: str, layout: NativeLayout, *, resend: Callable[[JobEnvelope], None], clock: Clock
+) -> RedisShelf:
+    """Return what `JobBackend.native_shelf` returns on Redis: what is in the layout's keys."""
+    places = NativePlaces(client, namespace, layout, clock)
+    return RedisShelf(
+        ParkedJobs(client, namespace, clock), places, resend=resend, clock=clock, capabilities=_NATIVES_CAN
+    )
+
+
 def risks_of_held(client: Redis, namespace: str) -> Sequence[str]:
     """Return what `JobBackend.look_for_risks` tells of messages that are held by who is gone: no worker looks there."""
     server: Any = client
@@ -176,4 +189,11 @@ def _digest(item: bytes) -> str:
 
 
 _STATES: Final = frozenset({JobState.WAITING, JobState.SCHEDULED})
+_NATIVES_CAN: Final = Capabilities(
+    listing=_STATES,
+    removal=_STATES,
+    moving=_STATES,
+    counts={JobState.WAITING: Quality.APPROXIMATE},  # with jobs of ours in the same keys
+    durable=True,
+)
 _SIZES: Final = {"left": "llen", "right": "llen", "zset": "zcard"}
