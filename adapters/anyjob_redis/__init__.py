@@ -3,7 +3,7 @@
 from anyjob_redis.connection import connect, translated
 from anyjob_redis.levels import KnownQueues
 from anyjob_redis.moved import MOVED, Moves
-from anyjob_redis.native import NativeKey, NativeLayout, NativePlaces
+from anyjob_redis.native import NativeKey, NativeLayout, NativePlaces, risks_of_held, shelf_of_natives
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
 from anyjob_redis.presence import Presence
@@ -36,9 +36,11 @@ __all__ = [
     "Seen",
     "connect",
     "register",
+    "risks_of_held",
     "run_in_slices",
     "section_by_id",
     "section_of_held",
     "send_in_batches",
+    "shelf_of_natives",
     "translated",
 ]

@@ -1,29 +1,34 @@
 """The messages in an application's own queues on Redis, seen from outside and taken out: nothing of ours is left there.
 
 Workers that know nothing of anyjob serve these keys, so no mark stands for what was taken off. It is held in the hash
-`<namespace>:native:held`, by a tag, and goes back to the front of its list, which is the place it had: what is passed
-over is never taken.
+`<namespace>:native:held`, by a tag, and goes back behind the neighbour that it had; if that is gone by then, so is all
+that was before it, and its place is in front.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
 from msgspec import Struct
 from redis import Redis
 
+from anyjob.capabilities import Capabilities, Quality
 from anyjob.clock import Clock
-from anyjob.envelope import JobIds
+from anyjob.envelope import JobEnvelope, JobIds
 from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob_redis.connection import translated
+from anyjob_redis.native_scripts import ACKNOWLEDGE, GIVE_BACK, HELD, HOLD, INDEX_PAST, LAPSE
+from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen
 from anyjob_redis.scheduled import due_after, position_of
 from anyjob_redis.scripts import FITS, SLICE, register
+from anyjob_redis.shelf import RedisShelf
 
-__all__ = ["NativeKey", "NativeLayout", "NativePlaces"]
+__all__ = ["NativeKey", "NativeLayout", "NativePlaces", "risks_of_held", "shelf_of_natives"]
 
 
 class NativeKey(Struct, frozen=True):
@@ -40,7 +45,7 @@ class NativeLayout(ABC):
     """How a job library keeps its messages. Raises what redis raises."""
 
     forget: str
-    """Lua that defines `forget(key, item)`: it removes what is kept of a message beside its place."""
+    """Lua that defines `forget(key, item)`: it removes what is kept of a message beside its place. It has `fits`."""
 
     @abstractmethod
     def waiting(self) -> Iterable[NativeKey]:
@@ -66,18 +71,18 @@ class NativePlaces(Places):
         self._ids = JobIds()
         self._keys = (f"{namespace}:native:held", f"{namespace}:native:held:times")
         self._taken: set[tuple[str, bytes]] = set()
-        texts = (_HOLD, _HELD + layout.forget + _ACKNOWLEDGE, _HELD + _GIVE_BACK, _HELD + _LAPSE)
+        texts = (HOLD, HELD + layout.forget + ACKNOWLEDGE, HELD + GIVE_BACK, HELD + LAPSE)
         scripts = [register(client, FITS + text, drains=namespace) for text in texts]
         self._hold, self._acknowledge, self._give_back, self._lapse = scripts
-        self._index_past = register(client, _INDEX_PAST)
+        self._index_past = register(client, INDEX_PAST)
 
     def count(self) -> Mapping[JobState, int]:
         """Return how many wait, those for later among them: a library may keep both in one list."""
-        sizes = {"left": "llen", "right": "llen", "zset": "zcard"}
         with self._client.pipeline(transaction=False) as pipe:
             for each in self._layout.waiting():
-                getattr(pipe, sizes[each.kind])(each.key)
-            return {JobState.WAITING: sum(pipe.execute())}
+                getattr(pipe, _SIZES[each.kind])(each.key)
+            sizes = pipe.execute(raise_on_error=False)  # a key may be of another type
+        return {JobState.WAITING: sum(size for size in sizes if isinstance(size, int))}
 
     def sections(self, chosen: JobFilter) -> Iterator[Section]:  # noqa: ARG002  # `queues` are ours, these are theirs
         for key in self._layout.waiting():
@@ -119,17 +124,23 @@ class NativePlaces(Places):
                     yield Seen(position_of(item, due), job, _Place(key, item))
 
     def _walk_list(self, key: NativeKey, after: str) -> Iterator[Seen]:
-        first, last = self._index_after(key, after), b""
+        first = self._index_after(key, after)
+        passed: Sequence[bytes] = ()  # what is in the list before `first`, of that the last
         while items := self._slice(key, first):
             for number, (item, job) in enumerate(zip(items, self._layout.read(key, items), strict=True), first):
                 if job is not None:
                     yield Seen(f"{number} {_digest(item)}", job, _Place(key, item))
-            stayed = [item for item in items if (key.key, item) not in self._taken]
-            self._taken.difference_update([(key.key, item) for item in items])
-            last = stayed[-1] if stayed else last
-            # What was before it is there or gone, and gone from the front alone: nothing is passed over, and what is
-            # met twice is held once.
-            first = int(self._index_past(args=[key.kind, key.key, last]))
+            stay = self._that_stay(key, (*passed, *items))
+            last = first - len(passed) + len(stay) - 1
+            # If that is gone, so is what was before it; or somebody took it out, and all is come past once more.
+            first = int(self._index_past(args=[key.kind, key.key, stay[-1], last])) if stay else 0
+            # What was shown last may be taken off only now, a chunk of it at most: one more has to be known.
+            passed = stay[-CHUNK - 1 :] if first else ()
+
+    def _that_stay(self, key: NativeKey, passed: Sequence[bytes]) -> Sequence[bytes]:
+        stay = [item for item in passed if (key.key, item) not in self._taken]
+        self._taken.difference_update([(key.key, item) for item in passed])
+        return stay
 
     def _slice(self, key: NativeKey, first: int) -> Sequence[bytes]:
         """Return items of a list from the index `first` on, the next one first."""
@@ -142,15 +153,35 @@ class NativePlaces(Places):
     def _index_after(self, key: NativeKey, after: str) -> int:
         """Return where a later page goes on: after what was seen last, which is there, nearer to the front, or gone."""
         position, _, digest = after.partition(" ")
-        if not after:
-            return 0
-        first = 0
-        while first <= int(position) and (items := self._slice(key, first)):
-            for number, item in enumerate(items, first):
-                if _digest(item) == digest:
-                    return number + 1
-            first += len(items)
+        last = int(position or -1)
+        while last >= 0:
+            first = max(0, last - CHUNK + 1)
+            items = self._slice(key, first)
+            for number in reversed(range(len(items))):
+                if _digest(items[number]) == digest:
+                    return first + number + 1
+            last = first - 1
         return 0
+
+
+def shelf_of_natives(
+    client: Redis, namespace: str, layout: NativeLayout, *, resend: Callable[[JobEnvelope], None], clock: Clock
+) -> RedisShelf:
+    """Return what `JobBackend.native_shelf` returns on Redis: what is in the layout's keys."""
+    places = NativePlaces(client, namespace, layout, clock)
+    return RedisShelf(
+        ParkedJobs(client, namespace, clock), places, resend=resend, clock=clock, capabilities=_NATIVES_CAN
+    )
+
+
+def risks_of_held(client: Redis, namespace: str) -> Sequence[str]:
+    """Return what `JobBackend.look_for_risks` tells of messages that are held by who is gone: no worker looks there."""
+    server: Any = client
+    with translated():
+        count = server.zcount(f"{namespace}:native:held:times", "-inf", server.time()[0])
+    if not count:
+        return ()
+    return [f"adopt: {count} messages are held by a move that was killed; `anyjob adopt` gives them back first. Run it"]
 
 
 def _digest(item: bytes) -> str:
@@ -158,88 +189,11 @@ def _digest(item: bytes) -> str:
 
 
 _STATES: Final = frozenset({JobState.WAITING, JobState.SCHEDULED})
-
-# Of both: the keys are the hash of what is held, and the sorted set of when each hold ends, by the server's clock.
-_TIME: Final = """
-local held, times = KEYS[1], KEYS[2]
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
-"""
-
-# seconds, then of each: tag, kind, key, item. Returns the tags of those that were there.
-_HOLD: Final = (
-    _TIME
-    + """
-local taken = {}
-for i = 2, #ARGV, 4 do
-    local tag, kind, key, item = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-    local score, found = '-', 0
-    if kind == 'zset' then
-        score = fits('zset', key) and redis.call('ZSCORE', key, item)
-        if score then found = redis.call('ZREM', key, item) end
-    elseif fits('list', key) then
-        found = redis.call('LREM', key, kind == 'left' and 1 or -1, item)
-    end
-    if found == 1 then
-        redis.call('HSET', held, tag, kind .. '\\n' .. score .. '\\n' .. key .. '\\n' .. item)
-        redis.call('ZADD', times, now + tonumber(ARGV[1]), tag)
-        taken[#taken + 1] = tag
-    end
-end
-return taken
-"""
+_NATIVES_CAN: Final = Capabilities(
+    listing=_STATES,
+    removal=_STATES,
+    moving=_STATES,
+    counts={JobState.WAITING: Quality.APPROXIMATE},  # with jobs of ours in the same keys
+    durable=True,
 )
-
-_HELD: Final = (
-    _TIME
-    + """
-local function entry_of(tag)
-    local entry = redis.call('HGET', held, tag)
-    if entry then return string.match(entry, '^(%S+)\\n(%S+)\\n([^\\n]*)\\n(.*)$') end
-end
-local function let_go(tag)
-    redis.call('ZREM', times, tag)
-    redis.call('HDEL', held, tag)
-end
-local function give_back(tag)
-    local kind, score, key, item = entry_of(tag)
-    if kind and not fits(kind == 'zset' and kind or 'list', key) then return end -- it stays held
-    if kind == 'zset' then redis.call('ZADD', key, score, item)
-    elseif kind then redis.call(kind == 'left' and 'LPUSH' or 'RPUSH', key, item) end
-    let_go(tag)
-end
-"""
-)
-
-# tags. Returns of each whether it was still held.
-_ACKNOWLEDGE: Final = """
-local were_held = {}
-for i, tag in ipairs(ARGV) do
-    local kind, _, key, item = entry_of(tag)
-    if kind then forget(key, item) end
-    let_go(tag)
-    were_held[i] = kind and 1 or 0
-end
-return were_held
-"""
-
-# tags, what was taken first in front.
-_GIVE_BACK: Final = """
-for i = #ARGV, 1, -1 do give_back(ARGV[i]) end
-return wrong
-"""
-
-# limit. Gives back what was held for too long; returns how many went.
-_LAPSE: Final = """
-local lapsed = redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, ARGV[1])
-for i = #lapsed, 1, -1 do give_back(lapsed[i]) end
-return wrong or #lapsed
-"""
-
-# kind, key, item. Returns the index of what follows the item in a list; 0 if it is gone. Of the same item in several
-# places it is the last, or a walk would come back to the first for ever.
-_INDEX_PAST: Final = """
-local place = redis.call('LPOS', ARGV[2], ARGV[3], 'RANK', ARGV[1] == 'left' and -1 or 1)
-if not place then return 0 end
-return ARGV[1] == 'left' and place + 1 or redis.call('LLEN', ARGV[2]) - place
-"""
+_SIZES: Final = {"left": "llen", "right": "llen", "zset": "zcard"}

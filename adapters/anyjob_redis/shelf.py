@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace as replaced
 from itertools import groupby, islice
 from typing import Any, Final
 
@@ -68,6 +69,7 @@ class RedisShelf(JobShelf):
         after = _Cursor.parse(cursor)
         if limit < 1 or after is None:
             raise InvalidOptionError(f"scan(cursor={cursor!r}, limit={limit!r}): a cursor of a page, and at least 1.")
+        chosen = replaced(chosen, states=self.capabilities.listing & (chosen.states or ALL_STATES))
         with translated():
             found = list(islice(_matching(self._all, chosen, after), limit + 1))
         page = found[:limit]

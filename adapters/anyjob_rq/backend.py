@@ -15,14 +15,17 @@ from anyjob.capabilities import Capabilities
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
+from anyjob.natives import ReadNative
 from anyjob.worker import WorkerOptions
 from anyjob_redis.connection import connect, refuse_decoding
 from anyjob_redis.moved import Moves
+from anyjob_redis.native import risks_of_held, shelf_of_natives
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_redis.skew import ClockSkew
 from anyjob_rq.messages import Messages
 from anyjob_rq.names import Names, root_of
+from anyjob_rq.native import RQNatives
 from anyjob_rq.places import RQPlaces
 
 __all__ = ["ALL_QUEUES", "RQBackend"]
@@ -91,8 +94,14 @@ class RQBackend(JobBackend):
         argv = (sys.executable, "-m", "anyjob_rq", *start, "--worker-class", "anyjob_rq.RQJobWorker", *queues)
         return NativeCommand(argv, {"RQ_REDIS_URL": self._url})
 
+    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> RedisShelf:
+        layout = RQNatives(self.client, self.messages.names, read, queues)
+        root, clock = root_of(self.config.namespace), self.config.clock
+        return shelf_of_natives(self.client, root, layout, resend=self.resend, clock=clock)
+
     def look_for_risks(self) -> Sequence[str]:
-        return ClockSkew(self.client, self.config.clock).risks()
+        skew = ClockSkew(self.client, self.config.clock)
+        return [*skew.risks(), *risks_of_held(self.client, root_of(self.config.namespace))]
 
     def close(self) -> None:
         if self._own_connection is None:

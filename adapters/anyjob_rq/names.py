@@ -37,6 +37,11 @@ class Names(Struct, frozen=True):
         """Return the native queues of a logical one, highest level first."""
         return [f"{self.namespace}:{logical}:{level}" for level in LEVELS.values()]
 
+    def has(self, queue: str) -> bool:
+        """Whether a native queue is one of ours."""
+        logical, _, _ = queue.rpartition(":")
+        return queue in self.queues(logical.removeprefix(f"{self.namespace}:"))
+
     def native_id(self, job_id: str) -> str:
         """Return the id that a job has in RQ: `anyjob-J-<id>`."""
         return f"{self.namespace}{_JOB}{job_id}"
