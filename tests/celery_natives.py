@@ -25,9 +25,10 @@ from anyjob.shelf import JobShelf
 from anyjob.testing import FakeClock
 from anyjob_celery.existing import ExistingCeleryBackend
 
-__all__ = ["WAITS", "OwnApp", "ReadSends", "own_app"]
+__all__ = ["CHOSEN", "WAITS", "OwnApp", "ReadSends", "drained", "own_app"]
 
 WAITS: Final = frozenset({JobState.WAITING, JobState.SCHEDULED})
+CHOSEN: Final = JobFilter(states=WAITS, where=lambda job: job.envelope is not None)
 
 
 class ReadSends:
@@ -65,12 +66,17 @@ class OwnApp:
     def __init__(self, name: str, broker: str, settings: Mapping[str, Any]) -> None:
         self.name = name
         self.mail = f"{name}.mail"
-        self.app = make_app(name, broker, settings)
+        self.app: Celery = Celery(name, broker=broker, set_as_current=False)
+        self.app.conf.update(
+            task_default_queue=name, task_queues=[Queue(name), Queue(self.mail)], control_exchange=name, **settings
+        )
         self.clock = FakeClock()
         self._backends: list[ExistingCeleryBackend] = []
 
     def backend(self) -> ExistingCeleryBackend:
         """Return a new backend, as another process has it."""
+        module = sys.modules[self.name] = ModuleType(self.name)
+        module.app = self.app  # type: ignore[attr-defined]
         backend = load_backend(
             BackendConfig(alias="app", url=f"celery://?app={self.name}:app", namespace=self.name, clock=self.clock)
         )
@@ -105,18 +111,6 @@ class OwnApp:
         self.app.pool.force_close_all()
 
 
-def make_app(name: str, broker: str, settings: Mapping[str, Any]) -> Celery:
-    """Return the application, to be found by `celery://?app=<name>:app`."""
-    module = ModuleType(name)
-    app: Celery = Celery(name, broker=broker, set_as_current=False)
-    module.app = app  # type: ignore[attr-defined]
-    sys.modules[name] = module
-    app.conf.update(
-        task_default_queue=name, task_queues=[Queue(name), Queue(f"{name}.mail")], control_exchange=name, **settings
-    )
-    return app
-
-
 @contextmanager
 def own_app(kind: str, **settings: Any) -> Iterator[OwnApp]:
     """Lend an application on the shared server of a kind, redis or amqp; nothing stays behind there."""
@@ -132,7 +126,7 @@ def own_app(kind: str, **settings: Any) -> Iterator[OwnApp]:
         yield own
     finally:
         own.close()
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         if redis:
             with Redis.from_url(broker) as client:
                 for key in client.scan_iter(f"{name}*"):

@@ -1,0 +1,190 @@
+"""What waits in a Celery application's own queues is taken out, its own messages and our jobs; the rest stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from datetime import timedelta
+
+import pytest
+from celery_natives import CHOSEN, WAITS, OwnApp, ReadSends, drained, own_app
+from rabbit import amqp_url
+
+from anyjob import JobFilter, JobManager, JobRegistry, JobState, UnsupportedCapabilityError, background_job
+from anyjob.backend import BackendConfig
+from anyjob.errors import InvalidOptionError
+from anyjob.loader import load_backend
+from anyjob.shelf import JobShelf
+from anyjob.testing.conformance.proxy import Proxy
+from anyjob_amqp import read_url
+
+
+@pytest.fixture(params=["redis", "amqp"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def shop(kind: str) -> Iterator[OwnApp]:
+    with own_app(kind) as shop:
+        yield shop
+
+
+def natives(shop: OwnApp, *queues: str) -> JobShelf:
+    return shop.backend().native_shelf(ReadSends(shop.clock), queues or None)
+
+
+def test_what_is_taken_is_gone_and_the_rest_stays_in_order(shop: OwnApp) -> None:
+    sent = [shop.send(number, task=task) for number in range(6) for task in ("shop.send", "shop.other")]
+    shelf = natives(shop)
+    with shelf.drain(CHOSEN, holder="mover", ahead=4) as taken:
+        found = list(taken)
+        assert [each.job.id for each in found] == sent[::2]
+        assert shelf.acknowledge(found) == [True] * 6
+    assert shop.left() == sent[1::2]
+
+
+def test_a_message_of_no_job_is_told_and_stays(shop: OwnApp) -> None:
+    other, hurried = shop.send(task="shop.other"), shop.send(expires=3600)
+    found = drained(natives(shop))
+    assert [(each.id, each.is_chosen, each.obstacle) for each in found] == [
+        (other, False, None),
+        (hurried, True, "It expires; a job does not."),
+    ]
+    assert shop.left() == [other, hurried]
+
+
+def test_only_redis_shows_what_waits(shop: OwnApp, kind: str) -> None:
+    sent = [shop.send(number) for number in range(3)]
+    shelf = natives(shop)
+    assert shelf.count() == {}  # jobs of ours may be among them
+    if kind == "redis":
+        page = shelf.scan(JobFilter(states=WAITS), limit=2)
+        assert [*page.jobs, *shelf.scan(JobFilter(states=WAITS), cursor=page.cursor).jobs] == drained(shelf)
+    else:
+        with pytest.raises(UnsupportedCapabilityError, match="can't list"):
+            shelf.scan(JobFilter(states=WAITS))
+    assert shop.left() == sent
+
+
+def test_a_queue_that_cant_be_is_refused(kind: str) -> None:
+    with (
+        own_app(kind, task_create_missing_queues=False) as shop,
+        pytest.raises(InvalidOptionError, match="no queue 'mial'"),
+    ):
+        natives(shop, "mial")
+
+
+@pytest.mark.parametrize("url", ["celery+redis://host/0", "celery+amqp://host//"])
+def test_without_an_application_the_way_out_is_told(url: str) -> None:
+    backend = load_backend(BackendConfig(alias="main", url=url))
+    with pytest.raises(UnsupportedCapabilityError, match=r"celery://\?app="):
+        backend.native_shelf(lambda _: pytest.fail("nothing is read"))
+
+
+def test_what_a_killed_holder_held_comes_back_to_its_place(shop: OwnApp, kind: str) -> None:
+    sent = [shop.send(number) for number in range(5)]
+    with ExitStack() as stack:
+        kill = _killable(shop, kind, stack)
+        context = kill.shelf.drain(CHOSEN, holder="mover", ahead=2)
+        taken = context.__enter__()
+        held = [next(taken), next(taken), next(taken)]
+        assert kill.shelf.acknowledge(held[:1]) == [True]
+        kill()
+        with natives(shop).drain(CHOSEN, holder="mover", ahead=2) as again:
+            assert [each.job.id for each in again] == sent[1:]
+        assert shop.left() == sent[1:]
+        stack.callback(context.__exit__, None, None, None)
+
+
+class _Killable:
+    """A shelf whose holder dies when this is called."""
+
+    def __init__(self, shelf: JobShelf, die: Callable[[], object]) -> None:
+        self.shelf = shelf
+        self._die = die
+
+    def __call__(self) -> None:
+        self._die()
+
+
+def _killable(shop: OwnApp, kind: str, stack: ExitStack) -> _Killable:
+    if kind == "redis":
+        return _Killable(natives(shop), lambda: None)  # a process that does nothing more
+    server = read_url(amqp_url(), "tests")
+    proxy = stack.enter_context(closing(Proxy(server.host, server.port)))
+    there = OwnApp(shop.name, f"amqp://{server.user}:{server.password}@127.0.0.1:{proxy.port}//", {})
+    stack.callback(there.close)
+    return _Killable(natives(there), proxy.cut)
+
+
+@pytest.fixture
+def manager(shop: OwnApp) -> Iterator[JobManager]:
+    registry = JobRegistry()
+
+    @background_job("shop.job", registry=registry)
+    def job(number: int) -> None: ...
+
+    memory = load_backend(BackendConfig(alias="memory", url="memory:", clock=shop.clock))
+    backends = {"app": shop.backend(), "memory": memory, "again": shop.backend()}
+    manager = JobManager(backends, registry=registry, clock=shop.clock)
+    yield manager
+    manager.close()
+
+
+def test_our_jobs_leave_and_the_applications_messages_stay(manager: JobManager, shop: OwnApp) -> None:
+    jobs, others = [], []
+    for number in range(4):
+        jobs.append(manager.enqueue_by_name("shop.job", {"number": number}, delay=60 * (number % 2)))
+        others.append(shop.send(number))
+    preview = manager.migration("app", "memory").preview()
+    report = manager.migration("app", "memory").move()
+    assert [(each.moved, each.left, each.foreign) for each in (preview, report)] == [(4, 0, 0)] * 2
+    moved = {each.id: each for each in manager.shelf("memory").scan(JobFilter()).jobs}
+    assert [*moved] == jobs
+    later = moved[jobs[1]].envelope
+    assert later is not None
+    assert later.due_at == shop.clock.now() + timedelta(seconds=60)
+    assert shop.left() == others
+
+
+def test_a_message_that_is_almost_ours_is_foreign(manager: JobManager, shop: OwnApp) -> None:
+    sent = shop.send("no envelope", task="anyjob.run")
+    report = manager.migration("app", "memory").move()
+    assert (report.moved, report.foreign) == (0, 1)
+    assert shop.read() == {}
+    assert shop.left() == [sent]
+
+
+def test_an_application_is_one_place_by_any_alias(manager: JobManager, shop: OwnApp) -> None:
+    sent = manager.enqueue_by_name("shop.job", {"number": 1})
+    with pytest.raises(InvalidOptionError, match="are one place"):
+        manager.migration("app", "again").move()
+    assert shop.left() == [sent]
+
+
+@pytest.mark.parametrize("kind", ["redis"], indirect=True)
+def test_on_redis_our_jobs_are_seen_and_cancelled(manager: JobManager, shop: OwnApp) -> None:
+    other = shop.send()
+    job, later = (manager.enqueue_by_name("shop.job", {"number": 1}, delay=delay) for delay in (0, 60))
+    shelf = manager.shelf("app")
+    assert [(each.id, each.state) for each in shelf.scan(JobFilter()).jobs] == [
+        (job, JobState.WAITING),
+        (later, JobState.SCHEDULED),
+    ]
+    assert shelf.cancel(job)
+    assert shelf.run_now(later)
+    assert not shelf.cancel(other)
+    assert shelf.count() == {JobState.ABANDONED: 0}
+    assert shop.left() == [other, later]
+
+
+@pytest.mark.parametrize("kind", ["amqp"], indirect=True)
+def test_on_rabbitmq_what_waits_is_only_moved(manager: JobManager, shop: OwnApp) -> None:
+    sent = manager.enqueue_by_name("shop.job", {"number": 1})
+    shelf = manager.shelf("app")
+    with pytest.raises(UnsupportedCapabilityError, match="can't take out waiting"):
+        shelf.cancel(sent)
+    with pytest.raises(UnsupportedCapabilityError, match="can't list waiting"):
+        shelf.scan(JobFilter(states=frozenset({JobState.WAITING})))
+    assert shop.left() == [sent]
