@@ -1,6 +1,6 @@
 """What we use of Celery and billiard that they don't promise, each part where there is no public way.
 
-tests/adapters/test_private_parts.py says when an upgrade changes any of it.
+tests/test_private_parts.py says when an upgrade changes any of it.
 """
 
 from __future__ import annotations

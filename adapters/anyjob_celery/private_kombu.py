@@ -1,6 +1,6 @@
 """What we use of kombu's Redis transport that kombu doesn't promise.
 
-tests/adapters/test_private_parts.py says when an upgrade changes any of it.
+tests/test_private_parts.py says when an upgrade changes any of it.
 """
 
 from __future__ import annotations

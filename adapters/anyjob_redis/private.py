@@ -1,6 +1,6 @@
 """What we use of redis-py that changed from release to release.
 
-tests/adapters/test_private_parts.py says when an upgrade changes it again.
+tests/test_private_parts.py says when an upgrade changes it again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What we use of RQ that RQ does not promise: whatever else this adapter takes from it, its documentation has.
 
-tests/adapters/test_private_parts.py says when an upgrade changes any of it.
+tests/test_private_parts.py says when an upgrade changes any of it.
 """
 
 from __future__ import annotations
