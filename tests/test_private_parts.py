@@ -88,6 +88,14 @@ class TestKombu:
         assert list(channel.next_queues()) == ["mail"]
         channel.end_turn("mail")
 
+    def test_kombu_looks_for_what_the_dead_held_when_it_says(self) -> None:
+        from kombu.transport import redis
+
+        assert inspect.signature(redis.QoS.restore_visible).parameters["interval"].default == 10
+        is_heeded = "unacked_restore_interval" in redis.Channel.from_transport_options
+        assert of_kombu.restore_period(3, 2) == (6 if is_heeded else 100)
+        assert of_kombu.restore_period(10, 10) == 100
+
     def test_a_transport_delivers_to_the_queues_consumer(self) -> None:
         from kombu.transport import virtual
 

@@ -25,7 +25,7 @@ from anyjob_amqp import LEVELS, AmqpAddress, AmqpNames, AmqpShelf, Links, Publis
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.fence import IS_HELD
 from anyjob_celery.frame import TASK, headers_of
-from anyjob_celery.safety import Settings, risks_of, transport_option
+from anyjob_celery.safety import Settings, restore_period_of, risks_of, transport_option
 from anyjob_celery.stopping import StopFlag, TellJobs
 from anyjob_celery.task import JobTask
 from anyjob_redis import ParkedJobs, RedisShelf, connect
@@ -142,14 +142,10 @@ def _visibility_timeout(conf: Settings) -> timedelta:
 
 def _on_redis(conf: Settings, _queues: Mapping[str, Any]) -> Capabilities:
     exact = len(set(_redis_levels(conf).values())) == len(JobPriority) and conf["worker_prefetch_multiplier"] == 1
-    sweep = timedelta(
-        seconds=float(transport_option(conf, "unacked_restore_interval", 10))
-        * float(transport_option(conf, "unacked_restore_throttle", 10))
-    )
     return replace(
         _CAN,
         priority=Quality.EXACT if exact else Quality.APPROXIMATE,
-        redelivery_bound=_visibility_timeout(conf) + sweep,
+        redelivery_bound=_visibility_timeout(conf) + timedelta(seconds=restore_period_of(conf)),
     )
 
 

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from kombu.transport import redis
 
-__all__ = ["ChannelParts"]
+__all__ = ["ChannelParts", "restore_period"]
+
+
+def restore_period(interval: float, throttle: float) -> float:
+    """Return every how many seconds kombu looks for what dead workers held, as its two options for that have it.
+
+    Before 5.7 it doesn't know these options, nor does it mind them.
+    """
+    is_heeded = hasattr(redis.Channel, "unacked_restore_interval")
+    return interval * throttle if is_heeded else _BEFORE_THE_OPTIONS
 
 
 class ChannelParts(redis.Channel):
@@ -56,7 +65,7 @@ class ChannelParts(redis.Channel):
         self.connection._deliver(payload, queue)  # noqa: SLF001
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        # kombu 5.3 has a default of 1 s here, and since 5.4 an option.
+        # Before kombu 5.6 this had a default of 1 s instead.
         self.start_taking(getattr(self, "brpop_timeout", 1) if timeout is None else timeout)
 
     def _brpop_read(self, **options: Any) -> Any:
@@ -64,3 +73,6 @@ class ChannelParts(redis.Channel):
 
     def _queue_bind(self, exchange: str, *args: Any) -> None:
         self.bind(exchange, *args)
+
+
+_BEFORE_THE_OPTIONS: Final = 100.0
