@@ -6,12 +6,19 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import re
+import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 import anyjob
 from anyjob.loader import installed_schemes
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+RANGES = {extra: [each for each in EXTRAS[extra] if "<" in each] for extra in ("celery", "dramatiq", "rq")}
 
 MODULES = [
     name
@@ -60,3 +67,23 @@ def test_backends_are_found_by_entry_points() -> None:
         library = entry_point.module.partition(".")[0].removeprefix("anyjob_")  # of an adapter: it may be missing
         if importlib.util.find_spec(library):
             assert callable(entry_point.load())
+
+
+@pytest.mark.parametrize("extra", RANGES)
+def test_a_page_names_the_versions_that_its_extra_asks_for(extra: str) -> None:
+    page = (ROOT / "docs" / f"{extra}.md").read_text(encoding="utf-8")
+    assert RANGES[extra]
+    for each in RANGES[extra]:
+        assert f"`{each}`" in page
+
+
+def test_the_oldest_that_is_tested_is_the_oldest_that_is_supported() -> None:
+    floors = {tuple(re.split(">=|,<", each)[:2]) for each in chain(*RANGES.values())}
+    pins = [line.split("==") for line in (ROOT / "tests" / "oldest.txt").read_text().splitlines() if "==" in line]
+    assert {(library, _shortened(version)) for library, version in pins} == {
+        (library, _shortened(version)) for library, version in floors
+    }
+
+
+def _shortened(version: str) -> str:
+    return version.removesuffix(".0")

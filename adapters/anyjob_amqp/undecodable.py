@@ -11,8 +11,9 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from amqp import method_framing, spec
-from amqp.serialization import decode_properties_basic
+from amqp import spec
+
+from anyjob_amqp.private import Frame, decode_properties, frame_reader
 
 __all__ = ["FRAME_HEADER", "fault_in", "frame_handler", "telling_header"]
 
@@ -20,7 +21,6 @@ FRAME_HEADER: Final = 2
 """The type of the frame that holds a message's properties."""
 
 _FAULT: Final = "anyjob-undecodable"
-_Frame = tuple[int, int, bytes]
 
 
 def fault_in(headers: object) -> str | None:
@@ -37,11 +37,11 @@ def telling_header(payload: bytes, error: Exception) -> bytes:
     return payload[:_SIZES] + struct.pack(">HI", _HAS_HEADERS, len(table)) + table
 
 
-def frame_handler(connection: Any, callback: Callable[..., Any]) -> Callable[[_Frame], Any]:
+def frame_handler(connection: Any, callback: Callable[..., Any]) -> Callable[[Frame], Any]:
     """Be py-amqp's reader of frames, as `Connection(frame_handler=...)`."""
-    read = method_framing.frame_handler(connection, callback)
+    read = frame_reader(connection, callback)
 
-    def on_frame(frame: _Frame) -> Any:
+    def on_frame(frame: Frame) -> Any:
         kind, channel, payload = frame
         if kind == _FRAME_METHOD:
             names_at = _NAMES_AT.get(payload[:4])
@@ -60,7 +60,7 @@ def frame_handler(connection: Any, callback: Callable[..., Any]) -> Callable[[_F
 
 def _can_be_decoded(payload: bytes) -> bool:
     try:
-        decode_properties_basic(payload, _SIZES)
+        decode_properties(payload, _SIZES)
     except Exception:  # noqa: BLE001  # whatever bytes can make it raise
         return False
     return True

@@ -1,5 +1,9 @@
 """Runs jobs on Celery: over RabbitMQ, over Redis, or in an application of yours."""
 
+from anyjob.versions import check_versions
+
+check_versions("celery")
+
 from anyjob_celery.backend import CeleryBackend, OwnCeleryBackend
 from anyjob_celery.on_amqp import AmqpCeleryBackend
 from anyjob_celery.on_redis import RedisCeleryBackend

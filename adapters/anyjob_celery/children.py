@@ -1,8 +1,4 @@
-"""What a prefork pool's children say of the jobs that they were given, to be heard before Celery discards such jobs.
-
-This module leans on what Celery's prefork pool keeps to itself: `_cache`, its jobs; `_fileno_to_outq`, the pipes that
-it reads from; and of a job `_write_to`, the child that it was written to, and `_accepted`. Nothing public tells these.
-"""
+"""What a prefork pool's children say of the jobs that they were given, to be heard before Celery discards such jobs."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from types import GeneratorType
 from typing import Any, Final
 
 from anyjob.log import JobLogger
+from anyjob_celery.private import ChildParts
 
 __all__ = ["hear_children"]
 
@@ -25,14 +22,14 @@ def hear_children(pool: Any, hub: Any) -> None:
     would run, never be acknowledged, hold up the stop to its limit, and repeat as if it had crashed. What is written
     is written to an idle child, which begins it at once; one that doesn't within 5 s is stuck.
     """
-    processes: Any = getattr(pool, "_pool", None)
-    if hub is None or not hasattr(processes, "handle_result_event"):  # threads, or none
+    children = ChildParts(pool)
+    if hub is None or not children:  # threads, or none
         return
     deadline = monotonic() + _LONGEST
     while True:
-        unheard = [job for job in processes._cache.values() if _is_to_begin(job)]  # noqa: SLF001
+        unheard = children.to_begin
         is_late = monotonic() > deadline
-        pipes = set(processes._fileno_to_outq) & set(hub.readers)  # noqa: SLF001
+        pipes = set(children.pipes) & set(hub.readers)
         readable, _, _ = select.select(pipes, (), (), _PAUSE if unheard and not is_late else 0)
         for pipe in readable:
             _read(hub, pipe)
@@ -40,12 +37,6 @@ def hear_children(pool: Any, hub: Any) -> None:
             logger.warning("%d children don't say that they begin what they were given: it may run twice", len(unheard))
         if is_late or not (unheard or readable):
             return
-
-
-def _is_to_begin(job: Any) -> bool:
-    """Whether a child that lives was given it, and has not said that it begins."""
-    child = job._write_to  # noqa: SLF001
-    return child is not None and not job._accepted and child._is_alive()  # noqa: SLF001
 
 
 def _read(hub: Any, pipe: int) -> None:

@@ -17,7 +17,7 @@ from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.native_messages import CarriedMessage
 from anyjob_celery.redis_wire import read_item
-from anyjob_celery.safety import Settings, priority_steps, transport_option
+from anyjob_celery.safety import Settings, priority_steps, restore_period_of, transport_option
 from anyjob_redis import Moves, NativeKey, NativeLayout, NativePlaces, ParkedJobs, RedisShelf, connect
 
 __all__ = ["AppOnRedis"]
@@ -41,16 +41,12 @@ class AppOnRedis:
         """Return `can` with what this transport gives."""
         conf = self._conf
         exact = len(set(self.levels.values())) == len(JobPriority) and conf["worker_prefetch_multiplier"] == 1
-        sweep = timedelta(
-            seconds=float(transport_option(conf, "unacked_restore_interval", 10))
-            * float(transport_option(conf, "unacked_restore_throttle", 10))
-        )
         return replace(
             can,
             priority=Quality.EXACT if exact else Quality.APPROXIMATE,
             listing=_SEEN,
             removal=_SEEN,
-            redelivery_bound=_visibility_timeout(conf) + sweep,
+            redelivery_bound=_visibility_timeout(conf) + timedelta(seconds=restore_period_of(conf)),
         )
 
     def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:

@@ -21,6 +21,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from anyjob.log import JobLogger
 from anyjob_celery.frame import ForeignMessageError
+from anyjob_celery.private_kombu import ChannelParts
 from anyjob_celery.redis_messages import HeldMessages
 from anyjob_celery.redis_wire import read_item
 
@@ -108,7 +109,7 @@ class JobQoS(redis.QoS):
         """Do nothing: `HeldMessages.tend` does it."""
 
 
-class JobChannel(redis.Channel):
+class JobChannel(ChannelParts):
     """Takes by script."""
 
     QoS = JobQoS
@@ -126,9 +127,9 @@ class JobChannel(redis.Channel):
         self._is_plain = self._is_plain or no_ack  # replies to `celery inspect`: nobody acknowledges them
         return super().basic_consume(queue, no_ack, *args, **options)
 
-    def _queue_bind(self, exchange: str, *args: Any) -> None:
+    def bind(self, exchange: str, *args: Any) -> None:
         try:
-            super()._queue_bind(exchange, *args)
+            super().bind(exchange, *args)
         except ResponseError as error:  # nothing but the replies to control commands needs it
             logger.warning("not bound exchange=%s: %s", exchange, error)
 
@@ -139,31 +140,28 @@ class JobChannel(redis.Channel):
                 pipe.llen(self._q_for_pri(queue, level))
             return sum(size for size in pipe.execute(raise_on_error=False) if isinstance(size, int))
 
-    def _brpop_start(self, timeout: float | None = None) -> None:
+    def start_taking(self, timeout: float) -> None:
         if self._is_plain:
-            super()._brpop_start(timeout)
+            super().start_taking(timeout)
             return
-        queues = self._queue_cycle.consume(len(self.active_queues))
+        queues = self.next_queues()
         if not queues or monotonic() < self._pause_until:
             return
-        self._in_poll = self.client.connection
-        self._brpop_sent_at = monotonic()
         held = self.anyjob.held
         if self._is_empty:
-            command = held.messages.wait_command(queues, self.brpop_timeout if timeout is None else timeout)
+            command = held.messages.wait_command(queues, timeout)
         else:
             command = held.messages.take_command(held.next_tag, queues, whole=self._lacks_script)
-        self.client.connection.send_command(*command)
+        self.send_to_wait(command)
 
-    def _brpop_read(self, **options: Any) -> Any:
+    def read_taken(self, **options: Any) -> Any:
         if self._is_plain:
-            return super()._brpop_read(**options)
+            return super().read_taken(**options)
         waited, self._is_empty = self._is_empty, False
         try:
             answer = self._answer(**options)
         finally:
-            self._in_poll = None
-            self._flush_brpop_reauth()
+            self.end_wait()
         self._refused = self._refused and not (waited or answer)
         if waited or not answer:
             self._is_empty = not waited
@@ -172,8 +170,8 @@ class JobChannel(redis.Channel):
         held = self.anyjob.held
         tag = held.next_tag
         held.add(tag)
-        self._queue_cycle.rotate(queue)
-        self.connection._deliver(_Taken(tag, queue, item), queue)  # noqa: SLF001  # as the method it stands for
+        self.end_turn(queue)
+        self.deliver(_Taken(tag, queue, item), queue)
         return True
 
     def _answer(self, **options: Any) -> Any:

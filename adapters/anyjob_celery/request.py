@@ -3,9 +3,6 @@
 The pool's child, or thread, that ran the job only says what the job led to (tracing.py). The main process has the
 connection that the message came over, and so knows whether the message is still the worker's: what a worker lost
 meanwhile is somebody else's, who settles it.
-
-This module leans on how Celery's `Request` is made up: on its methods that a pool and remote control call, and on
-`acknowledged`.
 """
 
 from __future__ import annotations
@@ -17,13 +14,13 @@ from typing import Any, Final
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Terminated
-from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from anyjob.errors import EnqueueError, JobTimeLimitError
 from anyjob.log import JobLogger
 from anyjob.outcome import Outcome
 from anyjob.retry import GiveUp
+from anyjob_celery.private import RequestParts
 from anyjob_celery.tracing import error_in, outcome_in
 
 __all__ = ["ENVELOPE", "JobRequest"]
@@ -38,7 +35,7 @@ ENVELOPE: Final = "anyjob_envelope"
 _LOST: Final = (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt)
 
 
-class JobRequest(Request):
+class JobRequest(RequestParts):
     """One message of ours. All its methods are called in the event loop's thread, or see to it."""
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -68,13 +65,12 @@ class JobRequest(Request):
         if soft:
             self._tell(super().on_timeout, soft, timeout)
 
-    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+    def announce_revoked(self, reason: str, *rest: Any) -> None:
         """Park what remote control revokes, or terminated: Celery only acknowledges it, and nothing is left."""
         if self._settle(self._fail(GiveUp(f"{reason} by Celery's remote control"))):
-            self._tell(super()._announce_revoked, reason, terminated, signum, expired)
+            self._tell(super().announce_revoked, reason, *rest)
         else:
             task_ready(self)
-        self._already_revoked = True
 
     def _settle(self, outcome: Outcome) -> bool:
         """Do what `outcome` asks for, and acknowledge; return whether that was done."""

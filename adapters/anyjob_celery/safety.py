@@ -12,6 +12,7 @@ __all__ = [
     "Settings",
     "priority_steps",
     "refusal_of",
+    "restore_period_of",
     "risks_of",
     "transport_option",
 ]
@@ -96,6 +97,14 @@ def priority_steps(conf: Settings) -> Sequence[int]:
     return list(transport_option(conf, "priority_steps", (0, 3, 6, 9)))
 
 
+def restore_period_of(conf: Settings) -> float:
+    """Return every how many seconds kombu's Redis transport looks for what dead workers held."""
+    from anyjob_celery.private_kombu import restore_period  # imports redis, which an application on RabbitMQ may lack
+
+    interval, throttle = (transport_option(conf, f"unacked_restore_{each}", 10) for each in ("interval", "throttle"))
+    return restore_period(float(interval), float(throttle))
+
+
 def risks_of(conf: Settings, transport: str) -> Sequence[str]:
     """Return what our jobs risk in an application with these settings, each with the name of the setting.
 
@@ -155,8 +164,9 @@ _REDIS: Final = (
     ),
     _Risk(
         "broker_transport_options.unacked_restore_throttle",
-        lambda conf: _restore_period(conf) <= 30,
-        "they are looked for every unacked_restore_interval x unacked_restore_throttle seconds (100, if unset); use 1",
+        lambda conf: restore_period_of(conf) <= 30,
+        "they are looked for every unacked_restore_interval x unacked_restore_throttle seconds (100, if unset); use 1, "
+        "and kombu 5.7 or newer, for others always take 100",
     ),
     _Risk(
         "broker_transport_options.socket_timeout",
@@ -188,11 +198,6 @@ _AMQP: Final = (
         "a job longer than RabbitMQ's consumer_timeout ends the worker; use True",
     ),
 )
-
-
-def _restore_period(conf: Settings) -> float:
-    interval: float = transport_option(conf, "unacked_restore_interval", 10)
-    return interval * float(transport_option(conf, "unacked_restore_throttle", 10))
 
 
 _BY_TRANSPORT: Final[Mapping[str, Sequence[_Risk]]] = {"redis": _REDIS, "amqp": _AMQP}

@@ -13,11 +13,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from billiard import active_children
-from billiard.common import terminate_handler_fired
 from celery import bootsteps, signals
 
 from anyjob.log import JobLogger
 from anyjob_celery.backend import CeleryBackend
+from anyjob_celery.private import is_told_to_end
 from anyjob_celery.safety import refusal_of
 
 __all__ = ["StopBound", "StopFlag", "TellJobs"]
@@ -36,7 +36,7 @@ class StopFlag(threading.Event):
         self._byte = mmap.mmap(-1, 1)
 
     def is_set(self) -> bool:
-        return self._byte[0] != 0 or terminate_handler_fired()
+        return self._byte[0] != 0 or is_told_to_end()
 
     def set(self) -> None:
         self._byte[0] = 1

@@ -1,23 +1,18 @@
-"""Brings a job's outcome out of Celery's tracer, whatever signals, loggers and result backends raise around it.
-
-Celery keeps the function that runs a task as the task's `__trace__`, made anew in each process; it has no public way of
-surrounding it. What it makes is kept here, and called by ours.
-"""
+"""Brings a job's outcome out of Celery's tracer, whatever signals, loggers and result backends raise around it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from celery import Task
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.states import FAILURE
 from msgspec.structs import replace
 
 from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Completed, Outcome
+from anyjob_celery.private import TaskParts, Tracer
 
 __all__ = ["LED_TO", "TracedTask", "error_in", "outcome_in"]
 
@@ -26,13 +21,9 @@ logger = JobLogger("anyjob.worker")
 LED_TO: Final = "anyjob_led_to"
 """The key of a request under which the task leaves its outcome, in a list."""
 
-_Tracer = Callable[[str, Any, Any, Mapping[str, Any]], Any]
 
-
-class TracedTask(Task):
+class TracedTask(TaskParts):
     """A task whose result, for Celery's main process, is an outcome: see `outcome_in`."""
-
-    _tracer: _Tracer | None = None
 
     def outcome_without(self, request: Mapping[str, Any], error: BaseException) -> Outcome:
         """Return what `request` leads to, since something raised `error` before its job was called."""
@@ -42,20 +33,12 @@ class TracedTask(Task):
         """Whether this process is told to end."""
         raise NotImplementedError
 
-    @property
-    def __trace__(self) -> Callable[..., Any] | None:
-        return None if self._tracer is None else partial(self._trace, self._tracer)
-
-    @__trace__.setter
-    def __trace__(self, tracer: _Tracer) -> None:
-        self._tracer = tracer
-
-    def _trace(self, tracer: _Tracer, task_id: str, args: Any, kwargs: Any, request: Mapping[str, Any]) -> Any:
+    def trace(self, tracer: Tracer, task_id: str, args: Any, kwargs: Any, request: Mapping[str, Any]) -> Any:
         led_to: list[Outcome] = []
         traced = trace_ok_t(None, None, None, None)
         error: BaseException = RuntimeError("Celery did not call it")
         try:
-            traced = tracer(task_id, args, kwargs, {**request, LED_TO: led_to})
+            traced = super().trace(tracer, task_id, args, kwargs, {**request, LED_TO: led_to})
         except BaseException as raised:
             if not isinstance(raised, Exception) and self.is_stopping():
                 raise

@@ -22,7 +22,7 @@ from anyjob_dramatiq.amqp_again import KnownDeliveries
 from anyjob_dramatiq.amqp_parameters import parameters_of
 from anyjob_dramatiq.frame import Delivery, decode, faulty
 from anyjob_dramatiq.intake import JobSource
-from anyjob_dramatiq.pika_frames import is_cut, open_connection
+from anyjob_dramatiq.private_pika import is_cut, open_connection
 
 __all__ = ["AmqpPlace", "AmqpSource"]
 

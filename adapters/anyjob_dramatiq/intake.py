@@ -18,6 +18,7 @@ from dramatiq import Consumer, Message, MessageProxy
 from anyjob.errors import EnqueueError
 from anyjob.log import JobLogger
 from anyjob_dramatiq.frame import Delivery
+from anyjob_dramatiq.private import error_of
 
 __all__ = ["JobConsumer", "JobIntake", "JobSource"]
 
@@ -221,7 +222,7 @@ class JobConsumer(Consumer):
 
 
 def _why(message: MessageProxy) -> str:
-    error = message._exception  # noqa: SLF001  # nothing public tells
+    error = error_of(message)
     return f"Its job was not called: {type(error).__name__}: {error}" if error else "A middleware rejected it."
 
 

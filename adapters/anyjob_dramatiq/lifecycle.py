@@ -19,6 +19,7 @@ from anyjob.errors import EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob_dramatiq.intake import JobIntake
+from anyjob_dramatiq.private import Processor, consumer_of, surround, threads_of
 
 __all__ = ["UP_VARIABLE", "JobLifecycle", "say_up"]
 
@@ -70,16 +71,15 @@ class JobLifecycle(Middleware):
 
     def after_worker_thread_boot(self, _broker: Broker, thread: Any) -> None:
         """Let a thread outlive what is raised around a job: a log filter of Dramatiq's loggers, a middleware's exit."""
-        process = thread.process_message
 
-        def process_message(message: MessageProxy) -> None:
+        def outlive(process: Processor, message: MessageProxy) -> None:
             try:
                 process(message)
             except BaseException:
                 logger.exception("raised beside the job: %r; its thread goes on", message.args[0])
-                thread.consumers[message.queue_name].consumer.end(message)
+                consumer_of(thread, message).ack(message)
 
-        thread.process_message = process_message
+        surround(thread, outlive)
 
     def after_worker_boot(self, _broker: Broker, worker: Worker) -> None:
         """Take jobs, and no sooner: a job that ends a process which is still starting looks like wrong usage to who
@@ -89,8 +89,9 @@ class JobLifecycle(Middleware):
         self._intake.begin()
         main = parent_process()
         if main is not None:
-            threads = [*worker.workers, *worker.consumers.values()]
-            threading.Thread(target=self._watch, args=(main, threads), name="anyjob-watch", daemon=True).start()
+            threading.Thread(
+                target=self._watch, args=(main, threads_of(worker)), name="anyjob-watch", daemon=True
+            ).start()
 
     def _watch(self, main: Any, threads: Sequence[threading.Thread]) -> None:
         """Stop when Dramatiq's main process dies, for nobody else would say so; end when a thread has died, for what

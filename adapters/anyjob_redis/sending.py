@@ -20,6 +20,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from anyjob.errors import DuplicateJobIdError, EnqueueError
+from anyjob_redis.private import take_connection
 
 __all__ = ["send_in_batches"]
 
@@ -69,7 +70,7 @@ def _send(pool: Any, script: Script, args: Sequence[Any], within: float | None) 
     """Run the script, never twice, whatever the client's own retries are; return its answer."""
     until = None if within is None else time.monotonic() + within
     try:
-        connection = pool.get_connection()
+        connection = take_connection(pool)
     except RedisError as error:
         raise _SendError(f"Redis can't be reached: {error}", in_doubt=False) from error
     if until is not None and time.monotonic() >= until:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from redis import Redis
-from rq.cli import workers
 from rq.cli.cli import main
-from rq.suspension import WORKERS_SUSPENDED
 from rq.worker_pool import WorkerPool
 
+from anyjob_rq.private import use_in_command_line
+
 __all__: list[str] = []
-
-
-def _is_suspended(connection: Redis) -> bool:
-    """RQ asks this in a transaction, and Redis refuses any, even of reads, once its memory is used up."""
-    return bool(connection.exists(WORKERS_SUSPENDED))
 
 
 class _Pool(WorkerPool):
@@ -32,6 +26,5 @@ class _Pool(WorkerPool):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-for name, ours in (("is_suspended", _is_suspended), ("WorkerPool", _Pool)):
-    setattr(workers, name, ours)  # nothing public tells it otherwise
+use_in_command_line(_Pool)
 main(prog_name="rq")

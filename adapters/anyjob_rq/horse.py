@@ -50,7 +50,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
         late_at = math.inf if limit is None else begun + limit + TIME_LIMIT_GRACE
         killed = late = False
         while not self._has_ended():
-            if self._stop_requested and kill_at is None:
+            if self.is_told_to_stop and kill_at is None:
                 kill_at = time.monotonic() + self._stop_timeout
                 logger.info("stopping id=%s timeout=%gs", self._shown(job.id), self._stop_timeout)
                 self._tell_horse()
@@ -61,7 +61,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
                 self.kill_horse()
             next_at = min(late_at, math.inf if kill_at is None else kill_at)
             self._wake.wait(_LONGEST_WAIT if killed else min(max(0.0, next_at - now), _LONGEST_WAIT))
-        self._horse_pid = 0
+        self.forget_child()
         if late:
             self._charge_for_time(limit, began_at)
         self._see_to_what_is_left(job, lost=not killed)
@@ -90,7 +90,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
         self._wake = Wake()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._tell_job)
-        if self._stop_requested:  # told between the fork and here, by the parent's handler
+        if self.is_told_to_stop:  # told between the fork and here, by the parent's handler
             self._tell_job(signal.SIGTERM, None)
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -99,7 +99,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
 
     def _tell_job(self, _signum: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # first: a second one must not find the event's lock taken
-        self._stop_requested = False  # the parent's; this process settles what it has
+        self.forget_stop()  # this process settles what it has
         self._stop.set()
 
     def _tell_horse(self) -> None:
@@ -115,8 +115,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
 
     def _see_to_what_is_left(self, job: Job, *, lost: bool) -> None:
         message = self._message
-        if self._stopped_job_id == job.id and message is not None:  # `rq`'s stop-job: not to be run again by itself
-            self._stopped_job_id = None
+        if message is not None and self.take_stopped(job.id):  # not to be run again by itself
             if self._insist(partial(self._messages.holds, self.name, message.entry)):
                 self._settle(message, self._executor.refuse(message.raw, "RQ was told to stop it (stop-job)."))
             return

@@ -10,7 +10,6 @@ from typing import Any, Final
 from msgspec import Raw, Struct
 from redis import Redis
 from redis.commands.core import Script
-from rq.defaults import RQ_KEY_PREFIX
 from rq.job import Job, JobStatus
 from rq.utils import utcformat
 
@@ -27,6 +26,7 @@ from anyjob_redis.skew import is_of_a_machine
 from anyjob_rq import scripts
 from anyjob_rq.frame import ENTRY, LONGEST_DATA, EnvelopeSerializer, find_fault, unpack
 from anyjob_rq.names import Names
+from anyjob_rq.private import KEY_PREFIX
 
 __all__ = ["HeldMessage", "Messages", "Place"]
 
@@ -71,7 +71,7 @@ class Messages:
         self._send = register(client, scripts.SEND)
         self._scripts: dict[str, Script] = {}
         self._settling = threading.local()
-        self._common = (RQ_KEY_PREFIX, names.namespace, names.mark_prefix)
+        self._common = (KEY_PREFIX, names.namespace, names.mark_prefix)
 
     # Senders
 

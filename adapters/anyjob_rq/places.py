@@ -8,7 +8,6 @@ from functools import partial
 from typing import Final
 
 from msgspec import Struct
-from rq.defaults import RQ_KEY_PREFIX
 
 from anyjob.clock import Clock
 from anyjob.store import JobFilter, JobState, StoredJob
@@ -18,6 +17,7 @@ from anyjob_redis.presence import is_steady
 from anyjob_redis.scheduled import DUE_OR_LATER, due_after, position_of, state_at
 from anyjob_rq.frame import unpack
 from anyjob_rq.messages import Messages, Place
+from anyjob_rq.private import KEY_PREFIX
 
 __all__ = ["RQPlaces"]
 
@@ -74,7 +74,7 @@ class RQPlaces(Places):
             self._messages.sweep()
 
     def _scheduled(self, queue: str, after: str) -> Iterator[Seen]:
-        for found in due_after(self._client, f"{RQ_KEY_PREFIX}:scheduled:{queue}", after):
+        for found in due_after(self._client, f"{KEY_PREFIX}:scheduled:{queue}", after):
             due = {_text(native_id): score for native_id, score in found}
             for row in self._free(due):
                 score = due[row.native_id]
@@ -82,7 +82,7 @@ class RQPlaces(Places):
                 yield Seen(position_of(row.native_id.encode(), score), job, place)
 
     def _waiting(self, queue: str, after: str) -> Iterator[Seen]:
-        for ids in ids_after(self._client, f"{RQ_KEY_PREFIX}:queue:{queue}", self._names.mark_prefix, after):
+        for ids in ids_after(self._client, f"{KEY_PREFIX}:queue:{queue}", self._names.mark_prefix, after):
             for row in self._free(map(_text, ids)):
                 yield Seen(row.native_id, *self._seen("waiting", queue, row, JobState.WAITING))
 
@@ -122,7 +122,7 @@ class RQPlaces(Places):
         """Return the jobs that are there, in this order."""
         with self._client.pipeline(transaction=False) as pipeline:
             for native_id in native_ids:
-                pipeline.hmget(f"{RQ_KEY_PREFIX}:job:{native_id}", "data", "status", "origin", "anyjob_holder")
+                pipeline.hmget(f"{KEY_PREFIX}:job:{native_id}", "data", "status", "origin", "anyjob_holder")
             answers = pipeline.execute(raise_on_error=False)  # a key may be of another type
         found = []
         for native_id, answer in zip(native_ids, answers, strict=True):

@@ -17,7 +17,6 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final, TypeVar
 
-from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 from rq import Queue
@@ -27,8 +26,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.logutils import setup_loghandlers
 from rq.suspension import WORKERS_SUSPENDED
-from rq.utils import now as rq_now
-from rq.worker import BaseWorker, DequeueStrategy
+from rq.worker import DequeueStrategy
 from rq.worker_pool import WorkerPool
 
 from anyjob.clock import SystemClock
@@ -43,6 +41,7 @@ from anyjob_redis.skew import ClockSkew
 from anyjob_rq.backend import ALL_QUEUES, RQBackend
 from anyjob_rq.frame import EnvelopeSerializer
 from anyjob_rq.messages import HeldMessage
+from anyjob_rq.private import WorkerParts
 from anyjob_rq.wake import Wake
 
 __all__ = ["JobWorkerMixin"]
@@ -53,7 +52,7 @@ _RQ_LOG: Final = JobLogger("rq.worker")
 T = TypeVar("T")
 
 
-class JobWorkerMixin(BaseWorker):
+class JobWorkerMixin(WorkerParts):
     """Makes a worker of RQ's run our messages, one at a time.
 
     `queues` are logical ones, in the order in which they count within a level; `ALL_QUEUES` serves all in turn. Of RQ's
@@ -131,7 +130,7 @@ class JobWorkerMixin(BaseWorker):
     def _serve(self, burst: bool, max_jobs: int | None, max_idle_time: int | None) -> int:
         done, pause, idle_since = 0, _SHORTEST_POLL, time.monotonic()
         try:
-            while done != max_jobs and not self._stop_requested:
+            while done != max_jobs and not self.is_told_to_stop:
                 self._wait_while_suspended(burst)
                 message = self._insist(partial(self._take, promote=burst))
                 if message is None:
@@ -140,13 +139,13 @@ class JobWorkerMixin(BaseWorker):
                         break
                     self._wake.wait(pause)
                     pause = min(2 * pause, _LONGEST_POLL)
-                elif not self._stop_requested:
+                elif not self.is_told_to_stop:
                     done += self._run(message)
                     pause, idle_since = _SHORTEST_POLL, time.monotonic()
         except StopRequested:
             logger.info("worker=%s is suspended", self.name)  # and this is a burst
         except (RedisError, EnqueueError) as error:
-            if not self._stop_requested:
+            if not self.is_told_to_stop:
                 raise
             logger.warning("worker=%s stops without Redis: %s", self.name, error)
         return done
@@ -198,8 +197,7 @@ class JobWorkerMixin(BaseWorker):
         """Take no more; what runs is told. Handlers do no more than note it: they interrupt whatever has a lock."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request_force_stop)
-        self._shutdown_requested_date = rq_now()
-        self._stop_requested = True
+        self.note_stop()
         self._stop.set()
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -208,7 +206,7 @@ class JobWorkerMixin(BaseWorker):
             raise SystemExit
 
     def _is_no_echo(self) -> bool:
-        return self._shutdown_requested_date is None or (rq_now() - self._shutdown_requested_date).total_seconds() >= 1
+        return self.told_to_stop_for is None or self.told_to_stop_for >= 1
 
     def run_maintenance_tasks(self) -> None:
         """Do nothing: RQ's clean-up of registries would fail jobs; leases rescue them."""
@@ -243,10 +241,10 @@ class JobWorkerMixin(BaseWorker):
     def prepare_execution(self, job: Job) -> Execution:
         def prepare() -> Execution:
             try:
-                return super(JobWorkerMixin, self).prepare_execution(job)
+                return self.show_execution(job)
             except ResponseError as error:
                 logger.debug("worker=%s does not show what it runs: %s", self.name, error)
-                return next(reversed(self.executions.values()))  # made, and not written
+                return self.unshown_execution
 
         return self._insist(prepare)
 
@@ -264,9 +262,6 @@ class JobWorkerMixin(BaseWorker):
             return self._messages.known_queues()
         except RedisError:  # they are only shown
             return ()
-
-    def _set_connection(self, connection: Redis) -> Redis:
-        return connection  # RQ would stretch its time-outs to what BLPOP needs; we never block
 
     # One message
 
@@ -292,7 +287,7 @@ class JobWorkerMixin(BaseWorker):
             job.timeout = -1
             self._message = message
             self.execute_job(job, Queue(message.queue, connection=self.connection, serializer=EnvelopeSerializer))
-            self.executions.clear()
+            self.forget_execution()
             return True
         return False
 
@@ -340,7 +335,7 @@ class JobWorkerMixin(BaseWorker):
             try:
                 return action()
             except (RedisError, EnqueueError) as error:
-                if self._stop_requested:
+                if self.is_told_to_stop:
                     raise
                 logger.warning("worker=%s goes on in %gs: %s", self.name, pause, error)
                 self._wake.wait(pause)

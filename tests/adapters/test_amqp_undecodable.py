@@ -25,7 +25,7 @@ from anyjob.testing.conformance.fixtures import move
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import AmqpNames, Links, fault_in, frame_handler, read_url
 from anyjob_celery.frame import TASK, body_of
-from anyjob_dramatiq import pika_frames
+from anyjob_dramatiq import private_pika
 
 # ruff: noqa: SLF001  # an upgrade of pika that changes what we rely on is to fail here
 pytestmark = pytest.mark.timeout(90)
@@ -58,7 +58,7 @@ def read_by_py_amqp(*properties: bytes) -> list[amqp.Message]:
 
 def read_by_pika(*properties: bytes) -> list[Any]:
     """Return the properties that pika makes of such headers, one after the other."""
-    connection: Any = object.__new__(pika_frames._Connection)
+    connection: Any = object.__new__(private_pika._Connection)
     got = []
     for each in properties:
         header = header_of(each, 4)

@@ -11,7 +11,7 @@ from rabbit import amqp_url
 from anyjob.testing.conformance.proxy import Proxy
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import read_url
-from anyjob_dramatiq.pika_frames import is_cut, open_connection
+from anyjob_dramatiq.private_pika import is_cut, open_connection
 
 
 def test_a_connection_that_was_cut_is_known_before_pika_reads() -> None:

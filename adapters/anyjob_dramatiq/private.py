@@ -1,0 +1,40 @@
+"""What we use of Dramatiq that Dramatiq doesn't promise. (Of pika: private_pika.py.)
+
+tests/test_private_parts.py says when an upgrade changes any of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dramatiq import Consumer, MessageProxy, Worker
+
+__all__ = ["Processor", "consumer_of", "error_of", "surround", "threads_of"]
+
+Processor = Callable[[MessageProxy], None]
+"""What a worker's thread does with a message, from its middleware to its end."""
+
+
+def error_of(message: MessageProxy) -> BaseException | None:
+    """Return why a message was not processed, if by an error: a consumer is only told that it wasn't."""
+    error: BaseException | None = message._exception  # noqa: SLF001
+    return error
+
+
+def surround(thread: Any, around: Callable[[Processor, MessageProxy], None]) -> None:
+    """Have a worker's thread call `around` with what it would do, and the message: what that raises ends the thread."""
+    process: Processor = thread.process_message
+    thread.process_message = lambda message: around(process, message)
+
+
+def consumer_of(thread: Any, message: MessageProxy) -> Consumer:
+    """Return the consumer that the message came by."""
+    consumer: Consumer = thread.consumers[message.queue_name].consumer
+    return consumer
+
+
+def threads_of(worker: Worker) -> Sequence[threading.Thread]:
+    """Return the threads that run jobs and those that fetch them: nobody sees to it when one of them dies."""
+    return [*worker.workers, *worker.consumers.values()]
