@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from abc import abstractmethod
@@ -15,7 +14,7 @@ from urllib.parse import quote
 
 import amqp
 from raw_amqp import publish_raw
-from servers import free_port, unavailable
+from servers import free_port, program, unavailable
 
 from anyjob.testing.conformance import ServerHarness, ServerWorld, WorkerHandle
 from anyjob.testing.conformance.processes import QUEUES, WorkerProcess
@@ -86,14 +85,15 @@ class PrivateRabbit:
     @staticmethod
     def is_installed() -> bool:
         """Whether there is a RabbitMQ here to be started."""
-        return _script() is not None and shutil.which("epmd") is not None
+        return _script() is not None and program("epmd") is not None
 
     def start(self) -> None:
         """Start it, with what it had, and wait until it answers."""
-        script = _script()
+        script, mapper = _script(), program("epmd")
         assert script is not None
+        assert mapper is not None
         if self._mapper is None:  # else Erlang starts one, a daemon that would outlive us
-            self._mapper = self._run("epmd", "-port", str(self._epmd_port))
+            self._mapper = self._run(mapper, "-port", str(self._epmd_port))
         self._node = self._run(script)
         wait_until(self._answers, timeout=60, what="the private RabbitMQ")
 
@@ -239,4 +239,6 @@ class RabbitHarness(ServerHarness):
 
 
 def _script() -> str | None:
+    if "ANYJOB_TEST_SERVERS" in os.environ:
+        return program("rabbitmq-server")
     return next((script for script in SCRIPTS if Path(script).exists()), None)
