@@ -120,6 +120,9 @@ class PrivateRedis:
             finally:
                 client.config_set("maxmemory", 0)
 
+    def close(self) -> None:
+        self.kill()
+
     def client(self) -> Redis:
         return Redis.from_url(self.url)
 
