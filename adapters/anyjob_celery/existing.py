@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -26,6 +27,7 @@ from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.fence import IS_HELD
 from anyjob_celery.frame import TASK, headers_of
 from anyjob_celery.safety import Settings, risks_of, transport_option
+from anyjob_celery.server import risks_of_existing
 from anyjob_celery.stopping import StopFlag, TellJobs
 from anyjob_celery.task import JobTask
 from anyjob_redis import ParkedJobs, RedisShelf, connect
@@ -63,7 +65,7 @@ class ExistingCeleryBackend(CeleryBackend):
                     f"have a place for jobs that were given up, and task_protocol 2 (it has {conf['task_protocol']})."
                 )
             self.capabilities = _CAPABILITIES[transport](conf, self.app.amqp.queues)
-            self.shelf, self._close = make_shelf(self, connection)
+            self.shelf, self._close, self._look = make_shelf(self, connection)
         self._levels = _LEVELS[transport](conf)
         self._holds = IS_HELD[transport]
         if transport == "redis":  # held for longer than this, it would be delivered again
@@ -95,6 +97,9 @@ class ExistingCeleryBackend(CeleryBackend):
 
     def holds(self, message: Any) -> bool:
         return self._holds(message, self.config.enqueue_timeout)
+
+    def look_for_risks(self) -> Sequence[str]:
+        return [*self._look(self.app.amqp.queues)]
 
     def close(self) -> None:
         """Close our own connections; the application's are its own."""
@@ -195,8 +200,8 @@ _LEVELS: Final[Mapping[str, Callable[[Settings], Mapping[JobPriority, int]]]] = 
 }
 
 
-_Shelf = tuple[JobShelf, Callable[[], None]]
-"""With what closes its connections."""
+_Shelf = tuple[JobShelf, Callable[[], None], Callable[[Mapping[str, Any]], Iterable[str]]]
+"""With what closes its connections, and what tells the server's risks for the application's queues."""
 
 
 def _parked_on_redis(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
@@ -204,7 +209,7 @@ def _parked_on_redis(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
     client = connect(replace(config, options={}), connection.as_uri(include_password=True))
     parked = ParkedJobs(client, config.namespace, config.clock)
     shelf = RedisShelf(parked, resend=backend.resend, clock=config.clock, capabilities=backend.capabilities)
-    return shelf, client.close
+    return shelf, client.close, lambda _queues: ()
 
 
 def _parked_on_amqp(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
@@ -226,7 +231,7 @@ def _parked_on_amqp(backend: ExistingCeleryBackend, connection: Any) -> _Shelf:
         clock=config.clock,
         capabilities=backend.capabilities,
     )
-    return shelf, links.close
+    return shelf, links.close, partial(risks_of_existing, links)
 
 
 _SHELVES: Final[Mapping[str, Callable[[ExistingCeleryBackend, Any], _Shelf]]] = {
