@@ -6,6 +6,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,16 @@ def test_all_errors_have_one_root_and_end_in_error() -> None:
 def test_the_core_depends_on_msgspec_alone() -> None:
     needed = importlib.metadata.requires("anyjob") or []
     assert [each for each in needed if "extra ==" not in each] == ["msgspec>=0.20"]
+
+
+def test_the_classifiers_name_the_pythons_that_are_run() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"Python :: 3\.(\d+)", " ".join(project["classifiers"]))
+    run = re.search(r"py3\{([\d,]+)\}", (root / "tox.ini").read_text(encoding="utf-8"))
+    assert run is not None
+    assert named == run[1].split(",")
+    assert project["requires-python"] == f">=3.{named[0]}"
 
 
 def test_backends_are_found_by_entry_points() -> None:
