@@ -26,9 +26,9 @@ from anyjob_celery.frame import TASK, body_of
 __all__ = ["celery_amqp_harness", "celery_redis_harness"]
 
 
-def celery_amqp_harness(folder: Path | None = None) -> RabbitHarness:
+def celery_amqp_harness(folder: Path | None = None, conf: str = "") -> RabbitHarness:
     """Return the harness of Celery over RabbitMQ: given a folder, on a node of its own, else on the shared one."""
-    return RabbitHarness("celery", CeleryAmqpWorld, folder)
+    return RabbitHarness("celery", CeleryAmqpWorld, folder, conf)
 
 
 def celery_redis_harness(folder: Path) -> CeleryRedisHarness:

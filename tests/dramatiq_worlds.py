@@ -30,9 +30,9 @@ def dramatiq_redis_harness(folder: Path) -> DramatiqRedisHarness:
     return DramatiqRedisHarness(PrivateRedis(folder))
 
 
-def dramatiq_amqp_harness(folder: Path | None = None) -> RabbitHarness:
+def dramatiq_amqp_harness(folder: Path | None = None, conf: str = "") -> RabbitHarness:
     """Return the harness of Dramatiq on RabbitMQ: given a folder, on a node of its own, else on the shared one."""
-    return RabbitHarness("dramatiq", DramatiqAmqpWorld, folder)
+    return RabbitHarness("dramatiq", DramatiqAmqpWorld, folder, conf)
 
 
 def dramatiq_harness(transport: str, folder: Path) -> ServerHarness:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from abc import abstractmethod
@@ -15,13 +14,13 @@ from urllib.parse import quote
 
 import amqp
 from raw_amqp import publish_raw
-from servers import free_port, unavailable
+from servers import free_port, program, unavailable
 
 from anyjob.testing.conformance import ServerHarness, ServerWorld, WorkerHandle
 from anyjob.testing.conformance.processes import QUEUES, WorkerProcess
 from anyjob.testing.conformance.proxy import Proxy
 from anyjob.testing.probes.journal import wait_until
-from anyjob_amqp import AmqpNames, read_url
+from anyjob_amqp import JOB_QUEUE, AmqpNames, read_url
 
 __all__ = ["PrivateRabbit", "RabbitHarness", "RabbitWorld", "amqp_url", "connect"]
 
@@ -59,13 +58,13 @@ def connect(url: str) -> amqp.Connection:
 class PrivateRabbit:
     """A node of the tests' own, on ports of its own, to be killed and started again with what it kept."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, conf: str = "") -> None:
         self.port = free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
         self._epmd_port = free_port()
         self._folder = folder
         (folder / "plugins").write_text("[].")
-        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{self.port}\n")
+        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{self.port}\n{conf}")
         self._environment = {
             **os.environ,
             "HOME": str(folder),
@@ -86,14 +85,15 @@ class PrivateRabbit:
     @staticmethod
     def is_installed() -> bool:
         """Whether there is a RabbitMQ here to be started."""
-        return _script() is not None and shutil.which("epmd") is not None
+        return _script() is not None and program("epmd") is not None
 
     def start(self) -> None:
         """Start it, with what it had, and wait until it answers."""
-        script = _script()
+        script, mapper = _script(), program("epmd")
         assert script is not None
+        assert mapper is not None
         if self._mapper is None:  # else Erlang starts one, a daemon that would outlive us
-            self._mapper = self._run("epmd", "-port", str(self._epmd_port))
+            self._mapper = self._run(mapper, "-port", str(self._epmd_port))
         self._node = self._run(script)
         wait_until(self._answers, timeout=60, what="the private RabbitMQ")
 
@@ -188,7 +188,7 @@ class RabbitWorld(ServerWorld):
         native = self.names.queue(queue)
         with self.connect() as connection, connection.channel() as channel:
             channel.confirm_select()
-            channel.queue_declare(native, durable=True, auto_delete=False, arguments={"x-max-priority": 4})
+            channel.queue_declare(native, durable=True, auto_delete=False, arguments=dict(JOB_QUEUE))
             channel.basic_publish_confirm(message, "", native, mandatory=True)
 
     def publish_raw(self, properties: Sequence[bytes], body: bytes, queue: str) -> int:
@@ -196,7 +196,7 @@ class RabbitWorld(ServerWorld):
         native = self.names.queue(queue).encode()
         with self.connect() as connection, connection.channel() as channel:
             channel.confirm_select()
-            channel.queue_declare(native, durable=True, auto_delete=False, arguments={"x-max-priority": 4})
+            channel.queue_declare(native, durable=True, auto_delete=False, arguments=dict(JOB_QUEUE))
             before = channel.queue_declare(native, passive=True).message_count
             for each in properties:
                 publish_raw(channel, each, body, native)
@@ -210,10 +210,10 @@ class RabbitWorld(ServerWorld):
 class RabbitHarness(ServerHarness):
     """Worlds on a RabbitMQ: given a folder, on a node of their own, if one can be started; else on the shared one."""
 
-    def __init__(self, library: str, world: type[RabbitWorld], folder: Path | None = None) -> None:
+    def __init__(self, library: str, world: type[RabbitWorld], folder: Path | None = None, conf: str = "") -> None:
         self._library = library
         self._world = world
-        self._node = PrivateRabbit(folder) if folder is not None and PrivateRabbit.is_installed() else None
+        self._node = PrivateRabbit(folder, conf) if folder is not None and PrivateRabbit.is_installed() else None
         self.restartable = self._node is not None
         if self._node is not None:
             self._node.start()
@@ -239,4 +239,6 @@ class RabbitHarness(ServerHarness):
 
 
 def _script() -> str | None:
+    if "ANYJOB_TEST_SERVERS" in os.environ:
+        return program("rabbitmq-server")
     return next((script for script in SCRIPTS if Path(script).exists()), None)

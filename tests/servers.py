@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.probes.journal import wait_until
 
-__all__ = ["PrivateRedis", "RedisHarness", "free_port", "redis_url", "unavailable"]
+__all__ = ["PrivateRedis", "RedisHarness", "free_port", "program", "redis_url", "unavailable"]
 
 TWorld = TypeVar("TWorld", bound=ServerWorld)
 
@@ -42,6 +42,11 @@ def redis_url() -> str:
     except RedisError as error:
         unavailable(f"no Redis at ANYJOB_TEST_REDIS_URL: {error}")
     return url
+
+
+def program(name: str) -> str | None:
+    """Return the program of a server: of the folder `ANYJOB_TEST_SERVERS`, if that is said; else of the path."""
+    return shutil.which(name, path=os.environ.get("ANYJOB_TEST_SERVERS"))
 
 
 def free_port() -> int:
@@ -68,10 +73,10 @@ class PrivateRedis:
     """A redis-server of the test's own, which keeps what it was given (AOF) through `kill` and `start`."""
 
     def __init__(self, folder: Path) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
+        found = program("redis-server")
+        if found is None:
             unavailable("there is no redis-server program to start a private one")
-        self._program = str(program)
+        self._program = str(found)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
@@ -114,6 +119,9 @@ class PrivateRedis:
                 yield
             finally:
                 client.config_set("maxmemory", 0)
+
+    def close(self) -> None:
+        self.kill()
 
     def client(self) -> Redis:
         return Redis.from_url(self.url)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from server_table import ranges
 
 import anyjob
 import anyjob.testing
@@ -49,6 +50,19 @@ def test_the_settings_shown_are_right(tmp_path: Path) -> None:
     settings = load_settings(environ={}, directory=tmp_path, schemes=["memory"])
     assert settings is not None
     assert set(settings.backends) == {"main", "ledger"}
+
+
+@pytest.mark.parametrize(
+    ("page", "servers"),
+    [
+        ("rq", ["Redis", "Valkey"]),
+        ("celery", ["Redis", "Valkey", "RabbitMQ"]),
+        ("dramatiq", ["Redis", "Valkey", "RabbitMQ"]),
+    ],
+)
+def test_pages_name_the_servers_that_the_table_has(page: str, servers: list[str]) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert re.findall(r"^Servers: (.*) \(\[what it was run on\]", text, re.MULTILINE) == [ranges(*servers)]
 
 
 # tests/conformance/test_folder.py, adapters/test_three_backends.py and migration/test_example.py run the others.

@@ -60,6 +60,16 @@ def test_the_core_depends_on_msgspec_alone() -> None:
     assert [each for each in needed if "extra ==" not in each] == ["msgspec>=0.20"]
 
 
+def test_the_classifiers_name_the_pythons_that_are_run() -> None:
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"Python :: 3\.(\d+)", " ".join(project["classifiers"]))
+    run = re.search(r"py3\{([\d,]+)\}", (root / "tox.ini").read_text(encoding="utf-8"))
+    assert run is not None
+    assert named == run[1].split(",")
+    assert project["requires-python"] == f">=3.{named[0]}"
+
+
 def test_backends_are_found_by_entry_points() -> None:
     schemes = installed_schemes()
     assert {"memory", "rq+redis", "rq+rediss", "rq+unix"} <= set(schemes)

@@ -4,13 +4,15 @@ from anyjob_amqp.capabilities import KnownQueues, capabilities_of
 from anyjob_amqp.links import Link, Links
 from anyjob_amqp.moves import MoveJournal
 from anyjob_amqp.publisher import Parcel, Publisher
+from anyjob_amqp.server import RabbitServer
 from anyjob_amqp.shelf import AmqpShelf, ReadMessage, body_of, jobs_in
-from anyjob_amqp.topology import LEVELS, AmqpNames, Route
+from anyjob_amqp.topology import JOB_QUEUE, LEVELS, AmqpNames, Route
 from anyjob_amqp.undecodable import FRAME_HEADER, fault_in, frame_handler, telling_header
 from anyjob_amqp.urls import AmqpAddress, read_url
 
 __all__ = [
     "FRAME_HEADER",
+    "JOB_QUEUE",
     "LEVELS",
     "AmqpAddress",
     "AmqpNames",
@@ -21,6 +23,7 @@ __all__ = [
     "MoveJournal",
     "Parcel",
     "Publisher",
+    "RabbitServer",
     "ReadMessage",
     "Route",
     "body_of",

@@ -105,6 +105,9 @@ class ExistingCeleryBackend(CeleryBackend):
     def holds(self, message: Any) -> bool:
         return self._holds(message, self.config.enqueue_timeout)
 
+    def look_for_risks(self) -> Sequence[str]:
+        return list(self._on.risks())
+
     def close(self) -> None:
         """Close our own connections; the application's are its own."""
         self._on.close()

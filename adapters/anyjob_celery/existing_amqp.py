@@ -30,6 +30,7 @@ from anyjob_amqp import (
 from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
 from anyjob_celery.native_messages import CarriedMessage
 from anyjob_celery.safety import Settings
+from anyjob_celery.server import risks_of_existing
 
 __all__ = ["AppOnAmqp"]
 
@@ -62,6 +63,10 @@ class AppOnAmqp:
             priority_across_queues=False,
             redelivery_bound=timedelta(seconds=6),
         )
+
+    def risks(self) -> Iterable[str]:
+        """Tell what the server puts at risk. Raises `EnqueueError`."""
+        return risks_of_existing(self._links, self._queues.declared)
 
     def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:
         """Return the shelf of our jobs in the application's queues."""

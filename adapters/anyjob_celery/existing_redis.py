@@ -49,6 +49,10 @@ class AppOnRedis:
             redelivery_bound=_visibility_timeout(conf) + timedelta(seconds=restore_period_of(conf)),
         )
 
+    def risks(self) -> Iterable[str]:
+        """Tell what the server puts at risk."""
+        return ()
+
     def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:
         """Return the shelf of our jobs in the application's queues."""
         return self._shelf(self._queues, read_jobs(self._config.clock), can, resend)

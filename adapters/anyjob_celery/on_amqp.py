@@ -15,6 +15,7 @@ from anyjob.backend import BackendConfig
 from anyjob.capabilities import Quality
 from anyjob.envelope import JobEnvelope, write_envelope
 from anyjob_amqp import (
+    JOB_QUEUE,
     LEVELS,
     AmqpNames,
     AmqpShelf,
@@ -30,6 +31,7 @@ from anyjob_amqp import (
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.frame import ForeignMessageError, body_of, open_frame
 from anyjob_celery.publishing import announced_headers, tell_published
+from anyjob_celery.server import risks_of_own
 
 __all__ = ["AmqpCeleryBackend"]
 
@@ -77,6 +79,9 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         self.send(envelopes)
         return in_doubt
 
+    def look_for_risks(self) -> Sequence[str]:
+        return [*risks_of_own(self._links, [*self._queues])]
+
     def close(self) -> None:
         self._links.close()
 
@@ -88,7 +93,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             "name": name,
             "routing_key": name,
             "alias": logical,
-            "max_priority": max(LEVELS.values()),
+            "queue_arguments": dict(JOB_QUEUE),
             "bindings": [binding(due, self._names.due_key(logical))],  # as `AmqpNames.route` has it
         }
 

@@ -24,6 +24,7 @@ from anyjob_amqp import (
     MoveJournal,
     Parcel,
     Publisher,
+    RabbitServer,
     capabilities_of,
     jobs_in,
     read_url,
@@ -94,6 +95,10 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         in_doubt = self.moves.note(move, [envelope.id for envelope in envelopes], gone)
         self.send(envelopes)
         return in_doubt
+
+    def look_for_risks(self) -> Sequence[str]:
+        server = RabbitServer.behind(self._links)
+        return [*server.risk_of_several([*self._queues], limits_channels=server.limits_channels)]
 
     def close(self) -> None:
         self._links.close()

@@ -61,7 +61,7 @@ class JsonJobSerializer:
                 data = self._encode(value)
                 decoder.decode(data)
         except Exception as error:  # also what a property, __post_init__, validator or model_dump raises
-            raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
+            raise InvalidArgsError(f"{_name(args_type)}: {_told(error)}") from error
         return data
 
     def deserialize(self, data: bytes | msgspec.Raw, args_type: Any) -> Any:
@@ -69,7 +69,7 @@ class JsonJobSerializer:
         try:
             return decoder.decode(data)
         except Exception as error:  # also what a __post_init__ or validator raises
-            raise InvalidArgsError(f"{_name(args_type)}: {error}") from error
+            raise InvalidArgsError(f"{_name(args_type)}: {_told(error)}") from error
 
     def _encode(self, args: object) -> bytes:
         data = self._encoder.encode(args)
@@ -151,6 +151,10 @@ def _is_pydantic_model(cls: Any) -> bool:
 def _is_orm_model(cls: Any) -> bool:
     """Tell SQLAlchemy's mapped classes (dataclasses among them) and Django's models without importing either."""
     return hasattr(cls, "__mapper__") or (hasattr(cls, "_meta") and hasattr(cls, "_base_manager"))
+
+
+def _told(error: Exception) -> str:
+    return f"nested too deep: {error}" if isinstance(error, RecursionError) else str(error)  # each Python words its own
 
 
 def _name(cls: Any) -> str:
