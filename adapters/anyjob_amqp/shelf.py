@@ -32,8 +32,10 @@ from anyjob_amqp.undecodable import fault_in
 
 __all__ = ["AmqpShelf", "ReadMessage", "body_of", "jobs_in"]
 
-ReadMessage = Callable[[Message, JobState, str], StoredJob]
-"""Says what a message of a queue is, whose jobs are in that state as a rule. Never raises."""
+ReadMessage = Callable[[Message, JobState, str], StoredJob | None]
+"""Says what a message of a queue is, whose jobs are in that state as a rule; None: nothing that is to be seen. Never
+raises.
+"""
 
 
 class _Parked(Struct, frozen=True):
@@ -141,11 +143,11 @@ class AmqpShelf(JobShelf):
                 if monotonic() > until:
                     return
                 job = read(message, state, queue)
-                if chosen.matches(job):
+                if job is not None and chosen.matches(job):
                     yield _TakenMessage(channel, queue, job, message, self._send_again)
 
     def _sources(self, chosen: JobFilter) -> Iterator[tuple[JobState, str, ReadMessage]]:
-        wanted = chosen.states or ALL_STATES
+        wanted = (self.capabilities.moving | self.capabilities.removal) & (chosen.states or ALL_STATES)
         if self._read is not None:
             if JobState.SCHEDULED in wanted:
                 for queue in reversed(list(self._later)):
