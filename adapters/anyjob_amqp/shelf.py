@@ -34,7 +34,8 @@ __all__ = ["AmqpShelf", "ReadMessage", "body_of", "jobs_in"]
 
 ReadMessage = Callable[[Message, JobState, str], StoredJob | None]
 """Says what a message of a queue is, whose jobs are in that state as a rule; None: nothing that is to be seen. Never
-raises."""
+raises.
+"""
 
 
 class _Parked(Struct, frozen=True):
@@ -146,7 +147,7 @@ class AmqpShelf(JobShelf):
                     yield _TakenMessage(channel, queue, job, message, self._send_again)
 
     def _sources(self, chosen: JobFilter) -> Iterator[tuple[JobState, str, ReadMessage]]:
-        wanted = chosen.states or ALL_STATES
+        wanted = (self.capabilities.moving | self.capabilities.removal) & (chosen.states or ALL_STATES)
         if self._read is not None:
             if JobState.SCHEDULED in wanted:
                 for queue in reversed(list(self._later)):

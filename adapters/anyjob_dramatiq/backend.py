@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial, reduce
@@ -18,10 +18,12 @@ from dramatiq.middleware import Retries
 
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.envelope import JobEnvelope, read_envelope
-from anyjob.errors import ConfigurationError
+from anyjob.errors import ConfigurationError, UnsupportedCapabilityError
 from anyjob.executor import JobExecutor
 from anyjob.forks import in_each_process
 from anyjob.log import JobLogger
+from anyjob.natives import ReadNative
+from anyjob.shelf import JobShelf
 from anyjob.worker import WorkerOptions
 from anyjob_dramatiq.broker import JobBroker
 from anyjob_dramatiq.frame import pack
@@ -100,6 +102,12 @@ class OwnDramatiqBackend(DramatiqBackend):
 
     def resend(self, envelope: JobEnvelope) -> None:
         self.send_by(partial(self.publish, again=True), [envelope])
+
+    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:  # noqa: ARG002
+        raise UnsupportedCapabilityError(
+            f"Backend {self.config.alias!r} has a broker of its own, which no application sends to. Name yours in its "
+            "place, as dramatiq://?broker=shop.tasks:broker."
+        )
 
     def worker_broker(self, executor: JobExecutor, options: WorkerOptions) -> Broker:
         broker = self._make_broker()

@@ -9,12 +9,35 @@ from dramatiq import Broker, get_encoder
 from dramatiq.encoder import PickleEncoder
 from dramatiq.middleware import Retries
 
-__all__ = ["risks_of"]
+from anyjob.envelope import JobPriority
+from anyjob_amqp import LEVELS
+from anyjob_dramatiq.guard import JobGuard
+
+__all__ = ["risks_of", "risks_of_actors"]
 
 
 def risks_of(broker: Broker, kind: str) -> Sequence[str]:
     """Return what our jobs risk on this broker, each with the name of the setting."""
     return [f"{each.setting}: {each.risk}" for each in (*_ANYWHERE, *_BY_KIND[kind]) if not each.is_safe(broker)]
+
+
+def risks_of_actors(broker: Broker, kind: str) -> Sequence[str]:
+    """Return which of the application's own actors come before our most urgent jobs, by the setting that says so."""
+    theirs = [each for each in broker.actors.values() if getattr(each.fn, "__module__", "") != JobGuard.__module__]
+    return [rule for rule in (_told(overtakes, theirs) for overtakes in _OVERTAKES[kind]) if rule]
+
+
+class _Overtakes(NamedTuple):
+    setting: str
+    is_sooner: Callable[[Any], bool]
+    risk: str
+
+
+def _told(overtakes: _Overtakes, actors: Sequence[Any]) -> str | None:
+    names = sorted(each.actor_name for each in actors if overtakes.is_sooner(each))
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    told = ", ".join(names[:_MOST_NAMES]) + more
+    return f"{overtakes.setting}: the actors {told} {overtakes.risk}" if names else None
 
 
 class _Risk(NamedTuple):
@@ -84,6 +107,32 @@ _AMQP: Final = (
 )
 
 _BY_KIND: Final[Mapping[str, Sequence[_Risk]]] = {"RedisBroker": _REDIS, "RabbitmqBroker": _AMQP}
+
+
+_MOST_NAMES: Final = 5
+_OVERTAKES: Final[Mapping[str, Sequence[_Overtakes]]] = {
+    "RedisBroker": (
+        _Overtakes(
+            "priority",
+            lambda actor: actor.priority < 100 - JobPriority.HIGH,
+            "come before our HIGH jobs among what a worker holds (Dramatiq's default is 0, and lower is sooner); "
+            "priority=85 is that of our NORMAL ones",
+        ),
+    ),
+    "RabbitmqBroker": (
+        _Overtakes(
+            "priority",
+            lambda actor: actor.priority < 100 - JobPriority.NORMAL,
+            "come before all our jobs among what a worker holds (Dramatiq's default is 0, and lower is sooner); "
+            "priority=85 is ours",
+        ),
+        _Overtakes(
+            "broker_priority",
+            lambda actor: (actor.options.get("broker_priority") or 0) > max(LEVELS.values()),
+            "come before our HIGH jobs in a queue; these have 4",
+        ),
+    ),
+}
 
 
 def _parameters(broker: Any) -> Sequence[Any]:

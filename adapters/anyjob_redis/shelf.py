@@ -78,6 +78,8 @@ class RedisShelf(JobShelf):
     @contextmanager
     def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:
         self._give_back(holder)
+        can = self.capabilities.moving | self.capabilities.removal
+        chosen = replaced(chosen, states=can & (chosen.states or ALL_STATES))
         try:
             yield self._come_past(chosen, holder, ahead)
         finally:

@@ -235,7 +235,11 @@ def test_parked_jobs_are_kept_whatever_their_size(
         names,
         resend=lambda _: None,
         clock=SystemClock(),
-        capabilities=Capabilities(listing=frozenset({JobState.ABANDONED}), removal=frozenset({JobState.ABANDONED})),
+        capabilities=Capabilities(
+            listing=frozenset({JobState.ABANDONED}),
+            removal=frozenset({JobState.ABANDONED}),
+            counts={JobState.ABANDONED: Quality.EXACT},
+        ),
     )
     assert shelf.scan(JobFilter()).jobs == []  # before there is a queue
     why = failure(JobExecutor(JobRegistry()))

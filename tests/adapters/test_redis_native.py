@@ -212,8 +212,8 @@ def test_who_was_killed_gets_it_back_in_order_when_he_comes_again(world: World, 
     key = world.key(kind)
     items = ["stays", *(f"{number}" for number in range(450))]
     world.put(key, *items)
-    taken = world.shelf(key).drain(but("stays"), holder="killed", ahead=500).__enter__()
-    assert next(taken).job.id == "0"
+    context = world.shelf(key).drain(but("stays"), holder="killed", ahead=500)
+    assert next(context.__enter__()).job.id == "0"
     assert world.held() == 450
     other = world.shelf(key)
     assert take_all(other, but("stays")) == []  # held by another
@@ -229,8 +229,8 @@ def test_what_a_killed_one_held_goes_back_when_the_time_is_up(world: World, kind
     items = ["stays", *(f"{number}" for number in range(450))]
     world.put(key, *items)
     shelf = world.shelf(key)
-    taken = shelf.drain(but("stays"), holder="killed", ahead=500).__enter__()
-    first = next(taken)
+    context = shelf.drain(but("stays"), holder="killed", ahead=500)
+    first = next(context.__enter__())
     shelf.recover()
     assert world.held() == 450
     assert risks_of_held(world.client, world.namespace) == ()

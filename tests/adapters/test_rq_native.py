@@ -377,7 +377,8 @@ def test_what_waits_is_counted(world: World) -> None:
 
 def test_what_a_killed_move_holds_is_told_by_the_doctor(world: World) -> None:
     world.enqueue(send, 1)
-    next(world.backend.native_shelf(world.read, [world.name]).drain(JobFilter(), holder="x", ahead=1).__enter__())
+    context = world.backend.native_shelf(world.read, [world.name]).drain(JobFilter(), holder="x", ahead=1)
+    next(context.__enter__())
     assert not [risk for risk in world.backend.look_for_risks() if risk.startswith("adopt")]
     times = f"n{world.name}:rq:native:held:times"
     world.client.zadd(times, {world.client.zrange(times, 0, 0)[0]: 1})

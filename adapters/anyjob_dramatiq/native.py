@@ -1,0 +1,143 @@
+"""Messages of Dramatiq's in queues that an application and we share: which are its, which are ours, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from amqp import Message
+from dramatiq import get_encoder
+from dramatiq.common import dq_name, q_name
+from msgspec import Struct
+from redis import Redis
+
+from anyjob.envelope import UNREADABLE, JobEnvelope, read_envelope
+from anyjob.errors import EnvelopeError
+from anyjob.natives import NativeMessage, ReadNative
+from anyjob.store import JobState, StoredJob
+from anyjob_amqp import ReadMessage, body_of, fault_in
+from anyjob_redis import NativeKey, NativeLayout
+
+__all__ = ["DramatiqKeys", "Frame", "Read", "envelope_in", "on_amqp", "reader_of_natives"]
+
+Read = Callable[[str, str, bytes], StoredJob | None]
+"""Says what the message of a queue, by the name it has there, is; None: nothing that is to be seen."""
+
+
+class Frame(Struct, frozen=True):
+    """The fields of a message, as Dramatiq's JSON has them."""
+
+    queue_name: str
+    actor_name: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    options: Mapping[str, Any]
+    message_id: str
+    message_timestamp: float
+
+
+class DramatiqKeys(NativeLayout):
+    """The queues of a `RedisBroker`. What its workers hold, delayed messages too, is in other keys, and not touched."""
+
+    def __init__(self, client: Redis, namespace: str, queues: Iterable[str], read: Read, *, begun: str) -> None:
+        self._client: Any = client
+        self._namespace = namespace
+        self._queues = queues
+        self._read = read
+        self.forget = f"""
+        local function forget(key, item)
+            if fits('hash', key .. '.msgs') then redis.call('HDEL', key .. '.msgs', item) end
+            redis.call('DEL', '{begun}' .. item)
+        end
+        """
+
+    def waiting(self) -> Iterable[NativeKey]:
+        queues = list(self._queues)
+        for name_of in (dq_name, q_name):  # what was delayed comes to its queue in the end
+            for queue in queues:
+                yield NativeKey(f"{self._namespace}:{name_of(queue)}", "left", queue)
+
+    def read(self, place: NativeKey, items: Sequence[bytes]) -> Sequence[StoredJob | None]:
+        found = self._client.hmget(f"{place.key}.msgs", items)
+        return [
+            None if data is None else self._read(place.queue, item.decode("utf-8", "replace"), data)
+            for item, data in zip(items, found, strict=True)
+        ]
+
+
+def on_amqp(read: Read) -> ReadMessage:
+    """Return what reads the queues of a `RabbitmqBroker`."""
+
+    def read_message(message: Message, _state: JobState, queue: str) -> StoredJob | None:
+        if fault_in(message.headers):
+            return None  # no worker reads it either
+        return read(q_name(queue), f"unnamed-{message.delivery_tag}", body_of(message))
+
+    return read_message
+
+
+def envelope_in(data: bytes, *, forbidden: Collection[str]) -> tuple[Frame, JobEnvelope] | None:
+    """Return the job in a message that has one, and nothing besides: that it is named as ours is for others to see."""
+    try:
+        frame = _decoder.decode(data)
+        (text,) = frame.args
+        envelope = read_envelope(text.encode())
+    except (*UNREADABLE, EnvelopeError, ValueError, AttributeError):
+        return None
+    is_plain = not frame.kwargs and not frame.options.keys() & forbidden and frame.message_id == envelope.id
+    return (frame, envelope) if is_plain else None
+
+
+def reader_of_natives(read: ReadNative, is_ours: Callable[[str, bytes], bool]) -> Read:
+    """Return what shows the application's own messages."""
+
+    def read_message(queue: str, name: str, data: bytes) -> StoredJob | None:
+        return None if is_ours(queue, data) else read(_native(queue, name, data))
+
+    return read_message
+
+
+def _native(queue: str, name: str, data: bytes) -> NativeMessage:
+    try:
+        frame = _decoder.decode(data)
+    except UNREADABLE:
+        why = f"It is no JSON of Dramatiq's, and nothing else is read (the encoder is {type(get_encoder()).__name__})."
+        return NativeMessage(id=name, task="", queue=queue, obstacle=why)
+    unfit = next((why for option, why in _OBSTACLES.items() if frame.options.get(option) is not None), None)
+    due_at = created_at = None
+    try:
+        due_at, created_at = _moment(frame.options.get("eta")), _moment(frame.message_timestamp)
+    except (TypeError, ValueError, OverflowError, OSError):
+        unfit = "Its eta or its timestamp is no time."
+    retries = frame.options.get("retries")
+    return NativeMessage(
+        id=frame.message_id,
+        task=frame.actor_name,
+        queue=queue,
+        args=() if unfit else frame.args,
+        kwargs={} if unfit else frame.kwargs,
+        created_at=created_at,
+        due_at=due_at,
+        tries=retries if isinstance(retries, int) and retries > 0 else 0,
+        obstacle=unfit,
+    )
+
+
+def _moment(milliseconds: Any) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+_decoder: Final = msgspec.json.Decoder(Frame)
+_OBSTACLES: Final[Mapping[str, str]] = {
+    "pipe_target": "Another message follows it: it is part of a pipeline.",
+    "group_completion_uuid": "It is one of a group.",
+    "group_completion_callbacks": "It is one of a group.",
+    "on_success": "It has a callback, on_success.",
+    "on_failure": "It has a callback, on_failure.",
+    "on_retry_exhausted": "It has a callback, on_retry_exhausted.",
+    "max_age": "It has a max_age of its own: Dramatiq drops it when it has waited for so long, and a job waits.",
+    "time_limit": "It has a time_limit of its own, and a job has that of its class.",
+}
+"""The options of a message that make it more than a call. How often it is retried is the job's own business."""
