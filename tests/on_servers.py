@@ -133,9 +133,12 @@ def _pip() -> tuple[Mapping[str, str], Sequence[Path]]:
     told = dict(re.findall(r"^(?:global|install)\.([\w-]+)='(.*)'$", asked.stdout, re.MULTILINE))
     environment = {f"PIP_{key.upper().replace('-', '_')}": value for key, value in told.items()}
     environment |= {key: value for key, value in os.environ.items() if key.startswith("PIP_")}
-    named = {
-        Path(path) for value in environment.values() for path in re.findall(r"(?<![\w:/])(?:file://)?(/[^\s,]+)", value)
-    }
+    named = set[Path]()
+    for value in environment.values():
+        named |= {
+            Path(folder).parent for folder in re.findall(r"file://(/[^\s,]+)", value)
+        }  # an index's files lie beside it
+        named |= {Path(path) for path in re.findall(r"(?<![\w:/])(/[^\s,]+)", value)}
     named |= {Path(os.environ[key]) for key in ("SSL_CERT_FILE", "SSL_CERT_DIR") if key in os.environ}
     return environment, sorted(path for path in named if path.exists())
 
