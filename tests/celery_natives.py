@@ -66,6 +66,7 @@ class OwnApp:
     def __init__(self, name: str, broker: str, settings: Mapping[str, Any]) -> None:
         self.name = name
         self.mail = f"{name}.mail"
+        self.broker = broker
         self.app: Celery = Celery(name, broker=broker, set_as_current=False)
         self.app.conf.update(
             task_default_queue=name, task_queues=[Queue(name), Queue(self.mail)], control_exchange=name, **settings
@@ -135,7 +136,8 @@ def own_app(kind: str, **settings: Any) -> Iterator[OwnApp]:
             with connect(broker) as connection, connection.channel() as channel:
                 for queue in (name, own.mail, f"{name}:parked"):
                     channel.queue_delete(queue)
-                channel.exchange_delete(name)
+                for exchange in (name, f"{name}.mail", f"{name}.pidbox", f"reply.{name}.pidbox"):
+                    channel.exchange_delete(exchange)
 
 
 def drained(shelf: JobShelf) -> Sequence[NativeJob]:
