@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 import pytest
-from celery_natives import OwnApp, own_app
+from celery_natives import OwnApp, own_app, running_worker
 from kombu import Queue
 from servers import free_port
 
 from anyjob import EnqueueError
-from anyjob.testing.probes.journal import wait_until
-
-WORKER: Final = """
-import os
-from celery import Celery
-
-app = Celery("worker", broker={broker!r})
-app.conf.update(
-    task_default_queue={name!r},
-    control_exchange={name!r},
-    broker_transport_options={options!r},
-    worker_enable_remote_control=True,
-)
-if "KNOWS" in os.environ:
-    def run(envelope):
-        pass
-
-    app.task(run, name="anyjob.run")
-"""
 
 
 @pytest.fixture(params=["redis", "amqp"])
@@ -44,41 +19,19 @@ def shop(request: pytest.FixtureRequest) -> Iterator[OwnApp]:
         yield shop
 
 
-@contextmanager
-def worker(shop: OwnApp, folder: Path, host: str, **environment: str) -> Iterator[None]:
-    """Run a worker of the application's, which has a program of its own."""
-    options = shop.app.conf.broker_transport_options
-    program = WORKER.format(broker=shop.broker, name=shop.name, options=options)
-    (folder / f"of_{shop.name}.py").write_text(program)
-    argv = [sys.executable, "-m", "celery", "-A", f"of_{shop.name}", "worker", "-P", "solo", "-n", host]
-    process = subprocess.Popen(
-        [*argv, "--without-gossip", "--without-mingle"],
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_until(lambda: host in (shop.app.control.inspect(timeout=0.5).ping() or {}), timeout=60, what=host)
-        yield
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-
 @pytest.mark.timeout(120)
 def test_workers_that_would_discard_our_jobs_are_named(shop: OwnApp, tmp_path: Path) -> None:
     shop.app.conf.task_default_priority = 3
     backend = shop.backend()
     assert backend.look_for_risks() == []
-    with worker(shop, tmp_path, "knows@here", KNOWS="1"):
+    with running_worker(shop, tmp_path, "knows@here", "anyjob.run"):
         assert backend.look_for_risks() == []
-        with worker(shop, tmp_path, "lacks@here"):
+        with running_worker(shop, tmp_path, "lacks@here", "shop.send"):
             (risk,) = backend.look_for_risks()
     assert risk.startswith("imports: lacks@here discard our jobs")
 
 
-@pytest.mark.filterwarnings("ignore:.*'priority' task attribute")  # deprecated, and there until Celery 6
+@pytest.mark.filterwarnings("ignore::celery.exceptions.CDeprecationWarning")  # of `priority`
 def test_a_task_that_comes_before_our_high_jobs_is_named() -> None:
     with own_app("amqp") as shop:
         shop.app.conf.task_queues = [Queue(shop.name, max_priority=10)]
