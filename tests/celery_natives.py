@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -23,9 +26,10 @@ from anyjob.loader import load_backend
 from anyjob.natives import NativeJob, NativeMessage
 from anyjob.shelf import JobShelf
 from anyjob.testing import FakeClock
+from anyjob.testing.probes.journal import wait_until
 from anyjob_celery.existing import ExistingCeleryBackend
 
-__all__ = ["CHOSEN", "WAITS", "OwnApp", "ReadSends", "drained", "own_app"]
+__all__ = ["CHOSEN", "WAITS", "OwnApp", "ReadSends", "drained", "own_app", "running_worker"]
 
 WAITS: Final = frozenset({JobState.WAITING, JobState.SCHEDULED})
 CHOSEN: Final = JobFilter(states=WAITS, where=lambda job: job.envelope is not None)
@@ -66,6 +70,7 @@ class OwnApp:
     def __init__(self, name: str, broker: str, settings: Mapping[str, Any]) -> None:
         self.name = name
         self.mail = f"{name}.mail"
+        self.broker = broker
         self.app: Celery = Celery(name, broker=broker, set_as_current=False)
         self.app.conf.update(
             task_default_queue=name, task_queues=[Queue(name), Queue(self.mail)], control_exchange=name, **settings
@@ -135,10 +140,53 @@ def own_app(kind: str, **settings: Any) -> Iterator[OwnApp]:
             with connect(broker) as connection, connection.channel() as channel:
                 for queue in (name, own.mail, f"{name}:parked"):
                     channel.queue_delete(queue)
-                channel.exchange_delete(name)
+                for exchange in (name, f"{name}.mail", f"{name}.pidbox", f"reply.{name}.pidbox"):
+                    channel.exchange_delete(exchange)
 
 
 def drained(shelf: JobShelf) -> Sequence[NativeJob]:
     """Return what comes past, in order; all of it goes back."""
     with shelf.drain(JobFilter(states=WAITS), holder="looks", ahead=3) as taken:
         return [each.job for each in taken if isinstance(each.job, NativeJob)]
+
+
+@contextmanager
+def running_worker(shop: OwnApp, folder: Path, host: str, tasks: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker of the application's, which has a program of its own and knows these tasks; lend its process."""
+    options = shop.app.conf.broker_transport_options
+    program = _WORKER.format(broker=shop.broker, name=shop.name, options=options)
+    (folder / f"of_{shop.name}.py").write_text(program)
+    argv = [sys.executable, "-m", "celery", "-A", f"of_{shop.name}", "worker", "-P", "solo", "-n", host]
+    process = subprocess.Popen(
+        [*argv, "--without-gossip", "--without-mingle"],
+        cwd=folder,
+        env={**os.environ, "TASKS": tasks},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: host in (shop.app.control.inspect(timeout=0.5).ping() or {}), timeout=60, what=host)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+_WORKER: Final = """
+import os
+from celery import Celery
+
+app = Celery("worker", broker={broker!r})
+app.conf.update(
+    task_default_queue={name!r},
+    control_exchange={name!r},
+    broker_transport_options={options!r},
+    worker_enable_remote_control=True,
+)
+
+def run(*args):
+    pass
+
+for task in os.environ["TASKS"].split():
+    app.task(run, name=task)
+"""

@@ -15,7 +15,8 @@ from kombu.exceptions import KombuError
 from anyjob.backend import BackendConfig, send_one_by_one
 from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, write_envelope
-from anyjob.errors import ConfigurationError
+from anyjob.error_text import type_name
+from anyjob.errors import ConfigurationError, EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob.natives import ReadNative
@@ -27,6 +28,7 @@ from anyjob_celery.existing_queues import AppQueues, read_natives
 from anyjob_celery.existing_redis import AppOnRedis
 from anyjob_celery.fence import IS_HELD
 from anyjob_celery.frame import TASK, headers_of
+from anyjob_celery.overtaking import task_priorities
 from anyjob_celery.safety import Settings, risks_of
 from anyjob_celery.stopping import StopFlag, TellJobs
 from anyjob_celery.task import JobTask
@@ -57,7 +59,7 @@ class ExistingCeleryBackend(CeleryBackend):
         conf: Settings = self.app.conf
         self._queues = AppQueues(self.app, self.config)
         with self.app.connection_for_write() as connection:  # a description: nothing connects
-            transport: str = connection.transport.driver_type
+            transport = self._transport = str(connection.transport.driver_type)
             self._errors = (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
             found = _TRANSPORTS.get(transport)
             if found is None or conf["task_protocol"] != 2:
@@ -71,7 +73,7 @@ class ExistingCeleryBackend(CeleryBackend):
         self.moves = self._on.moves
         self._holds = IS_HELD[transport]
         self.longest_eta = min(self.longest_eta, self._on.longest_eta)
-        self.risks = risks_of(conf, transport)
+        self.risks = risks_of(conf, transport, self._queues.declared)
         for risk in self.risks:
             logger.warning("unsafe backend=%s %s", config.alias, risk)
 
@@ -102,11 +104,27 @@ class ExistingCeleryBackend(CeleryBackend):
         can = replace(self.capabilities, moving=_NATIVE, listing=frozenset(), removal=frozenset(), counts={})
         return self._on.native_shelf(self._queues.chosen(queues), read_natives(read), can, self.resend)
 
+    def look_for_risks(self) -> Sequence[str]:
+        if self.shelf is not None:
+            self.shelf.count()  # kombu would try for ever to reach a broker that is away
+        own = {name: task for name, task in self.app.tasks.items() if not name.startswith(("celery.", TASK))}
+        overtaking = task_priorities(self.app.conf, self._transport, self._queues.declared, own)
+        return [*overtaking, *self._on.risks(), *self._ignorant_workers()]
+
+    def _ignorant_workers(self) -> Sequence[str]:
+        """Return a line if workers of the application that answer now would discard our jobs."""
+        try:
+            registered = self.app.control.inspect(timeout=_ANSWER).registered() or {}
+        except self._errors as error:
+            raise EnqueueError(f"Celery could not ask its workers: {type_name(error)}") from error
+        lacking = [worker for worker, tasks in sorted(registered.items()) if not _knows_our_task(tasks)]
+        if not lacking:
+            return ()
+        who = ", ".join(lacking)
+        return [f'imports: {who} discard our jobs: deploy imports = ("anyjob_celery.app",) there before jobs are sent']
+
     def holds(self, message: Any) -> bool:
         return self._holds(message, self.config.enqueue_timeout)
-
-    def look_for_risks(self) -> Sequence[str]:
-        return list(self._on.risks())
 
     def close(self) -> None:
         """Close our own connections; the application's are its own."""
@@ -138,6 +156,12 @@ def _find(config: BackendConfig) -> Celery:
     return found
 
 
+def _knows_our_task(tasks: Any) -> bool:
+    """Whether a worker's answer names it; behind a name there may be settings."""
+    return isinstance(tasks, list) and any(str(each).split(" ")[0] == TASK for each in tasks)
+
+
+_ANSWER: Final = 1.0
 _PARKED: Final = frozenset({JobState.ABANDONED})
 _NATIVE: Final = frozenset({JobState.WAITING, JobState.SCHEDULED})
 

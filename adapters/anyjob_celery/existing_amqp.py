@@ -29,6 +29,7 @@ from anyjob_amqp import (
 )
 from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
 from anyjob_celery.native_messages import CarriedMessage
+from anyjob_celery.overtaking import most_priority
 from anyjob_celery.safety import Settings
 from anyjob_celery.server import risks_of_existing
 
@@ -122,11 +123,6 @@ class _Delayed:
     def __iter__(self) -> Iterator[str]:
         arguments = [queue.queue_arguments or {} for queue in self._queues.declared.values()]
         return iter(_DELAYED if any(each.get("x-queue-type") == "quorum" for each in arguments) else ())
-
-
-def most_priority(queue: Any) -> int:
-    """Return the highest priority that a kombu queue tells apart."""
-    return int((queue.queue_arguments or {}).get("x-max-priority") or queue.max_priority or 0)
 
 
 def _carried_in(message: Message, queue: str) -> CarriedMessage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
@@ -16,8 +16,9 @@ from anyjob.store import JobState, StoredJob
 from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.native_messages import CarriedMessage
+from anyjob_celery.overtaking import priority_steps, redis_levels
 from anyjob_celery.redis_wire import read_item
-from anyjob_celery.safety import Settings, priority_steps, restore_period_of, transport_option
+from anyjob_celery.safety import Settings, restore_period_of, transport_option
 from anyjob_redis import Moves, NativeKey, NativeLayout, NativePlaces, ParkedJobs, RedisShelf, connect
 
 __all__ = ["AppOnRedis"]
@@ -33,7 +34,7 @@ class AppOnRedis:
         self._client = connect(replace(config, options={}), connection.as_uri(include_password=True))
         # Its own name: `celery+redis://` under this namespace is another place.
         self.moves = Moves(self._client, f"{config.namespace}:native:{transport_option(conf, 'global_keyprefix', '')}")
-        self.levels = _levels_of(conf)
+        self.levels = redis_levels(conf)
         self.longest_eta = _visibility_timeout(conf) / 2  # held for longer than this, it would be delivered again
         self.close = self._client.close
 
@@ -123,13 +124,6 @@ def _carried_in(item: bytes, queue: str) -> CarriedMessage:
 
 def _visibility_timeout(conf: Settings) -> timedelta:
     return timedelta(seconds=float(transport_option(conf, "visibility_timeout", 3600)))
-
-
-def _levels_of(conf: Settings) -> Mapping[JobPriority, int]:
-    """Return each priority as the step that is nearest: the first step is sooner."""
-    steps = priority_steps(conf)
-    levels = sorted(JobPriority, reverse=True)
-    return {level: steps[round(number * (len(steps) - 1) / (len(levels) - 1))] for number, level in enumerate(levels)}
 
 
 _SEEN: Final = ALL_STATES - {JobState.RUNNING}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from anyjob_celery.overtaking import overtaking
+
 __all__ = [
     "REFUSED",
     "REMOTE_CONTROL",
     "SAFE",
     "Settings",
-    "priority_steps",
     "refusal_of",
     "restore_period_of",
     "risks_of",
@@ -92,11 +93,6 @@ def transport_option(conf: Settings, name: str, default: Any = None) -> Any:
     return (conf["broker_transport_options"] or {}).get(name, default)
 
 
-def priority_steps(conf: Settings) -> Sequence[int]:
-    """Return the priorities that kombu tells apart on Redis, the first is sooner."""
-    return list(transport_option(conf, "priority_steps", (0, 3, 6, 9)))
-
-
 def restore_period_of(conf: Settings) -> float:
     """Return every how many seconds kombu's Redis transport looks for what dead workers held."""
     from anyjob_celery.private_kombu import restore_period  # imports redis, which an application on RabbitMQ may lack
@@ -105,14 +101,13 @@ def restore_period_of(conf: Settings) -> float:
     return restore_period(float(interval), float(throttle))
 
 
-def risks_of(conf: Settings, transport: str) -> Sequence[str]:
-    """Return what our jobs risk in an application with these settings, each with the name of the setting.
+def risks_of(conf: Settings, transport: str, queues: Mapping[str, Any]) -> Sequence[str]:
+    """Return what our jobs risk in an application with these settings and kombu queues, each with the setting's name.
 
     What our task says for itself (late acknowledgement, no retries of Celery's own) is safe in any.
     """
-    return [
-        f"{each.setting}: {each.risk}" for each in (*_ANYWHERE, *_BY_TRANSPORT[transport]) if not each.is_safe(conf)
-    ]
+    found = [each for each in (*_ANYWHERE, *_BY_TRANSPORT[transport]) if not each.is_safe(conf)]
+    return [*(f"{each.setting}: {each.risk}" for each in found), *overtaking(conf, transport, queues)]
 
 
 class _Risk(NamedTuple):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
-from celery_natives import CHOSEN, WAITS, OwnApp, ReadSends, drained, own_app
+from celery_natives import CHOSEN, WAITS, OwnApp, ReadSends, drained, own_app, running_worker
 from rabbit import amqp_url
 
 from anyjob import JobFilter, JobManager, JobRegistry, JobState, UnsupportedCapabilityError, background_job
@@ -16,6 +17,7 @@ from anyjob.errors import InvalidOptionError
 from anyjob.loader import load_backend
 from anyjob.shelf import JobShelf
 from anyjob.testing.conformance.proxy import Proxy
+from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import read_url
 
 
@@ -116,6 +118,17 @@ def _killable(shop: OwnApp, kind: str, stack: ExitStack) -> _Killable:
     there = OwnApp(shop.name, f"amqp://{server.user}:{server.password}@127.0.0.1:{proxy.port}//", {})
     stack.callback(there.close)
     return _Killable(natives(there), proxy.cut)
+
+
+@pytest.mark.timeout(120)
+def test_what_a_worker_took_ahead_is_back_when_it_is_stopped(shop: OwnApp, tmp_path: Path) -> None:
+    sent = [shop.send(number, countdown=3600) for number in range(3)]
+    due = [each.due_at for each in shop.read().values()]
+    with running_worker(shop, tmp_path, "holds@here", "shop.send") as worker:
+        wait_until(lambda: not shop.read(), what="the worker to have all of them in its memory")
+        worker.terminate()
+        worker.wait()
+    assert {each.id: each.due_at for each in shop.read().values()} == dict(zip(sent, due, strict=True))
 
 
 @pytest.fixture

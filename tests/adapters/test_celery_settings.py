@@ -206,6 +206,33 @@ def test_mended_settings_are_not_told(shop: Celery) -> None:
     assert backend.capabilities.priority is Quality.EXACT
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"task_default_priority": 5, "task_queue_max_priority": 10}, "5 is sooner than our HIGH jobs (4) in celery"),
+        ({"task_routes": {"feeds.*": {"priority": 9}}, "task_queue_max_priority": 10}, "9 is sooner than our HIGH"),
+        ({"task_routes": [{"feeds.*": {"priority": 9}}], "task_queue_max_priority": 5}, "9 is sooner than our HIGH"),
+        ({"task_default_priority": 4, "task_queue_max_priority": 10}, None),
+        ({"task_default_priority": 5, "task_queue_max_priority": 4}, None),  # the broker takes it for 4
+        ({"task_default_priority": 5}, None),  # the queue has no priorities
+        ({"task_queue_max_priority": 10}, None),  # unset is 0, the last
+        ({"broker_url": "redis://host"}, "0 (unset) is the level of our HIGH jobs"),
+        ({"broker_url": "redis://host", "task_default_priority": 2}, "2 is the level of our HIGH jobs"),
+        ({"broker_url": "redis://host", "task_default_priority": 3}, None),
+    ],
+)
+def test_tasks_that_come_before_our_high_jobs_are_told(shop: Celery, settings: Any, told: str | None) -> None:
+    shop.conf.update({"broker_url": "amqp://host//", **settings})
+    risks = [
+        risk for risk in existing().risks if risk.startswith(("task_default_priority: ", "task_routes['feeds.*']: "))
+    ]
+    if told is None:
+        assert risks == []
+    else:
+        (risk,) = risks
+        assert told in risk
+
+
 def test_nothing_of_theirs_is_changed(shop: Celery) -> None:
     before, tasks = dict(shop.conf.items()), {*shop.tasks}
     app = existing().application(JobExecutor(JobRegistry()), stop_timeout=1.0)
