@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -11,10 +12,11 @@ from celery import Celery, chain
 from dramatiq import Broker, Message
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
+from migration.pairs import Servers
 from redis import Redis
 from rq import Queue, Retry
 
-__all__ = ["APPLICATIONS", "REPORT", "SEND_MAIL", "Application"]
+__all__ = ["APPLICATIONS", "REPORT", "SEND_MAIL", "Application", "application_on"]
 
 SEND_MAIL: Final = "shop.tasks.send_mail"
 REPORT: Final = "shop.tasks.report"
@@ -165,6 +167,13 @@ class DramatiqAmqpApplication(DramatiqApplication):
         .replace("dramatiq.brokers.redis", "dramatiq.brokers.rabbitmq")
         .replace("RedisBroker", "RabbitmqBroker")
     )
+
+
+def application_on(system: str, servers: Servers) -> Application:
+    """Return the application of that library and transport, on the tests' own server."""
+    kind = APPLICATIONS[system]
+    url = servers.url(f"any+{kind.transport}").partition("+")[2]
+    return kind(re.sub("//$", "/%2F", url))  # so each library's client understands the vhost
 
 
 APPLICATIONS: Final[Mapping[str, type[Application]]] = {

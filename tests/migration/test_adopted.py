@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from migration.applications import APPLICATIONS, REPORT, SEND_MAIL, Application
+from migration.applications import APPLICATIONS, REPORT, SEND_MAIL, Application, application_on
 from migration.pairs import LONG, Servers
 
 from anyjob import JobEnvelope, JobFilter, JobRegistry, JobState
@@ -106,8 +106,7 @@ class Shop:
 
 @pytest.fixture(params=APPLICATIONS)
 def shop(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> Iterator[Shop]:
-    kind = APPLICATIONS[request.param]
-    application = kind(servers.url(f"any+{kind.transport}").partition("+")[2])
+    application = application_on(request.param, servers)
     yield Shop(application, servers, tmp_path)
     application.close()
 

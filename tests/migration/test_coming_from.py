@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from migration.applications import APPLICATIONS, REPORT, SEND_MAIL, Application
+from migration.applications import REPORT, SEND_MAIL, Application, application_on
 from migration.pairs import Servers
 
 from anyjob import JobManager, JobRegistry
@@ -182,16 +182,13 @@ class Stage:
 
 @contextmanager
 def stage(system: str, servers: Servers, folder: Path) -> Iterator[Stage]:
-    kind = APPLICATIONS[system]
-    broker = servers.url(f"any+{kind.transport}").partition("+")[2]
-    library = system.partition("-")[0]
-    application = kind(broker)
+    application = application_on(system, servers)
     plain = {name: value for name, value in os.environ.items() if not name.startswith("ANYJOB_")}
     environment = {
         **plain,
         **application.environment(),
         "ANYJOB_NAMESPACE": f"come{secrets.token_hex(5)}",
-        "JOBS_URL": servers.url(f"{library}+{kind.transport}"),
+        "JOBS_URL": servers.url(f"{system.partition('-')[0]}+{application.transport}"),
         "NOTES": str(folder / "notes"),
         "PYTHONPATH": str(folder),
     }
