@@ -181,7 +181,7 @@ def risks_of_held(client: Redis, namespace: str) -> Sequence[str]:
         count = server.zcount(f"{namespace}:native:held:times", "-inf", server.time()[0])
     if not count:
         return ()
-    return [f"adopt: {count} messages are held by a move that was killed; `anyjob adopt` gives them back first. Run it"]
+    return [f"held: {count} messages are held for a move that was killed; begun anew, it gives them back"]
 
 
 def _digest(item: bytes) -> str:

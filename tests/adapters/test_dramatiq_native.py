@@ -110,13 +110,21 @@ class World:
             assert all(shelf.acknowledge(jobs))
         return [each.job.id for each in jobs]
 
+    def order(self, count: int) -> Sequence[Any]:
+        """Return the arguments of the messages that are there, as soon as there are so many."""
+        self.wait(count)
+        return [message.args[0] for message in self.look()]
+
     def work(self, count: int) -> Sequence[Any]:
-        """Have a worker of Dramatiq's run so many messages; return their arguments, in their order."""
+        """Have a worker of Dramatiq's run so many messages; return their arguments, sorted.
+
+        Before Dramatiq 2.0 a worker keeps no order among what it holds.
+        """
         worker = Worker(self.broker, worker_timeout=50, worker_threads=1)
         worker.start()
         wait_until(lambda: len(self.ran) >= count, timeout=20, what=f"{count} messages to run")
         worker.stop()
-        return list(self.ran)
+        return sorted(self.ran)
 
     def put(self, data: bytes) -> None:
         """Put bytes where messages are."""
@@ -260,6 +268,8 @@ def test_what_is_taken_is_gone_and_the_rest_is_run_in_its_order(world: World) ->
         world.send.send(number)
         world.other.send(f"kept{number}")
     world.take()
+    assert world.order(4) == ["kept0", "kept1", "kept2", "kept3"]
+    world.wait(4)
     assert world.work(4) == ["kept0", "kept1", "kept2", "kept3"]
 
 
@@ -267,6 +277,8 @@ def test_what_was_only_looked_at_is_run_in_its_order(world: World) -> None:
     for number in range(5):
         (world.send if number % 2 else world.other).send(number)
     assert len(world.look()) == 5
+    assert world.order(5) == [0, 1, 2, 3, 4]
+    world.wait(5)
     assert world.work(5) == [0, 1, 2, 3, 4]
 
 
@@ -282,6 +294,8 @@ def test_who_is_killed_loses_nothing(world: World) -> None:
     world.wait(5 if world.kind == "amqp" else 2)
     with world.natives().drain(JobFilter(states=TO_RUN), holder="killed", ahead=3) as again:
         assert len(list(again)) == 5
+    assert world.order(5) == [0, 1, 2, 3, 4]
+    world.wait(5)
     assert world.work(5) == [0, 1, 2, 3, 4]
 
 
@@ -343,7 +357,7 @@ def test_our_jobs_are_moved_and_the_applications_messages_stay_in_their_order(wo
     assert plain == sorted(plain)
     assert report.remaining == {JobState.ABANDONED: 0}
     world.wait(len(ours) + (1 if world.kind == "redis" else 0))  # on RabbitMQ what is for later isn't among them
-    assert len(world.look()) == len(ours) + 1
+    assert [message.args[0] for message in world.look()] == ["later", *range(len(ours))]
     assert world.work(len(ours)) == list(range(len(ours)))
     assert [message.args for message in world.look()] == [["later"]]  # it went back from the worker's memory
 

@@ -379,10 +379,10 @@ def test_what_a_killed_move_holds_is_told_by_the_doctor(world: World) -> None:
     world.enqueue(send, 1)
     context = world.backend.native_shelf(world.read, [world.name]).drain(JobFilter(), holder="x", ahead=1)
     next(context.__enter__())
-    assert not [risk for risk in world.backend.look_for_risks() if risk.startswith("adopt")]
+    assert not [risk for risk in world.backend.look_for_risks() if risk.startswith("held")]
     times = f"n{world.name}:rq:native:held:times"
     world.client.zadd(times, {world.client.zrange(times, 0, 0)[0]: 1})
-    (risk,) = [risk for risk in world.backend.look_for_risks() if risk.startswith("adopt")]
+    (risk,) = [risk for risk in world.backend.look_for_risks() if risk.startswith("held")]
     assert "1 messages" in risk
 
 
