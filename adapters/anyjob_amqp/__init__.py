@@ -1,6 +1,6 @@
 """What the adapters share that keep their jobs in RabbitMQ. Knows no job library."""
 
-from anyjob_amqp.capabilities import KnownQueues, capabilities_of
+from anyjob_amqp.capabilities import NATIVES_CAN, KnownQueues, capabilities_of
 from anyjob_amqp.links import Link, Links
 from anyjob_amqp.moves import MoveJournal
 from anyjob_amqp.publisher import Parcel, Publisher
@@ -14,6 +14,7 @@ __all__ = [
     "FRAME_HEADER",
     "JOB_QUEUE",
     "LEVELS",
+    "NATIVES_CAN",
     "AmqpAddress",
     "AmqpNames",
     "AmqpShelf",

@@ -11,7 +11,14 @@ from anyjob.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.store import JobState
 from anyjob_amqp.topology import AmqpNames
 
-__all__ = ["KnownQueues", "capabilities_of"]
+__all__ = ["NATIVES_CAN", "KnownQueues", "capabilities_of"]
+
+NATIVES_CAN: Final = Capabilities(
+    moving=frozenset({JobState.WAITING, JobState.SCHEDULED}),
+    counts={JobState.WAITING: Quality.APPROXIMATE},  # with jobs of ours in the same queues
+    durable=True,
+)
+"""What can be done with the messages in an application's own queues."""
 
 
 class KnownQueues:

@@ -101,8 +101,7 @@ class ExistingCeleryBackend(CeleryBackend):
         send_one_by_one(envelopes, send, self._errors, "Celery")
 
     def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:
-        can = replace(self.capabilities, moving=_NATIVE, listing=frozenset(), removal=frozenset(), counts={})
-        return self._on.native_shelf(self._queues.chosen(queues), read_natives(read), can, self.resend)
+        return self._on.native_shelf(self._queues.chosen(queues), read_natives(read), self.resend)
 
     def look_for_risks(self) -> Sequence[str]:
         if self.shelf is not None:

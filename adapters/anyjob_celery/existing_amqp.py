@@ -17,6 +17,7 @@ from anyjob.shelf import JobShelf
 from anyjob.store import JobState, StoredJob
 from anyjob_amqp import (
     LEVELS,
+    NATIVES_CAN,
     AmqpAddress,
     AmqpNames,
     AmqpShelf,
@@ -71,12 +72,15 @@ class AppOnAmqp:
 
     def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:
         """Return the shelf of our jobs in the application's queues."""
-        return self.native_shelf(self._queues, read_jobs(self._config.clock), can, resend)
+        return self._shelf(self._queues, read_jobs(self._config.clock), resend, can)
 
-    def native_shelf(
-        self, queues: Iterable[str], read: ReadCarried, can: Capabilities, resend: Callable[[JobEnvelope], None]
-    ) -> JobShelf:
+    def native_shelf(self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]) -> JobShelf:
         """Return the shelf of what `read` shows in these queues."""
+        return self._shelf(queues, read, resend, NATIVES_CAN)
+
+    def _shelf(
+        self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None], can: Capabilities
+    ) -> JobShelf:
         return AmqpShelf(
             self._links,
             self._publisher,

@@ -19,7 +19,17 @@ from anyjob_celery.native_messages import CarriedMessage
 from anyjob_celery.overtaking import priority_steps, redis_levels
 from anyjob_celery.redis_wire import read_item
 from anyjob_celery.safety import Settings, restore_period_of, transport_option
-from anyjob_redis import Moves, NativeKey, NativeLayout, NativePlaces, ParkedJobs, RedisShelf, connect
+from anyjob_redis import (
+    Moves,
+    NativeKey,
+    NativeLayout,
+    NativePlaces,
+    ParkedJobs,
+    RedisShelf,
+    connect,
+    risks_of_held,
+    shelf_of_natives,
+)
 
 __all__ = ["AppOnRedis"]
 
@@ -51,30 +61,20 @@ class AppOnRedis:
         )
 
     def risks(self) -> Iterable[str]:
-        """Tell what the server puts at risk."""
-        return ()
+        """Tell what the server puts at risk. Raises `EnqueueError`."""
+        return risks_of_held(self._client, self._config.namespace)
 
     def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:
         """Return the shelf of our jobs in the application's queues."""
-        return self._shelf(self._queues, read_jobs(self._config.clock), can, resend)
+        client, namespace, clock = self._client, self._config.namespace, self._config.clock
+        places = NativePlaces(client, namespace, _AppLists(self._conf, self._queues, read_jobs(clock)), clock)
+        parked = ParkedJobs(client, namespace, clock)
+        return RedisShelf(parked, places, resend=resend, clock=clock, capabilities=can)
 
-    def native_shelf(
-        self, queues: Iterable[str], read: ReadCarried, can: Capabilities, resend: Callable[[JobEnvelope], None]
-    ) -> JobShelf:
+    def native_shelf(self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]) -> JobShelf:
         """Return the shelf of what `read` shows in these queues."""
-        return self._shelf(queues, read, replace(can, listing=can.moving, removal=can.moving), resend)
-
-    def _shelf(
-        self, queues: Iterable[str], read: ReadCarried, can: Capabilities, resend: Callable[[JobEnvelope], None]
-    ) -> JobShelf:
-        config, client = self._config, self._client
-        return RedisShelf(
-            ParkedJobs(client, config.namespace, config.clock),
-            NativePlaces(client, config.namespace, _AppLists(self._conf, queues, read), config.clock),
-            resend=resend,
-            clock=config.clock,
-            capabilities=can,
-        )
+        lists = _AppLists(self._conf, queues, read)
+        return shelf_of_natives(self._client, self._config.namespace, lists, resend=resend, clock=self._config.clock)
 
 
 class _AppLists(NativeLayout):

@@ -211,7 +211,7 @@ class AmqpSource(JobSource):
         if len(self._consumed) == 1 and self._limits_channels:
             try:
                 channel.basic_qos(prefetch_count=self._threads, global_qos=True)
-            except AMQPError:  # RabbitMQ 4.3 and later may refuse, and close what we asked over
+            except AMQPError:  # a RabbitMQ may refuse, and close what we asked over
                 self._limits_channels = False
                 raise
         self._consumed[queue] = channel.basic_consume(self._native(queue), partial(self._on_message, queue))

@@ -18,7 +18,7 @@ from anyjob.errors import ConfigurationError
 from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
 from anyjob.store import JobState, StoredJob
-from anyjob_amqp import LEVELS, AmqpAddress, AmqpShelf, Links, Publisher
+from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpShelf, Links, Publisher
 from anyjob_dramatiq.amqp_backend import names_of
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.names import root_of
@@ -167,7 +167,7 @@ class _OnAmqp(ExistingBroker):
         return self._shelf(_Named(self.queues_of_jobs), self.read_job, resend, self.capabilities)
 
     def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobShelf:
-        return self._shelf(queues, self.reader_of_natives(read), resend, _NATIVES_CAN)
+        return self._shelf(queues, self.reader_of_natives(read), resend, NATIVES_CAN)
 
     def close(self) -> None:
         self._links.close()
@@ -231,4 +231,3 @@ _CAN: Final = Capabilities(
     durable=True,
     exact_loss_count=False,
 )
-_NATIVES_CAN: Final = Capabilities(moving=_TO_RUN, counts={JobState.WAITING: Quality.APPROXIMATE}, durable=True)
