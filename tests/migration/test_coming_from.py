@@ -113,15 +113,19 @@ class Operator:
         file.write_text(text)
 
     def run(self, command: str) -> None:
-        argv = [sys.executable, "-m", *shlex.split(command)]
-        if argv[3] == "worker":
-            self.start("jobs", argv)
+        if " worker" in command:
+            self.start("jobs", [sys.executable, "-m", *shlex.split(command)])
             return
+        self.said.append((command, self.ask(command)))
+
+    def ask(self, command: str) -> str:
+        """Run a command to its end; return what it said."""
+        argv = [sys.executable, "-m", *shlex.split(command)]
         done = subprocess.run(
             argv, env=self._environment, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, (argv, done.stdout, done.stderr)
-        self.said.append((command, done.stdout))
+        return done.stdout
 
     def start_native(self) -> None:
         self.start(
@@ -256,3 +260,27 @@ def _moved(operator: Operator) -> int:
     found = re.search(r"moved (\d+) ", said)
     assert found is not None, said
     return int(found[1])
+
+
+def test_jobs_in_the_workers_that_are_there(servers: Servers, tmp_path: Path) -> None:
+    with stage("celery-redis", servers, tmp_path) as made:
+        operator = made.operator
+        for language, text in STEPS[1:3]:
+            operator.write(language, text.replace('default = "jobs"', 'default = "tasks"'))
+        wait_until(lambda: "discard our jobs" in operator.ask("anyjob doctor"), timeout=60, what="the warning")
+
+        operator.stop("native")
+        made.producer.send_old(A_SECOND)
+        tasks = tmp_path / "shop" / "tasks.py"
+        tasks.write_text(tasks.read_text() + '\napp.conf.imports = ("anyjob_celery.app",)\n')
+        served = made.noted().total()
+        operator.start_native()
+        wait_until(lambda: made.noted().total() > served, timeout=60, what="the worker")
+        assert "discard our jobs" not in operator.ask("anyjob doctor")
+
+        operator.stop("native")
+        made.producer.send_old(A_SECOND)
+        operator.run(f"anyjob adopt tasks --task {SEND_MAIL}=mail.send")
+        assert _moved(operator) > 0
+        operator.start_native()
+        made.everything_ran_once()
