@@ -23,8 +23,7 @@ RANGES = {extra: [each for each in EXTRAS[extra] if "<" in each] for extra in ("
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(anyjob.__path__, "anyjob.")
-    if name
-    not in ("anyjob.__main__", "anyjob.cli.commands", "anyjob.cli.doctor", "anyjob.cli.migrate", "anyjob.cli.process")
+    if name != "anyjob.__main__" and not name.startswith("anyjob.cli.")  # which need libraries of their own
 ]
 
 
