@@ -14,6 +14,7 @@ from anyjob import (
     StoreBackend,
     background_job,
 )
+from anyjob.backend import JobBackend
 from anyjob.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.clock import SystemClock
 from anyjob.envelope import JobEnvelope
@@ -89,13 +90,13 @@ class _App(StoreBackend):
 class Jobs:
     """Two backends, and a job of each kind that notes its arguments."""
 
-    def __init__(self, *messages: NativeMessage) -> None:
+    def __init__(self, *messages: NativeMessage, new: JobBackend | None = None) -> None:
         self.ran: list[Any] = []
         self.clock = FakeClock(NOW)
         self.registry = JobRegistry()
         self.app = _App(messages)
         self.manager = JobManager(
-            {"app": self.app, "new": StoreBackend(InMemoryJobStore(self.clock), CAN)},
+            {"app": self.app, "new": new or StoreBackend(InMemoryJobStore(self.clock), CAN)},
             registry=self.registry,
             default="new",
             clock=self.clock,

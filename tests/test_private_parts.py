@@ -88,6 +88,23 @@ class TestKombu:
         assert list(channel.next_queues()) == ["mail"]
         channel.end_turn("mail")
 
+    def test_a_queue_has_a_list_for_each_step(self) -> None:
+        from kombu.transport import redis
+
+        channel: Any = channel_on(FakeServer())
+        channel.priority_steps, channel.sep = (0, 3), ":"
+        assert channel.lists_of("mail") == ["mail", "mail:3"]
+        assert parameters(redis.Channel._size) == ["self", "queue"]
+
+    def test_what_was_delivered_is_noted_and_can_be_forgotten(self) -> None:
+        from kombu.transport import virtual
+
+        qos = of_kombu.QoSParts(SimpleNamespace(do_restore=False))
+        virtual.QoS.append(qos, "message", "tag")
+        assert qos._delivered == {"tag": "message"}
+        qos.forget_delivered()
+        assert qos._delivered == {}
+
     def test_kombu_looks_for_what_the_dead_held_when_it_says(self) -> None:
         from kombu.transport import redis
 

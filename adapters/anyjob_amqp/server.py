@@ -49,13 +49,12 @@ class RabbitServer:
 
     def risk_of_quorum(self, queues: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         """Tell in which quorum queues, by their arguments, jobs get lost that are delivered often."""
-        if self.drops_after is None:
-            return
         for name, arguments in queues.items():
-            if not {"x-delivery-limit", "x-dead-letter-exchange"} & arguments.keys():
+            limit = arguments.get("x-delivery-limit", self.drops_after)
+            if limit is not None and limit >= 0 and "x-dead-letter-exchange" not in arguments:
                 yield (
                     f"queue {name}: RabbitMQ {self.version} drops from a quorum queue, in silence, what was delivered "
-                    f"{self.drops_after + 1} times; each end of a worker that holds a job counts, begun or not. Give "
+                    f"{limit + 1} times; each end of a worker that holds a job counts, begun or not. Give "
                     "it a dead-letter exchange, or no limit: x-delivery-limit -1, or a policy with delivery-limit -1, "
                     "which can't be seen from here"
                 )

@@ -29,7 +29,8 @@ from anyjob_celery.existing_redis import AppOnRedis
 from anyjob_celery.fence import IS_HELD
 from anyjob_celery.frame import TASK, headers_of
 from anyjob_celery.overtaking import task_priorities
-from anyjob_celery.safety import Settings, risks_of
+from anyjob_celery.safety import risks_of
+from anyjob_celery.settings import Settings
 from anyjob_celery.stopping import StopFlag, TellJobs
 from anyjob_celery.task import JobTask
 
@@ -162,7 +163,6 @@ def _knows_our_task(tasks: Any) -> bool:
 
 _ANSWER: Final = 1.0
 _PARKED: Final = frozenset({JobState.ABANDONED})
-_NATIVE: Final = frozenset({JobState.WAITING, JobState.SCHEDULED})
 
 _CAN: Final = Capabilities(
     delay=Quality.APPROXIMATE,

@@ -31,8 +31,8 @@ from anyjob_amqp import (
 from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
 from anyjob_celery.native_messages import CarriedMessage
 from anyjob_celery.overtaking import most_priority
-from anyjob_celery.safety import Settings
 from anyjob_celery.server import risks_of_existing
+from anyjob_celery.settings import Settings
 
 __all__ = ["AppOnAmqp"]
 

@@ -75,10 +75,23 @@ class AppQueues:
     def chosen(self, names: Collection[str] | None) -> Iterable[str]:
         """Return these; None: all that the application itself sends to."""
         if names is None:
-            return sorted({*self.declared, self.default})
+            return sorted({*self.declared, self.default, *self._routed()})
         for name in names:
             self.refuse_missing(name)
         return sorted(names)
+
+    def _routed(self) -> Iterator[str]:
+        """Return the queues that routes and tasks name: Celery makes them when something is sent to them."""
+        routes = self._app.conf["task_routes"] or ()
+        for each in routes if isinstance(routes, list | tuple) else [routes]:
+            pairs = each.items() if isinstance(each, Mapping) else each if isinstance(each, list | tuple) else ()
+            for _, route in pairs:
+                queue = route.get("queue") if isinstance(route, Mapping) else route
+                if queue is not None:
+                    yield str(getattr(queue, "name", queue))
+        for task in self._app.tasks.values():
+            if (queue := getattr(task, "queue", None)) is not None:
+                yield str(getattr(queue, "name", queue))
 
     def refuse_missing(self, name: str) -> None:
         """Raise `InvalidOptionError` if the application has no such queue, and makes none."""

@@ -18,7 +18,8 @@ from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.native_messages import CarriedMessage
 from anyjob_celery.overtaking import priority_steps, redis_levels
 from anyjob_celery.redis_wire import read_item
-from anyjob_celery.safety import Settings, restore_period_of, transport_option
+from anyjob_celery.safety import restore_period_of
+from anyjob_celery.settings import Settings, transport_option
 from anyjob_redis import (
     Moves,
     NativeKey,

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 from anyjob.envelope import JobPriority
 from anyjob_amqp import LEVELS
+from anyjob_celery.settings import Settings, transport_option
 
 __all__ = ["most_priority", "overtaking", "priority_steps", "redis_levels", "task_priorities"]
-
-Settings = Mapping[str, Any]
 
 
 def overtaking(conf: Settings, transport: str, queues: Mapping[str, Any]) -> Sequence[str]:
@@ -40,7 +39,7 @@ def most_priority(queue: Any) -> int:
 
 def priority_steps(conf: Settings) -> Sequence[int]:
     """Return the priorities that kombu tells apart on Redis, the first is sooner."""
-    return list((conf["broker_transport_options"] or {}).get("priority_steps", (0, 3, 6, 9)))
+    return list(transport_option(conf, "priority_steps", (0, 3, 6, 9)))
 
 
 def redis_levels(conf: Settings) -> Mapping[JobPriority, int]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from kombu.transport import redis
 
-__all__ = ["ChannelParts", "restore_period"]
+__all__ = ["ChannelParts", "QoSParts", "restore_period"]
 
 
 def restore_period(interval: float, throttle: float) -> float:
@@ -21,6 +21,14 @@ def restore_period(interval: float, throttle: float) -> float:
     """
     is_heeded = hasattr(redis.Channel, "unacked_restore_interval")
     return interval * throttle if is_heeded else _BEFORE_THE_OPTIONS
+
+
+class QoSParts(redis.QoS):
+    """What kombu's channel notes of the messages that were delivered over it."""
+
+    def forget_delivered(self) -> None:
+        """Nothing of it is to be acknowledged over this channel."""
+        self._delivered.clear()
 
 
 class ChannelParts(redis.Channel):
@@ -63,6 +71,17 @@ class ChannelParts(redis.Channel):
     def deliver(self, payload: Any, queue: str) -> None:
         """Hand a message to the queue's consumer."""
         self.connection._deliver(payload, queue)  # noqa: SLF001
+
+    def lists_of(self, queue: str) -> Sequence[str]:
+        """Return the keys of a queue's lists, one for each step of priority."""
+        return [self._q_for_pri(queue, step) for step in self.priority_steps]
+
+    def size_of(self, queue: str) -> int:
+        """Return how many messages a queue has."""
+        return int(super()._size(queue))
+
+    def _size(self, queue: str) -> int:
+        return self.size_of(queue)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         # Before kombu 5.6 this had a default of 1 s instead.

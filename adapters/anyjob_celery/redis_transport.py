@@ -21,7 +21,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from anyjob.log import JobLogger
 from anyjob_celery.frame import ForeignMessageError
-from anyjob_celery.private_kombu import ChannelParts
+from anyjob_celery.private_kombu import ChannelParts, QoSParts
 from anyjob_celery.redis_messages import HeldMessages
 from anyjob_celery.redis_wire import read_item
 
@@ -81,7 +81,7 @@ def _as_kombu_has_it(taken: _Taken) -> dict[str, Any]:
     }
 
 
-class JobQoS(redis.QoS):
+class JobQoS(QoSParts):
     """Counts what is held; `HeldMessages` holds it, so that a job outlives the channel its message came over."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
@@ -103,7 +103,7 @@ class JobQoS(redis.QoS):
         part = self.channel.anyjob
         if part.stop.is_set():  # else the connection was lost, and running jobs are still ours
             part.held.give_back_all()
-        self._delivered.clear()
+        self.forget_delivered()
 
     def restore_visible(self, *_: Any, **__: Any) -> None:
         """Do nothing: `HeldMessages.tend` does it."""
@@ -133,11 +133,11 @@ class JobChannel(ChannelParts):
         except ResponseError as error:  # nothing but the replies to control commands needs it
             logger.warning("not bound exchange=%s: %s", exchange, error)
 
-    def _size(self, queue: str) -> int:
+    def size_of(self, queue: str) -> int:
         """Count without a transaction, which a full server refuses; what is no list has no messages."""
         with self.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-            for level in self.priority_steps:
-                pipe.llen(self._q_for_pri(queue, level))
+            for each in self.lists_of(queue):
+                pipe.llen(each)
             return sum(size for size in pipe.execute(raise_on_error=False) if isinstance(size, int))
 
     def start_taking(self, timeout: float) -> None:

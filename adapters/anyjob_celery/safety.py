@@ -6,16 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from anyjob_celery.overtaking import overtaking
+from anyjob_celery.settings import Settings, transport_option
 
 __all__ = [
     "REFUSED",
     "REMOTE_CONTROL",
     "SAFE",
-    "Settings",
     "refusal_of",
     "restore_period_of",
     "risks_of",
-    "transport_option",
 ]
 
 # Each of these, as Celery has it by default, loses, repeats or leaks something.
@@ -76,8 +75,6 @@ REMOTE_CONTROL: Final = (
     "else use False"
 )
 
-Settings = Mapping[str, Any]
-
 
 def refusal_of(worker: Any) -> str | None:
     """Return why a worker of ours must not run as its command line says; None if it may."""
@@ -86,11 +83,6 @@ def refusal_of(worker: Any) -> str | None:
     if worker.pool_cls.__module__ not in _POOLS:
         return f"--pool: {worker.pool_cls.__module__} is none of prefork, threads, solo"
     return None
-
-
-def transport_option(conf: Settings, name: str, default: Any = None) -> Any:
-    """Return one of `broker_transport_options`."""
-    return (conf["broker_transport_options"] or {}).get(name, default)
 
 
 def restore_period_of(conf: Settings) -> float:

@@ -72,7 +72,7 @@ def on_amqp(read: Read) -> ReadMessage:
 
     def read_message(message: Message, _state: JobState, queue: str) -> StoredJob | None:
         if fault_in(message.headers):
-            return None  # no worker reads it either
+            return None  # no worker reads it either, and it can't be told whose it is
         return read(q_name(queue), f"unnamed-{message.delivery_tag}", body_of(message))
 
     return read_message

@@ -8,6 +8,7 @@ from redis import Redis
 
 from anyjob.backend import MoveMemory
 from anyjob.envelope import JobEnvelope
+from anyjob.natives import ADOPTED_HEADER
 from anyjob_redis.connection import translated
 
 __all__ = ["MOVED", "Moves"]
@@ -38,8 +39,9 @@ class Moves(MoveMemory):
 
     @staticmethod
     def mark(envelope: JobEnvelope) -> str:
-        """Return what tells a job from a later one that was given the same id."""
-        return f"{envelope.id} {envelope.created_at.timestamp()}"
+        """Return what tells a job from a later one that was given the same id; the same whenever it is read."""
+        made = "adopted" if ADOPTED_HEADER in envelope.headers else envelope.created_at.timestamp()
+        return f"{envelope.id} {made}"
 
     def begin(self, move: str) -> None:
         with translated(), self._client.pipeline() as pipe:

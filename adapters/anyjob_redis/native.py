@@ -19,6 +19,7 @@ from redis import Redis
 from anyjob.capabilities import Capabilities, Quality
 from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, JobIds
+from anyjob.log import JobLogger
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.native_scripts import ACKNOWLEDGE, GIVE_BACK, HELD, HOLD, INDEX_PAST, LAPSE
@@ -29,6 +30,8 @@ from anyjob_redis.scripts import FITS, SLICE, register
 from anyjob_redis.shelf import RedisShelf
 
 __all__ = ["NativeKey", "NativeLayout", "NativePlaces", "risks_of_held", "shelf_of_natives"]
+
+logger = JobLogger("anyjob.worker")
 
 
 class NativeKey(Struct, frozen=True):
@@ -113,8 +116,11 @@ class NativePlaces(Places):
             self._give_back(self._keys, tags[first : first + SLICE])
 
     def recover(self) -> None:
-        while self._lapse(self._keys, [SLICE]):
-            pass
+        lapsed = 1
+        while lapsed:
+            lapsed, stay = self._lapse(self._keys, [SLICE])
+            if stay:
+                logger.warning("held on: %d messages can't go back, for their key is of another type", stay)
 
     def _walk_set(self, key: NativeKey, after: str) -> Iterator[Seen]:
         for found in due_after(self._client, key.key, after):
@@ -161,7 +167,9 @@ class NativePlaces(Places):
                 if _digest(items[number]) == digest:
                     return first + number + 1
             last = first - 1
-        return 0
+        after_it = int(position or 0) + 1  # something was put in front meanwhile
+        found = (number for number, item in enumerate(self._slice(key, after_it), after_it) if _digest(item) == digest)
+        return next(found, -1) + 1
 
 
 def shelf_of_natives(

@@ -80,6 +80,7 @@ local function give_back(tag)
         redis.call(push_of[kind], key, item) -- what was before it is gone, so it is in front
     end
     let_go(tag)
+    return true
 end
 """
 )
@@ -102,11 +103,17 @@ for i = #ARGV, 1, -1 do give_back(ARGV[i]) end
 return wrong
 """
 
-# limit. Gives back what was held for too long, what was taken last before the rest; returns how many went.
+# limit. Gives back what was held for too long, what was taken last before the rest; returns how many there were, and
+# how many could not go, which are tried again in a minute.
 LAPSE: Final = """
-local lapsed = redis.call('ZREVRANGEBYSCORE', times, now, '-inf', 'LIMIT', 0, ARGV[1])
-for _, tag in ipairs(lapsed) do give_back(tag) end
-return wrong or #lapsed
+local lapsed, stay = redis.call('ZREVRANGEBYSCORE', times, now, '-inf', 'LIMIT', 0, ARGV[1]), 0
+for _, tag in ipairs(lapsed) do
+    if not give_back(tag) then
+        redis.call('ZADD', times, now + 60, tag)
+        stay = stay + 1
+    end
+end
+return {#lapsed, stay}
 """
 
 # kind, key, item, its index when nobody else touched the list. Returns the index of what follows it; 0 if it is gone.

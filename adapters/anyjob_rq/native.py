@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,6 +13,7 @@ from rq import Queue
 from rq.job import Job
 from rq.registry import ScheduledJobRegistry
 from rq.results import Result
+from rq.scheduler import RQScheduler
 
 from anyjob.natives import NativeMessage, ReadNative
 from anyjob.store import StoredJob
@@ -60,7 +63,13 @@ class RQNatives(NativeLayout):
             answers = pipe.execute(raise_on_error=False)  # a key may be of another type
         due = self._client.zmscore(place.key, items) if place.kind == "zset" else [None] * len(items)
         found = zip(items, answers[::2], answers[1::2], due, strict=True)
-        return [self._shown(place.queue, *each) for each in found]
+        is_scheduled = place.kind == "zset" and self._is_scheduled(place.queue)
+        soon = time.time() + _MARGIN if is_scheduled else -math.inf
+        return [None if each[-1] is not None and each[-1] < soon else self._shown(place.queue, *each) for each in found]
+
+    def _is_scheduled(self, queue: str) -> bool:
+        """Whether a scheduler of RQ's runs: it may have read what is due, and would enqueue it though it is gone."""
+        return bool(self._client.exists(RQScheduler.get_locking_key(queue)))
 
     def _known(self) -> Sequence[str]:
         prefix = Queue.redis_queue_namespace_prefix
@@ -74,6 +83,11 @@ class RQNatives(NativeLayout):
             return None  # an id without a job, which RQ passes over; or a job of ours, of whatever namespace
         call, headers = _call_in(data, fields), _headers_in(fields)
         unfit = call.obstacle or _obstacle_in(fields) or (_HAS_DEPENDENTS if has_dependents else None)
+        due_at = None
+        try:
+            due_at = None if due is None else datetime.fromtimestamp(due, UTC)
+        except (ValueError, OverflowError, OSError):
+            unfit = f"RQ has it as due at {due!r}, which is no time."
         if isinstance(headers, str):
             unfit, headers = unfit or headers, {}
         return self._read(
@@ -84,7 +98,7 @@ class RQNatives(NativeLayout):
                 args=() if unfit else call.args,
                 kwargs={} if unfit else call.kwargs,
                 created_at=_moment(fields.get(b"created_at", b"")),
-                due_at=None if due is None else datetime.fromtimestamp(due, UTC),
+                due_at=due_at,
                 tries=_number(fields.get(b"number_of_retries", b"")),
                 headers=headers,
                 obstacle=unfit,
@@ -126,9 +140,10 @@ def _moment(text: bytes) -> datetime | None:
 
 
 def _number(text: bytes) -> int:
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdigit() and len(text) < 10 else 0
 
 
+_MARGIN: Final = 5.0
 _JOB: Final = Job.redis_job_namespace_prefix.encode()
 _HAS_DEPENDENTS: Final = "Other jobs depend on it."
 _NO_HEADERS: Final = "Its meta holds more than texts by name, and headers don't."

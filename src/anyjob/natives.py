@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
+from anyjob.envelope import RESERVED_HEADER_PREFIX
 from anyjob.store import StoredJob
 
-__all__ = ["NativeJob", "NativeMessage", "ReadNative"]
+__all__ = ["ADOPTED_HEADER", "NativeJob", "NativeMessage", "ReadNative"]
+
+ADOPTED_HEADER: Final = f"{RESERVED_HEADER_PREFIX}adopted"
+"""In a job that was a native message: its task. When such a job was made, nobody may know; its id is the message's."""
 
 
 class NativeMessage(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,8 @@ The extras in pyproject.toml are the one table of what is supported; it is read 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Final
 
@@ -31,14 +32,21 @@ def check_versions(extra: str) -> None:
 
 def _installed(extra: str) -> Iterator[tuple[str, str, str]]:
     """Yield the libraries of an extra that are installed: name, supported range, version."""
-    for requirement in metadata.requires("anyjob") or ():
+    for requirement in _requirements():
         found = _REQUIREMENT.fullmatch(requirement)
         if found is not None and found["extra"] == extra:
             wanted = ",".join(sorted(found["wanted"].split(","), reverse=True))  # as one reads it, the floor first
-            try:
-                yield found["library"], wanted, metadata.version(found["library"])
-            except metadata.PackageNotFoundError:
-                continue
+            with suppress(metadata.PackageNotFoundError):
+                version: str | None = metadata.version(found["library"])
+                if version is not None:  # as of what a half removed library left behind
+                    yield found["library"], wanted, version
+
+
+def _requirements() -> Sequence[str]:
+    try:
+        return metadata.requires("anyjob") or ()
+    except metadata.PackageNotFoundError:  # a copy that nobody installed
+        return ()
 
 
 def _is_within(version: str, wanted: str) -> bool:

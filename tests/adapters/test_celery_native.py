@@ -16,6 +16,7 @@ from celery_natives import OwnApp, own_app
 from kombu.utils.json import register_type
 
 from anyjob.natives import NativeMessage
+from anyjob_celery.existing_queues import AppQueues
 
 TOMORROW = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
@@ -55,6 +56,17 @@ def test_a_message_is_read_where_it_is(shop: OwnApp) -> None:
     assert {each.id: each.queue for each in shop.read().values()} == {low: shop.name, mail: shop.mail}
     assert [*shop.read(shop.mail)] == [mail]
     assert [*shop.read(f"{shop.name}.nowhere")] == []
+
+
+def _do_nothing() -> None: ...
+
+
+def test_queues_that_routes_and_tasks_name_are_looked_into(kind: str) -> None:
+    with own_app(kind) as shop:
+        routed, named, plain = (f"{shop.name}.{each}" for each in ("routed", "named", "plain"))
+        shop.app.conf.task_routes = ({"shop.*": {"queue": routed}}, [("mail.*", plain)], lambda *_, **__: None)
+        shop.app.task(name="shop.named", queue=named)(_do_nothing)
+        assert {shop.name, routed, named, plain} <= {*AppQueues(shop.app, shop.backend().config).chosen(None)}
 
 
 @pytest.mark.parametrize(

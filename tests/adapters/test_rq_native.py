@@ -21,6 +21,7 @@ from rq import Callback, Queue, Repeat, Retry, SimpleWorker
 from rq.group import Group
 from rq.job import Job
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry
+from rq.scheduler import RQScheduler
 from servers import redis_url
 
 from anyjob.backend import BackendConfig
@@ -176,6 +177,25 @@ def test_what_is_due_later_keeps_its_time(world: World) -> None:
     assert world.queue.name in {message.queue for message in found.values()}
     assert len(world.take()) == 3
     assert world.there() == []
+
+
+def test_what_a_running_scheduler_may_have_in_its_hands_is_left_to_it(world: World) -> None:
+    soon, later = (world.queue.enqueue_in(timedelta(seconds=each), send, each, job_id=world.id()) for each in (2, 60))
+    scheduler = RQScheduler([world.queue], connection=world.client)
+    scheduler.acquire_locks()
+    assert world.take() == [later.id]
+    scheduler.release_locks()
+    assert world.take() == [soon.id]
+
+
+@pytest.mark.parametrize("score", ["1.7e15", "inf", "-inf"])
+def test_a_due_time_that_is_none_is_an_obstacle(world: World, score: str) -> None:
+    job = world.queue.enqueue_in(timedelta(hours=1), send, 1, job_id=world.id())
+    other = world.enqueue(send, 2)
+    world.client.zadd(f"rq:scheduled:{world.name}", {job.id: score})
+    found = {message.id: message.obstacle for message in world.look()}
+    assert found == {job.id: f"RQ has it as due at {float(score)!r}, which is no time.", other.id: None}
+    assert world.take() == [other.id]
 
 
 def test_tries_are_told_if_rq_counts_them(world: World) -> None:

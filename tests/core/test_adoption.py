@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, TypedDict
+from uuid import UUID
 
 import msgspec
 import pytest
 from msgspec import Struct
 from native_app import NOW, Jobs, message
+from pydantic import BaseModel
 
 from anyjob import (
     JobPriority,
@@ -19,6 +21,7 @@ from anyjob import (
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import EnqueueError, UnknownJobError, UnsupportedCapabilityError
 from anyjob.migration import MigrationError
+from anyjob.natives import ADOPTED_HEADER
 from anyjob.store import JobState
 
 
@@ -33,6 +36,13 @@ class Renamed(Struct, rename="camel"):
 
 
 class Typed(TypedDict):
+    order: int
+
+
+class Sub(Typed): ...
+
+
+class Model(BaseModel):
     order: int
 
 
@@ -66,7 +76,8 @@ def test_due_time_tries_headers_and_the_time_of_its_making_are_kept() -> None:
     assert {(each.state, each.moved) for each in report.groups} == {(JobState.SCHEDULED, 1), (JobState.WAITING, 1)}
     later, past = sorted(jobs.kept(), key=lambda each: each.id)
     assert (later.due_at, later.first_due_at) == (NOW + timedelta(hours=1), NOW + timedelta(hours=1))
-    assert (later.try_count, later.headers, later.created_at) == (2, {"trace": "x"}, made)
+    assert (later.try_count, later.created_at) == (2, made)
+    assert later.headers == {"trace": "x", ADOPTED_HEADER: "shop.send"}
     assert (past.due_at, past.first_due_at) == (None, NOW)
 
 
@@ -117,6 +128,10 @@ def test_other_tasks_are_foreign_and_stay_in_their_order() -> None:
         (Renamed, {"kwargs": {"order_id": 4}}, Renamed(4)),
         (Typed, {"kwargs": {"order": 4}}, {"order": 4}),
         (Typed, {"args": [{"order": 4}]}, {"order": 4}),
+        (Model, {"kwargs": {"order": 4}}, Model(order=4)),
+        (datetime, {"args": ["2026-11-28T12:00:00Z"]}, NOW),
+        (datetime, {"args": [NOW]}, NOW),
+        (UUID, {"args": [UUID(int=7)]}, UUID(int=7)),
         (int, {"args": [7]}, 7),
         (list[int], {"args": [[7]]}, [7]),
         (Any, {"args": [{"any": "thing"}]}, {"any": "thing"}),
@@ -131,10 +146,19 @@ def test_a_job_of_one_object_takes_its_fields_or_all_of_it(args_type: Any, field
     assert jobs.ran == [expected]
 
 
-@pytest.mark.parametrize("fields", [{"args": [1, 2]}, {"kwargs": {"x": 1}}, {"args": ["x"]}])
-def test_a_job_of_one_number_takes_no_other_call(fields: Any) -> None:
+@pytest.mark.parametrize(
+    ("args_type", "fields"),
+    [
+        (int, {"args": [1, 2]}),
+        (int, {"kwargs": {"x": 1}}),
+        (int, {"args": ["x"]}),
+        *((each, {"kwargs": {"order": 1, "typo": 2}}) for each in (Model, Typed, Sub)),
+        *((each, {"args": [{"order": 1, "typo": 2}]}) for each in (Model, Typed, Sub)),
+    ],
+)
+def test_a_job_of_one_object_takes_no_other_call(args_type: Any, fields: Any) -> None:
     jobs = Jobs(message(**fields))
-    jobs.take(int)
+    jobs.take(args_type)
     report = jobs.adopt({"shop.send": "mail.send"})
     assert (report.moved, report.left) == (0, 1)
 

@@ -69,5 +69,8 @@ def adopt(
         dry_run=dry_run,
         file=report,
     )
+    if not done.read:
+        where = ", ".join(queues) or "the queues that its application names"
+        click.echo(f"Nothing of {source!r} waits in {where}; look into others with --queue.")
     if done.left or not done.is_balanced:
         sys.exit(ExitCode.FAILED)

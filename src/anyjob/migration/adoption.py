@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from anyjob.backend import MoveMemory
@@ -14,7 +16,7 @@ from anyjob.clock import Clock
 from anyjob.envelope import MAX_COUNT, JobEnvelope, write_envelope
 from anyjob.errors import AnyjobError, InvalidArgsError
 from anyjob.moments import plain_moment
-from anyjob.natives import NativeJob, NativeMessage
+from anyjob.natives import ADOPTED_HEADER, NativeJob, NativeMessage
 from anyjob.options import EnqueueOptions
 from anyjob.registry import JobConfiguration
 from anyjob.shelf import JobShelf
@@ -81,6 +83,7 @@ class NativeReader:
             job,
             created_at=job.created_at if message.created_at is None else plain_moment(message.created_at),
             try_count=min(message.tries, MAX_COUNT),
+            headers={**job.headers, ADOPTED_HEADER: message.task[:_LONGEST_NAME]},
         )
 
 
@@ -92,7 +95,7 @@ def _bind(configuration: JobConfiguration, message: NativeMessage) -> Any:
     job, wanted, args, kwargs = configuration.job, configuration.args_type, message.args, message.kwargs
     if isinstance(job, JobFunction) and wanted is not Any:
         return job.bind(tuple(args), kwargs)
-    takes_fields = isinstance(wanted, type) and wanted.__module__ != "builtins"
+    takes_fields = _has_fields(wanted)
     if len(args) == 1 and not kwargs and (not takes_fields or isinstance(args[0], dict)):
         return args[0]
     if wanted is Any and not args:
@@ -100,6 +103,26 @@ def _bind(configuration: JobConfiguration, message: NativeMessage) -> Any:
     if not takes_fields:
         raise InvalidArgsError(f"{configuration.name} takes one argument; {len(args) + len(kwargs)} given")
     try:
+        if _is_model(wanted):  # which ignores what it has no field for
+            inspect.signature(wanted).bind(*args, **kwargs)
         return wanted(*args, **kwargs)
     except Exception as error:  # also what a __post_init__ or validator raises
         raise InvalidArgsError(f"{wanted.__qualname__}(): {error}") from error
+
+
+def _has_fields(wanted: Any) -> bool:
+    """Whether a type is one of fields, and no single value as a number, a date or a list."""
+    return _is_model(wanted) or isinstance(msgspec.inspect.type_info(wanted), _OF_FIELDS)
+
+
+def _is_model(wanted: Any) -> bool:
+    return hasattr(wanted, "model_fields")
+
+
+_OF_FIELDS: Final = (
+    msgspec.inspect.StructType,
+    msgspec.inspect.DataclassType,  # attrs too
+    msgspec.inspect.TypedDictType,
+    msgspec.inspect.NamedTupleType,
+)
+_LONGEST_NAME: Final = 500

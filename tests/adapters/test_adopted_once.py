@@ -1,0 +1,52 @@
+"""A mover that dies between sending and letting go leaves no job twice where the server remembers a move."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from native_app import Jobs, message
+from servers import redis_url
+
+from anyjob import JobState
+from anyjob.backend import BackendConfig, JobBackend
+from anyjob.loader import load_backend
+from anyjob.shelf import JobShelf
+from anyjob.store import JobFilter
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(params=["celery", "dramatiq", "rq"])
+def new(request: pytest.FixtureRequest) -> Iterator[JobBackend]:
+    url = f"{request.param}+{redis_url()}"
+    backend = load_backend(BackendConfig(alias="new", url=url, namespace=f"once{secrets.token_hex(5)}"))
+    yield backend
+    assert backend.shelf is not None
+    with backend.shelf.drain(JobFilter(), holder="cleanup", ahead=10) as taken:
+        assert all(each.acknowledge() for each in taken)
+    backend.close()
+
+
+def test_what_was_sent_and_is_read_again_comes_once(new: JobBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = Jobs(*map(message, range(5)), new=new)
+    jobs.define()
+
+    def die(*_: object) -> None:
+        raise KilledError
+
+    killed = jobs.manager.adoption("app", {"shop.send": "shop.send"})
+    with monkeypatch.context() as patch:
+        patch.setattr(JobShelf, "acknowledge", die)
+        with pytest.raises(KilledError):
+            killed.move()
+    assert len(jobs.app.messages) == 5
+
+    jobs.clock.step(60)
+    report = jobs.adopt({"shop.send": "shop.send"}, resume=killed.run)
+    assert (report.moved, report.left, report.in_doubt) == (5, 0, [])
+    assert new.shelf is not None
+    assert new.shelf.count()[JobState.WAITING] == 5
