@@ -61,11 +61,12 @@ def test_a_message_is_read_where_it_is(shop: OwnApp) -> None:
 def _do_nothing() -> None: ...
 
 
+@pytest.mark.filterwarnings("ignore::celery.exceptions.CDeprecationWarning")  # of `queue`
 def test_queues_that_routes_and_tasks_name_are_looked_into(kind: str) -> None:
     with own_app(kind) as shop:
         routed, named, plain = (f"{shop.name}.{each}" for each in ("routed", "named", "plain"))
         shop.app.conf.task_routes = ({"shop.*": {"queue": routed}}, [("mail.*", plain)], lambda *_, **__: None)
-        shop.app.task(name="shop.named", queue=named)(_do_nothing)
+        shop.app.task(name="shop.named", queue=named, shared=False)(_do_nothing)
         assert {shop.name, routed, named, plain} <= {*AppQueues(shop.app, shop.backend().config).chosen(None)}
 
 
