@@ -181,7 +181,7 @@ class CrashesConformance(KitFixtures):
         worker.kill()
         labels = [f"{number}" for number in range(20)]
         world.enqueue(*labels)
-        world.journal.wait(21)
+        wait_until(lambda: set(world.journal.begun()) >= set(labels), what="every job")
         begun = world.journal.begun()
         assert sorted(each for each in begun if each != "first") == sorted(labels)
         assert begun.count("first") <= 2  # it had ended, but the worker may not have said so yet
