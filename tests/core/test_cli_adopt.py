@@ -58,3 +58,10 @@ def test_the_command_refuses_what_makes_no_sense(
     result = anyjob("adopt", *arguments)
     assert (result.exit_code, told in result.stderr) == (code, True), result.output
     assert len(shop.app.messages) == 3
+
+
+def test_the_command_says_where_nothing_waits(anyjob: Callable[..., Result], shop: Jobs) -> None:
+    shop.app.messages.clear()
+    told = "Nothing of 'app' waits in {}; look into others with --queue.\n"
+    assert told.format("the queues that its application names") in anyjob("adopt", "app", "--dry-run").stdout
+    assert told.format("cellery") in anyjob("adopt", "app", "--dry-run", "-Q", "cellery").stdout
