@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 from native_app import Jobs, message
+from redis import Redis
 from servers import redis_url
 
 from anyjob import JobState
 from anyjob.backend import BackendConfig, JobBackend
 from anyjob.loader import load_backend
 from anyjob.shelf import JobShelf
-from anyjob.store import JobFilter
 
 
 class KilledError(Exception):
@@ -22,13 +22,13 @@ class KilledError(Exception):
 
 @pytest.fixture(params=["celery", "dramatiq", "rq"])
 def new(request: pytest.FixtureRequest) -> Iterator[JobBackend]:
-    url = f"{request.param}+{redis_url()}"
-    backend = load_backend(BackendConfig(alias="new", url=url, namespace=f"once{secrets.token_hex(5)}"))
+    namespace = f"once{secrets.token_hex(5)}"
+    backend = load_backend(BackendConfig(alias="new", url=f"{request.param}+{redis_url()}", namespace=namespace))
     yield backend
-    assert backend.shelf is not None
-    with backend.shelf.drain(JobFilter(), holder="cleanup", ahead=10) as taken:
-        assert all(each.acknowledge() for each in taken)
     backend.close()
+    with Redis.from_url(redis_url()) as client:
+        client.delete(*client.scan_iter(f"*{namespace}*"))
+        client.srem("rq:queues", *(each for each in client.smembers("rq:queues") if namespace.encode() in each), "")
 
 
 def test_what_was_sent_and_is_read_again_comes_once(new: JobBackend, monkeypatch: pytest.MonkeyPatch) -> None:
