@@ -78,7 +78,9 @@ def test_a_dead_connection_is_told_to_the_loop_that_listens_there(
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_job_that_keeps_the_lock_leaves_no_copies(world: CeleryAmqpWorld, pool: str) -> None:
+def test_a_job_that_keeps_the_lock_leaves_no_more_copies_than_connections_were_lost(
+    world: CeleryAmqpWorld, tmp_path: Path, pool: str
+) -> None:
     options = {"pool": pool, "broker_heartbeat": 1}
     world.start_worker(
         imports=["celery_jobs", "anyjob.testing.probes.jobs"],
@@ -98,10 +100,11 @@ def test_a_job_that_keeps_the_lock_leaves_no_copies(world: CeleryAmqpWorld, pool
     wait_until(lambda: world.manager.shelf().count()[JobState.WAITING] == 0, what="nothing to wait")
     begun, parked_count = len(world.journal.entries("begin", "keeps")), len(world.jobs(JobState.ABANDONED))
     if pool == "threads":
-        # A connection that is lost while a loss is being counted may cost a run, or leave one copy. When it is, is the
-        # heartbeat's affair, and so the machine's; without the fence each run would leave one.
-        assert begun <= 6
-        assert parked_count <= 2
+        # A connection that is lost while a loss is being counted may cost a run for each thread, or leave one copy. How
+        # often it is lost is the heartbeat's affair, and so the machine's.
+        lost = (tmp_path / "worker-0.log").read_text().count("Connection to broker lost")
+        assert begun <= 2 * (1 + lost)
+        assert 1 <= parked_count <= 1 + lost
     else:
         assert (begun, parked_count) == (1, 0)
 
