@@ -18,7 +18,7 @@ NATIVES_CAN: Final = Capabilities(
     counts={JobState.WAITING: Quality.APPROXIMATE},  # with jobs of ours in the same queues
     durable=True,
 )
-"""What can be done with the messages in an application's own queues."""
+"""The capabilities of a shelf of an application's own messages."""
 
 
 class KnownQueues:

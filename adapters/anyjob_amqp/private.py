@@ -1,4 +1,4 @@
-"""What we use of py-amqp that it doesn't promise.
+"""Private parts of py-amqp, in one place.
 
 tests/test_private_parts.py says when an upgrade changes any of it.
 """

@@ -1,4 +1,4 @@
-"""What RabbitMQ itself puts at risk, version by version, as tests/adapters/test_amqp_servers.py sees it.
+"""The risks of each RabbitMQ version; tests/adapters/test_amqp_servers.py proves them.
 
 `anyjob doctor` asks. What a policy or the server's own settings change can't be seen from here, so it is named.
 """

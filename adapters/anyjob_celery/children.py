@@ -1,4 +1,4 @@
-"""What a prefork pool's children say of the jobs that they were given, to be heard before Celery discards such jobs."""
+"""Reads the answers of a prefork pool's children about their jobs, before Celery discards these at a stop."""
 
 from __future__ import annotations
 

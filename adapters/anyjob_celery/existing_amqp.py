@@ -38,7 +38,7 @@ __all__ = ["AppOnAmqp"]
 
 
 class AppOnAmqp:
-    """What an application's own queues on RabbitMQ give."""
+    """The queues of an application on RabbitMQ: their capabilities, risks and shelves."""
 
     def __init__(self, config: BackendConfig, conf: Settings, queues: AppQueues, connection: Any) -> None:
         self._config = config

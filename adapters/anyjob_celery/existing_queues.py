@@ -84,14 +84,13 @@ class AppQueues:
         """Return the queues that routes and tasks name: Celery makes them when something is sent to them."""
         routes = self._app.conf["task_routes"] or ()
         for each in routes if isinstance(routes, list | tuple) else [routes]:
-            pairs = each.items() if isinstance(each, Mapping) else each if isinstance(each, list | tuple) else ()
-            for _, route in pairs:
-                queue = route.get("queue") if isinstance(route, Mapping) else route
-                if queue is not None:
-                    yield str(getattr(queue, "name", queue))
+            pairs = (
+                dict(each) if isinstance(each, Mapping | list | tuple) else {}
+            )  # else a function: it tells by a call alone
+            for route in pairs.values():
+                yield from _named(route.get("queue") if isinstance(route, Mapping) else route)
         for task in self._app.tasks.values():
-            if (queue := getattr(task, "queue", None)) is not None:
-                yield str(getattr(queue, "name", queue))
+            yield from _named(getattr(task, "queue", None))
 
     def refuse_missing(self, name: str) -> None:
         """Raise `InvalidOptionError` if the application has no such queue, and makes none."""
@@ -100,3 +99,9 @@ class AppQueues:
                 f"Backend {self._config.alias!r}: the application has no queue {name!r}. "
                 f"Queues: {', '.join(self.declared)}."
             )
+
+
+def _named(queue: Any) -> Iterator[str]:
+    """Return the name of a queue, which may be kombu's or its name alone; nothing if there is none."""
+    if queue is not None:
+        yield str(getattr(queue, "name", queue))

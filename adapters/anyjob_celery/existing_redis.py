@@ -36,7 +36,7 @@ __all__ = ["AppOnRedis"]
 
 
 class AppOnRedis:
-    """What an application's own queues on Redis give. `url` is that of its broker."""
+    """The queues of an application on Redis: their capabilities, risks and shelves."""
 
     def __init__(self, config: BackendConfig, conf: Settings, queues: AppQueues, connection: Any) -> None:
         self._config = config

@@ -26,7 +26,7 @@ class CarriedMessage(Struct, frozen=True, kw_only=True):
     queue: str
     """The application's name of it."""
     other_id: str
-    """What it is known by if it has no id."""
+    """The id of the shelf for a message without one."""
     headers: Mapping[str, Any]
     body: bytes = b""
     content_type: Any = None
@@ -73,7 +73,7 @@ class _ObstacleError(Exception):
 
 
 class _Who(Struct, frozen=True):
-    """What a message is called by: in protocol 1 its body has it."""
+    """The task and the id of a message; protocol 1 has them in the body."""
 
     task: str = ""
     id: str = ""

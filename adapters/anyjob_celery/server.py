@@ -1,4 +1,4 @@
-"""What RabbitMQ puts at risk where Celery takes from it."""
+"""The risks of a RabbitMQ server for Celery's workers."""
 
 from __future__ import annotations
 

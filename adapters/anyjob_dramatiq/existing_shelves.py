@@ -18,7 +18,7 @@ from anyjob.errors import ConfigurationError
 from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
 from anyjob.store import JobState, StoredJob
-from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpShelf, Links, Publisher
+from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpShelf, Links, Publisher, ReadMessage
 from anyjob_dramatiq.amqp_backend import names_of
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.names import root_of
@@ -164,22 +164,22 @@ class _OnAmqp(ExistingBroker):
         return {"broker_priority": LEVELS[envelope.priority]}
 
     def shelf(self, resend: Resend) -> JobShelf:
-        return self._shelf(_Named(self.queues_of_jobs), self.read_job, resend, self.capabilities)
+        return self._shelf(_Named(self.queues_of_jobs), on_amqp(self.read_job), resend, self.capabilities)
 
     def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobShelf:
-        return self._shelf(queues, self.reader_of_natives(read), resend, NATIVES_CAN)
+        return self._shelf(queues, on_amqp(self.reader_of_natives(read), read), resend, NATIVES_CAN)
 
     def close(self) -> None:
         self._links.close()
 
-    def _shelf(self, queues: Iterable[str], read: Read, resend: Resend, can: Capabilities) -> AmqpShelf:
+    def _shelf(self, queues: Iterable[str], read: ReadMessage, resend: Resend, can: Capabilities) -> AmqpShelf:
         return AmqpShelf(
             self._links,
             Publisher(self._links, self.config.enqueue_timeout),
             names_of(self.config.namespace),
             queues=queues,
             later=_Named(lambda: map(dq_name, queues)),
-            read=on_amqp(read),
+            read=read,
             resend=resend,
             clock=self.config.clock,
             capabilities=can,

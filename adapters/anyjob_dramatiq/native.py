@@ -67,13 +67,16 @@ class DramatiqKeys(NativeLayout):
         ]
 
 
-def on_amqp(read: Read) -> ReadMessage:
-    """Return what reads the queues of a `RabbitmqBroker`."""
+def on_amqp(read: Read, tell: ReadNative | None = None) -> ReadMessage:
+    """Return what reads the queues of a `RabbitmqBroker`; `tell` hears of what neither py-amqp nor a worker can decode."""
 
     def read_message(message: Message, _state: JobState, queue: str) -> StoredJob | None:
-        if fault_in(message.headers):
-            return None  # no worker reads it either, and it can't be told whose it is
-        return read(q_name(queue), f"unnamed-{message.delivery_tag}", body_of(message))
+        name, fault = f"unnamed-{message.delivery_tag}", fault_in(message.headers)
+        if not fault:
+            return read(q_name(queue), name, body_of(message))
+        if tell is None:
+            return None
+        return tell(NativeMessage(id=name, task="", queue=q_name(queue), obstacle=f"It can't be read: {fault}."))
 
     return read_message
 

@@ -13,7 +13,7 @@ import msgspec
 
 from anyjob.errors import InvalidArgsError, JobDefinitionError, did_you_mean
 
-__all__ = ["DEFAULT_MAX_ARGS_SIZE", "JobSerializer", "JsonJobSerializer"]
+__all__ = ["DEFAULT_MAX_ARGS_SIZE", "JobSerializer", "JsonJobSerializer", "is_pydantic_model"]
 
 DEFAULT_MAX_ARGS_SIZE: Final = 1024 * 1024
 
@@ -115,7 +115,7 @@ def _encode_other(value: Any) -> Any:
     """Encode what msgspec doesn't know."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if _is_pydantic_model(type(value)):
+    if is_pydantic_model(type(value)):
         return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
     if _is_orm_model(type(value)):
         raise TypeError(f"{_name(type(value))} is a database model. {_ORM_ADVICE}")
@@ -124,7 +124,7 @@ def _encode_other(value: Any) -> Any:
 
 def _decode_other(wanted: Any, value: Any) -> Any:
     """Decode what msgspec doesn't know."""
-    if _is_pydantic_model(wanted):
+    if is_pydantic_model(wanted):
         return _validate(wanted, value)
     is_path = isinstance(wanted, type) and issubclass(wanted, os.PathLike)
     if is_path and isinstance(value, str):
@@ -143,7 +143,8 @@ def _validate(model: Any, value: Any) -> Any:
         raise ValueError(f"{_name(model)}: {text}") from None
 
 
-def _is_pydantic_model(cls: Any) -> bool:
+def is_pydantic_model(cls: Any) -> bool:
+    """Tell pydantic's models without importing it."""
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(cls, type) and issubclass(cls, pydantic.BaseModel)
 
@@ -202,7 +203,7 @@ def _is_meant(member: Any, value: Any) -> bool:
 def _fields(info: Any) -> dict[str, Any]:
     """Return the fields that a type has on the wire, with the type of each; empty if it has none, or any."""
     model: Any = getattr(info, "cls", None)
-    if not _is_pydantic_model(model):
+    if not is_pydantic_model(model):
         return {field.encode_name: field.type for field in getattr(info, "fields", ())}
     if model.model_config.get("extra") == "allow":
         return {}

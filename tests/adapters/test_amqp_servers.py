@@ -20,6 +20,7 @@ from dramatiq_worlds import dramatiq_amqp_harness
 from envelopes import make_envelope
 from kombu import Queue
 from rabbit import PrivateRabbit, RabbitHarness, RabbitWorld, connect
+from servers import unavailable
 
 from anyjob.backend import BackendConfig
 from anyjob.clock import SystemClock
@@ -29,10 +30,7 @@ from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import RabbitServer
 from anyjob_celery.existing import ExistingCeleryBackend
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(not PrivateRabbit.is_installed(), reason="there is no RabbitMQ here to be started"),
-]
+pytestmark = pytest.mark.timeout(120)
 
 MAKERS = {"celery": celery_amqp_harness, "dramatiq": dramatiq_amqp_harness}
 MORE_THAN_20 = 25
@@ -40,6 +38,8 @@ MORE_THAN_20 = 25
 
 @pytest.fixture(scope="module", params=sorted(MAKERS))
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitHarness]:
+    if not PrivateRabbit.is_installed():
+        unavailable("there is no RabbitMQ here to be started")
     with closing(MAKERS[request.param](tmp_path_factory.mktemp("node"))) as harness:
         yield harness
 

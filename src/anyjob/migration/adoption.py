@@ -19,6 +19,7 @@ from anyjob.moments import plain_moment
 from anyjob.natives import ADOPTED_HEADER, NativeJob, NativeMessage
 from anyjob.options import EnqueueOptions
 from anyjob.registry import JobConfiguration
+from anyjob.serializer import is_pydantic_model
 from anyjob.shelf import JobShelf
 from anyjob.signature import JobFunction
 from anyjob.store import JobState
@@ -60,7 +61,7 @@ class NativeReader:
         configuration = self._tasks.get(message.task)
         raw, obstacle = b"", message.obstacle
         if configuration is None:
-            obstacle = "Its task was not named."
+            obstacle = "Its task was not named." if message.task else obstacle
         elif obstacle is None:
             try:
                 raw = write_envelope(self._job(configuration, message))
@@ -103,7 +104,7 @@ def _bind(configuration: JobConfiguration, message: NativeMessage) -> Any:
     if not takes_fields:
         raise InvalidArgsError(f"{configuration.name} takes one argument; {len(args) + len(kwargs)} given")
     try:
-        if _is_model(wanted):  # which ignores what it has no field for
+        if is_pydantic_model(wanted):  # which ignores what it has no field for
             inspect.signature(wanted).bind(*args, **kwargs)
         return wanted(*args, **kwargs)
     except Exception as error:  # also what a __post_init__ or validator raises
@@ -112,11 +113,7 @@ def _bind(configuration: JobConfiguration, message: NativeMessage) -> Any:
 
 def _has_fields(wanted: Any) -> bool:
     """Whether a type is one of fields, and no single value as a number, a date or a list."""
-    return _is_model(wanted) or isinstance(msgspec.inspect.type_info(wanted), _OF_FIELDS)
-
-
-def _is_model(wanted: Any) -> bool:
-    return hasattr(wanted, "model_fields")
+    return is_pydantic_model(wanted) or isinstance(msgspec.inspect.type_info(wanted), _OF_FIELDS)
 
 
 _OF_FIELDS: Final = (
