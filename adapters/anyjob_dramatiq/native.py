@@ -68,7 +68,7 @@ class DramatiqKeys(NativeLayout):
 
 
 def on_amqp(read: Read, tell: ReadNative | None = None) -> ReadMessage:
-    """Return what reads the queues of a `RabbitmqBroker`; `tell` hears of what neither py-amqp nor a worker can decode."""
+    """Return what reads the queues of a `RabbitmqBroker`; `tell` hears of what no client can decode."""
 
     def read_message(message: Message, _state: JobState, queue: str) -> StoredJob | None:
         name, fault = f"unnamed-{message.delivery_tag}", fault_in(message.headers)

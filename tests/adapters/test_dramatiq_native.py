@@ -21,6 +21,7 @@ from dramatiq.encoder import PickleEncoder
 from msgspec import Raw
 from msgspec.structs import replace
 from rabbit import amqp_url, connect
+from raw_amqp import UNDECODABLE, publish_raw
 from servers import redis_url
 
 from anyjob import InMemoryJobStore, StoreBackend, UnsupportedCapabilityError
@@ -360,6 +361,20 @@ def test_our_jobs_are_moved_and_the_applications_messages_stay_in_their_order(wo
     assert [message.args[0] for message in world.look()] == ["later", *range(len(ours))]
     assert world.work(len(ours)) == list(range(len(ours)))
     assert [message.args for message in world.look()] == [["later"]]  # it went back from the worker's memory
+
+
+def test_what_nobody_can_decode_is_told_and_stays() -> None:
+    world = World("amqp")
+    world.broker.declare_queue(world.name, ensure=True)
+    with connect(amqp_url()) as connection, connection.channel() as channel:
+        publish_raw(channel, UNDECODABLE[0], b"{}", world.name.encode())
+        world.wait(1)
+    told = world.only()
+    assert (told.task, told.queue) == ("", world.name)
+    assert told.obstacle is not None
+    assert told.obstacle.startswith("It can't be read: ")
+    world.wait(1)
+    world.clear()
 
 
 def test_what_only_looks_like_ours_is_the_applications(world: World) -> None:

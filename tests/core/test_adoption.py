@@ -175,6 +175,12 @@ def test_a_preview_shows_what_waits_and_moves_nothing() -> None:
     assert (report.moved, report.foreign, len(jobs.app.messages)) == (1, 1, 2)
 
 
+def test_a_message_whose_task_nobody_can_tell_says_why() -> None:
+    jobs = Jobs(message(task="", obstacle="It can't be read."))
+    (group,) = jobs.manager.adoption("app", {}).preview().groups
+    assert (group.left, group.why) == (1, ["It can't be read."])
+
+
 def test_the_queues_are_handed_on() -> None:
     jobs = Jobs()
     jobs.manager.adoption("app", {}, queues=["celery", "mail"])
