@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import struct
 from collections.abc import Callable, Iterator
 from queue import Empty
@@ -237,6 +238,35 @@ class TestDramatiq:
         error = ValueError()
         message.stuff_exception(error)
         assert of_dramatiq.error_of(message) is error
+
+    def test_a_worker_process_tells_that_it_has_booted_after_its_hooks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import signal
+
+        from dramatiq import cli
+
+        class Event:
+            is_set = False
+
+            def set(self) -> None:
+                self.is_set = True
+
+        found: list[tuple[Any, bool]] = []
+
+        def boot(*_: Any, **__: Any) -> None:
+            told = of_dramatiq.boot_event()
+            found.append((told, told.is_set))
+            raise ImportError  # it is enough
+
+        run: Any = cli.worker_process
+        event, pipe = Event(), SimpleNamespace(write=lambda _: None)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(cli, "setup_worker_logging", lambda *_: logging.getLogger("nobody"))
+        monkeypatch.setattr(cli, "import_broker", boot)
+        with pytest.raises(SystemExit):
+            run(SimpleNamespace(broker="x"), 0, pipe, None, event)
+        assert found == [(event, False)]
+        assert event.is_set
+        assert of_dramatiq.boot_event() is None
 
     def test_a_thread_processes_messages_by_what_can_be_surrounded(self, worker: Any) -> None:
         from dramatiq import Message, MessageProxy

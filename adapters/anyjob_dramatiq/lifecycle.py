@@ -19,7 +19,7 @@ from anyjob.errors import EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob_dramatiq.intake import JobIntake
-from anyjob_dramatiq.private import Processor, consumer_of, surround, threads_of
+from anyjob_dramatiq.private import Processor, boot_event, consumer_of, surround, threads_of
 
 __all__ = ["UP_VARIABLE", "JobLifecycle", "say_up"]
 
@@ -86,17 +86,20 @@ class JobLifecycle(Middleware):
         supervises it. And end this process when it is no use any more, if it is Dramatiq's.
         """
         say_up()
-        self._intake.begin()
         main = parent_process()
-        if main is not None:
-            threading.Thread(
-                target=self._watch, args=(main, threads_of(worker)), name="anyjob-watch", daemon=True
-            ).start()
+        if main is None:
+            self._intake.begin()
+        else:
+            watch = (main, boot_event(), threads_of(worker))
+            threading.Thread(target=self._watch, args=watch, name="anyjob-watch", daemon=True).start()
 
-    def _watch(self, main: Any, threads: Sequence[threading.Thread]) -> None:
-        """Stop when Dramatiq's main process dies, for nobody else would say so; end when a thread has died, for what
-        it did nobody does.
+    def _watch(self, main: Any, booted: Any, threads: Sequence[threading.Thread]) -> None:
+        """Begin when Dramatiq's main process has heard that this one has booted. Stop when that dies, for nobody else
+        would say so; end when a thread has died, for what it did nobody does.
         """
+        while booted is not None and not booted.is_set() and not self._intake.stop.wait(_SOON):
+            pass
+        self._intake.begin()
         while not self._intake.stop.wait(_LOOK_EVERY):
             if not main.is_alive():
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -166,5 +169,6 @@ _SIGNALS: Final = [
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK", "SIGINT") if hasattr(signal, name)
 ]
 _LONGEST_WAIT: Final = 200
+_SOON: Final = 0.001
 _LOOK_EVERY: Final = 0.5
 _GRACE: Final = 1.0

@@ -1,17 +1,18 @@
-"""What we use of Dramatiq that Dramatiq doesn't promise. (Of pika: private_pika.py.)
+"""Private parts of Dramatiq, in one place. (Of pika: private_pika.py.)
 
 tests/test_private_parts.py says when an upgrade changes any of it.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dramatiq import Consumer, MessageProxy, Worker
 
-__all__ = ["Processor", "consumer_of", "error_of", "surround", "threads_of"]
+__all__ = ["Processor", "boot_event", "consumer_of", "error_of", "surround", "threads_of"]
 
 Processor = Callable[[MessageProxy], None]
 """What a worker's thread does with a message, from its middleware to its end."""
@@ -33,6 +34,20 @@ def consumer_of(thread: Any, message: MessageProxy) -> Consumer:
     """Return the consumer that the message came by."""
     consumer: Consumer = thread.consumers[message.queue_name].consumer
     return consumer
+
+
+def boot_event() -> Any:
+    """Return the event that tells Dramatiq's main process that this process of it has booted; None in any other.
+
+    Dramatiq sets it after all hooks. A process that is killed before leaves the main process waiting for half a minute,
+    and for ever if it is killed in the middle of that.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "worker_process" and frame.f_globals.get("__name__") == "dramatiq.cli":
+            return frame.f_locals.get("event")
+        frame = frame.f_back
+    return None
 
 
 def threads_of(worker: Worker) -> Sequence[threading.Thread]:
