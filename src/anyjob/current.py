@@ -174,7 +174,7 @@ def _stood_in() -> JobManager:
 def _load(settings: Mapping[str, Any]) -> JobManager:
     from anyjob import host  # with all that settings need, when they are needed
 
-    return host.load(_spelt_out(settings), registry=default_registry)
+    return host.load(_spelt_out(settings), registry=default_registry, connects=not _redirects)
 
 
 def _spelt_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:

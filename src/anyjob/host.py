@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from anyjob.backend import BackendConfig
+from anyjob.backend import BackendConfig, JobBackend
 from anyjob.clock import Clock, SystemClock
-from anyjob.errors import NotConfiguredError
+from anyjob.errors import ConfigurationError, NotConfiguredError
 from anyjob.invoker import JobResolver, construct
 from anyjob.loader import installed_schemes, load_backend
 from anyjob.manager import JobManager
@@ -28,13 +28,15 @@ def load(
     clock: Clock | None = None,
     resolver: JobResolver = construct,
     observers: Iterable[JobObserver] = (),
+    connects: bool = True,
 ) -> JobManager:
     """Read the settings from all doors, `given` the strongest, and return the manager they describe.
 
     Raises `NotConfiguredError` if no door names a backend, `ConfigurationError` with all faults otherwise. Backends
-    are made on first use; none connects before it is used.
+    are made on first use; none connects before it is used. Where nobody `connects`, in a test's sandbox, a URL may name
+    a variable that isn't set: its backend raises `ConfigurationError` if it is asked for all the same.
     """
-    settings = load_settings(given, schemes=installed_schemes())
+    settings = load_settings(given, schemes=installed_schemes(), connects=connects)
     if settings is None:
         raise NotConfiguredError(
             "No backend is configured, so there is nowhere to enqueue to. Set ANYJOB_BACKEND=memory: in the "
@@ -69,7 +71,7 @@ def build(
         for alias, row in settings.backends.items()
     }
     return JobManager(
-        {alias: partial(load_backend, config) for alias, config in configs.items()},
+        {alias: partial(_make, config, settings.backends[alias].unset) for alias, config in configs.items()},
         registry=registry,
         default=settings.default,
         worker_backend=settings.worker_backend,
@@ -87,3 +89,9 @@ def build(
         enqueue_timeout=settings.enqueue_timeout,
         imports=settings.imports,
     )
+
+
+def _make(config: BackendConfig, unset: str) -> JobBackend:
+    if unset:
+        raise ConfigurationError(f"backends.{config.alias}.url: {unset}")
+    return load_backend(config)

@@ -144,10 +144,7 @@ class InMemoryJobStore(JobStore):
         with self._lock:
             free = (row for row in self._chosen(chosen) if row.id not in self._leases)
             for row in heapq.nsmallest(limit, free, key=lambda row: (-row.priority, row)):
-                held = row
-                if row.id not in self._failures:  # it is in a lane: what goes on from here is another row
-                    held = self._rows[row.id] = replace(row)
-                    self._lanes[row.priority][row.queue].leave_stale()
+                held = row if row.id in self._failures else self._out_of_its_lane(row)
                 claims.append(self._lease(held, worker, until, False))
         return claims
 
@@ -206,6 +203,12 @@ class InMemoryJobStore(JobStore):
         del self._leases[row.id], self._rows[row.id]
         if self._failures:
             self._failures.pop(row.id, None)
+
+    def _out_of_its_lane(self, row: JobRow) -> JobRow:
+        """Return what goes on in place of a row in the middle of a lane: another one."""
+        self._lanes[row.priority][row.queue].leave_stale()
+        self._rows[row.id] = replace(row)
+        return self._rows[row.id]
 
     def _lease(self, row: JobRow, worker: str, until: float, running: bool) -> JobClaim:
         token = next(self._tokens)

@@ -16,6 +16,7 @@ from anyjob import (
     BackgroundJob,
     InvalidArgsError,
     InvalidOptionError,
+    JobManager,
     JobPriority,
     JobRegistry,
     RetryPolicy,
@@ -215,8 +216,6 @@ def test_arguments_of_every_kind_are_compared(anyjob_sandbox: JobSandbox, args_t
     class Job(BackgroundJob[args_type], registry=registry):
         def execute(self, args: Any) -> None: ...
 
-    from anyjob import JobManager
-
     manager = JobManager({"default": lambda: pytest.fail("made")}, registry=registry)
     manager.enqueue_for(Job, args_type(number=1))
     anyjob_sandbox.assert_enqueued(Job, args_type(number=1))
@@ -275,7 +274,7 @@ def test_a_block_counts_its_own(sandbox: JobSandbox) -> None:
         block.assert_not_enqueued(Ship)
     with sandbox.assert_enqueues(1, report, {"number": 3}), sandbox.assert_enqueues(0, Ship):
         report.enqueue(3)
-    with pytest.raises(AssertionError, match="was to enqueue 1 job"), sandbox.assert_enqueues(1):
+    with pytest.raises(AssertionError, match="No job like this was enqueued: any job"), sandbox.assert_enqueues(1):
         pass
     with pytest.raises(AssertionError, match="1 job like this, not 2"), sandbox.assert_enqueues(2, report):
         report.enqueue(4)
@@ -356,3 +355,71 @@ def test_a_long_list_is_cut(anyjob_sandbox: JobSandbox) -> None:
     get_manager().enqueue_many([report.prepare(number) for number in range(25)])
     with pytest.raises(AssertionError, match=r"\n  20\. .*\n  \.\.\. and 5 more$"):
         anyjob_sandbox.assert_nothing_enqueued()
+
+
+# Any job, or one of several
+
+
+def test_a_claim_by_queue_alone(sandbox: JobSandbox) -> None:
+    assert sandbox.assert_enqueued(queue="orders", times=1).name == "claims.order"
+    assert sandbox.assert_enqueued().name == "claims.order"
+    sandbox.assert_enqueued(times=2)
+    sandbox.assert_enqueued(args=lambda args: args.number == 8, times=1)
+    sandbox.assert_not_enqueued(queue="mail")
+    with pytest.raises(AssertionError, match="1 job like this: any job, queue='orders'"):
+        sandbox.assert_not_enqueued(queue="orders")
+    with pytest.raises(
+        AssertionError, match=r"enqueued: any job, queue='mail', delay=none\n(.*\n)+.* no\. 2:\n  queue"
+    ):
+        sandbox.assert_enqueued(queue="mail", delay=0)
+    with pytest.raises(InvalidOptionError, match="'Mail'"):
+        sandbox.assert_not_enqueued(queue="Mail")  # which nothing could be in
+
+
+def test_a_claim_over_several_kinds(sandbox: JobSandbox) -> None:
+    sandbox.assert_enqueued([Ship, report], times=2)
+    sandbox.assert_enqueued((Ship, "claims.report"), {"number": 8}, times=1)
+    sandbox.assert_enqueued({Order, report}, queue="default", times=1)
+    sandbox.assert_enqueued([Order(7, [Line("apples", 3)], {"wrap": "red"}), Order(9)], times=1)
+    sandbox.assert_not_enqueued([Order(8), Order(9)])
+    with sandbox.assert_enqueues(0, [Ship, report]), sandbox.assert_enqueues(0):
+        pass
+    with pytest.raises(AssertionError, match=r"2 jobs like this: Ship or claims\.report"):
+        sandbox.assert_not_enqueued([Ship, "claims.report"])
+    with pytest.raises(
+        AssertionError, match=r"Ship or report, args={'number': 9}\n(.*\n)+  args\.number: 7, expected 9"
+    ):
+        sandbox.assert_enqueued([Ship, report], {"number": 9})
+    with pytest.raises(UnknownJobError, match="claims.repo"):
+        sandbox.assert_not_enqueued([Ship, "claims.repo"])
+    with pytest.raises(InvalidOptionError, match="names no job"):
+        sandbox.assert_not_enqueued([])
+
+
+def test_a_named_tuple_is_arguments_and_not_several_jobs(anyjob_sandbox: JobSandbox) -> None:
+    registry = JobRegistry()
+
+    class Job(BackgroundJob[Tuple], registry=registry):
+        def execute(self, args: Tuple) -> None: ...
+
+    JobManager({"default": lambda: pytest.fail("made")}, registry=registry).enqueue(Tuple(1))
+    anyjob_sandbox.assert_enqueued(Tuple(1))
+    anyjob_sandbox.assert_not_enqueued(Tuple(2))
+
+
+def test_blocks_count_by_queue(sandbox: JobSandbox) -> None:
+    with sandbox.assert_enqueues(2, queue="reports"):
+        report.using(queue="reports").enqueue(1)
+        report.enqueue(2)
+        report.using(queue="reports").enqueue(3)
+
+
+def test_claims_about_runs_of_any_job(sandbox: JobSandbox) -> None:
+    sandbox.assert_not_ran()
+    sandbox.run()
+    sandbox.receive("claims.order", {"number": "not one"})
+    sandbox.run_all(raises=False)
+    sandbox.assert_ran(error=None, times=2)
+    sandbox.assert_abandoned(error=InvalidArgsError)
+    with pytest.raises(AssertionError, match="args: undecodable"):
+        sandbox.assert_abandoned(args={"number": 1})

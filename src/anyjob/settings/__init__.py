@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
     """The logical queues there are, if the list is to be closed."""
     options: Mapping[str, Any] = {}
     """Handed to the native library as they are."""
+    unset: str = ""
+    """Why the URL can't be used, if `load_settings` was told to make nothing of that."""
 
     def __repr__(self) -> str:
         return f"BackendSettings(url={hide_password(self.url)!r}, queues={self.queues!r})"
@@ -74,12 +77,14 @@ def load_settings(
     directory: Path | None = None,
     config: Path | None = None,
     schemes: Collection[str] | None = None,
+    connects: bool = True,
 ) -> Settings | None:
     """Return the settings, or None if no door names a backend. The strongest first: `given`, environment, files.
 
     Of files, `config` (else `ANYJOB_CONFIG`) is read, else anyjob.toml and [tool.anyjob] of pyproject.toml in the
     nearest of `directory` (default: the current one) and its parents that has any. `schemes`: the URL schemes to
-    accept; None accepts all. Raises `ConfigurationError` with every fault that there is.
+    accept; None accepts all. Where nobody `connects`, a URL may name a variable that isn't set.
+    Raises `ConfigurationError` with every fault that there is.
     """
     environ = os.environ if environ is None else environ
     faults: list[str] = []
@@ -99,7 +104,7 @@ def load_settings(
                     del values[weaker], sources[weaker]
             else:
                 values[path], sources[path] = value, source
-    settings = _assemble(values, sources, environ, faults, schemes)
+    settings = _assemble(values, sources, partial(_finish_row, environ, schemes, connects), faults, schemes)
     if faults:
         raise ConfigurationError(*faults)
     return settings
@@ -108,7 +113,7 @@ def load_settings(
 def _assemble(
     values: Mapping[str, Any],
     sources: Mapping[str, str],
-    environ: Mapping[str, str],
+    finish_row: Callable[[dict[str, Any]], BackendSettings],
     faults: list[str],
     schemes: Collection[str] | None,
 ) -> Settings | None:
@@ -117,7 +122,7 @@ def _assemble(
     backends: dict[str, BackendSettings] = {}
     for alias, row in rows.items():
         try:
-            backends[alias] = _finish_row(row, environ, schemes)
+            backends[alias] = finish_row(row)
         except ValueError as error:
             faults.append(f"{sources[f'backends.{alias}.{next(iter(row))}']}: backends.{alias}{error}")
 
@@ -165,17 +170,21 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[s
     return rows, plain
 
 
-def _finish_row(row: dict[str, Any], environ: Mapping[str, str], schemes: Collection[str] | None) -> BackendSettings:
+def _finish_row(
+    environ: Mapping[str, str], schemes: Collection[str] | None, connects: bool, row: dict[str, Any]
+) -> BackendSettings:
     if "url" not in row:
         raise ValueError(": url is missing, as 'memory:'.")
-    return BackendSettings(**{**row, "url": _finish_url(row["url"], environ, schemes)})
-
-
-def _finish_url(url: str, environ: Mapping[str, str], schemes: Collection[str] | None) -> str:
     try:
-        url = expand_url(url, environ)
+        url = expand_url(row["url"], environ)
     except ValueError as error:
-        raise ValueError(f".url: {error}") from error
+        if connects:
+            raise ValueError(f".url: {error}") from error
+        return BackendSettings(**row, unset=str(error))
+    return BackendSettings(**{**row, "url": _known(url, schemes)})
+
+
+def _known(url: str, schemes: Collection[str] | None) -> str:
     scheme = url.partition(":")[0]
     if schemes is not None and (not is_url(url) or scheme not in schemes):
         known = sorted(schemes)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypedDict
 
 from msgspec import UNSET
 
-from anyjob.envelope import JobPriority
+from anyjob.envelope import QUEUE_NAME, JobPriority
 from anyjob.errors import InvalidArgsError, InvalidOptionError, UnknownJobError, did_you_mean
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob
-from anyjob.registry import JobConfiguration
+from anyjob.registry import QUEUE_RULE, JobConfiguration
 from anyjob.serializer import refuse_unknown_fields
 from anyjob.signature import JobFunction
 from anyjob.testing.record import AbandonedJob, EnqueuedJob, RanJob
 
-__all__ = ["Difference", "ExpectedJob", "ExpectedRun", "JobExpectation", "Matcher", "describe"]
+__all__ = [
+    "ChosenJobs",
+    "Difference",
+    "ExpectedJob",
+    "ExpectedRun",
+    "JobExpectation",
+    "JobKind",
+    "Matcher",
+    "describe",
+    "refuse_no_queues",
+]
 
 Matcher = Callable[[Any], object]
 
@@ -44,6 +54,14 @@ class ExpectedRun(ExpectedJob, total=False):
     try_count: int | Matcher
 
 
+class ChosenJobs(TypedDict, total=False):
+    """Which of the waiting jobs are to run; all, if nothing is said."""
+
+    queue: str | Collection[str]
+    only: object
+    """A job as in claims, or several, or a function of an `EnqueuedJob`."""
+
+
 class Difference(NamedTuple):
     """One way in which a job is not the one that is meant."""
 
@@ -56,13 +74,46 @@ class Difference(NamedTuple):
 
 
 class JobExpectation:
-    """A job that a test means: by its class or function, its args type, its name, or an object of its args type."""
+    """The jobs that a test means, each a `JobKind`, and what they must have been enqueued with."""
 
     def __init__(self, job: object, args: object, fields: Mapping[str, Any], known: Sequence[JobConfiguration]) -> None:
-        if args is UNSET and not isinstance(job, type | str | FunctionJob):
+        self._kinds = [JobKind(each, args, known) for each in (job if type(job) in _SEVERAL else [job])]  # type: ignore[attr-defined]
+        if not self._kinds:
+            raise InvalidOptionError(f"{job!r} names no job, so nothing could ever be one of them.")
+        self._args = args
+        self._fields = {name: _prepared(name, value) for name, value in fields.items()}
+
+    def differences(self, seen: EnqueuedJob) -> list[Difference]:
+        """Return in what `seen` differs from the nearest of the jobs that are meant; nothing if it is one of them."""
+        found = min((kind.differences(seen) for kind in self._kinds), key=_distance)
+        for name, expected in self._fields.items():
+            found += _FIELDS.get(name, _differences)(name, getattr(seen, name), expected)
+        return found
+
+    def fits(self, seen: EnqueuedJob) -> bool:
+        """Whether it is one of the jobs that are meant."""
+        return not self.differences(seen)
+
+    def means(self, configuration: JobConfiguration) -> bool:
+        """Whether it is a job that the test named."""
+        return any(kind.means(configuration) for kind in self._kinds)
+
+    def __str__(self) -> str:
+        same = self._args is not UNSET
+        said = " or ".join(kind.name if same else str(kind) for kind in self._kinds)
+        args = [f"args={_show(self._args)}"] if same else []
+        return ", ".join([said, *args, *(f"{name}={_show(value)}" for name, value in self._fields.items())])
+
+
+class JobKind:
+    """A job by its class or function, its args type, its name, or an object of its args type; UNSET is any job."""
+
+    def __init__(self, job: object, args: object, known: Sequence[JobConfiguration]) -> None:
+        if args is UNSET and job is not UNSET and not isinstance(job, type | str | FunctionJob):
             job, args = type(job), job
         self.job, self.args = job, args
-        self._fields = {name: _prepared(name, value) for name, value in fields.items()}
+        if job is UNSET:
+            return
         meant = [configuration for configuration in known if self.means(configuration)]
         for configuration in meant:
             _refuse_impossible(configuration, args)
@@ -71,29 +122,26 @@ class JobExpectation:
 
     def differences(self, seen: EnqueuedJob) -> list[Difference]:
         """Return in what `seen` differs; nothing if it is what is meant."""
-        found = []
-        if seen.configuration is None or not self.means(seen.configuration):
-            if self.job != seen.name:
-                found.append(Difference("job", Plain(seen.name), Plain(self.name)))
-        elif self.args is not UNSET:
-            found += _differences("args", seen.args, self.args)
-        for name, expected in self._fields.items():
-            found += _FIELDS.get(name, _differences)(name, getattr(seen, name), expected)
-        return found
+        if self.job is not UNSET and (seen.configuration is None or not self.means(seen.configuration)):
+            return [] if self.job == seen.name else [Difference("job", Plain(seen.name), Plain(self.name))]
+        return [] if self.args is UNSET else list(_args(seen, self.args))
 
     @property
     def name(self) -> str:
         """How the test called the job."""
+        if self.job is UNSET:
+            return "any job"
         if isinstance(self.job, str):
             return self.job
         return str(getattr(self.job, "__qualname__", self.job))
 
     def __str__(self) -> str:
-        said = {} if self.args is UNSET else {"args": self.args}
-        return ", ".join([self.name, *(f"{name}={_show(value)}" for name, value in {**said, **self._fields}.items())])
+        return self.name if self.args is UNSET else f"{self.name}, args={_show(self.args)}"
 
     def means(self, configuration: JobConfiguration) -> bool:
         """Whether it is this job that the test named."""
+        if self.job is UNSET:
+            return True
         if isinstance(self.job, str):
             return self.job in (configuration.name, *configuration.aliases)
         if isinstance(self.job, FunctionJob):
@@ -137,7 +185,30 @@ def _refuse_impossible(configuration: JobConfiguration, args: object) -> None:
         raise InvalidArgsError(f"{configuration.name} takes {wanted.__qualname__}, not {type(args).__qualname__}.")
 
 
+def refuse_no_queues(names: Collection[str] | None) -> None:
+    """Raise if these are names of no queues, so that no job could ever be in them: a slip in the test."""
+    wrong = [name for name in names or () if not QUEUE_NAME.fullmatch(name)]
+    if wrong or names == frozenset():
+        raise InvalidOptionError(f"queue = {wrong[0] if wrong else ()!r}: {QUEUE_RULE}")
+
+
+def _distance(differences: Sequence[Difference]) -> tuple[bool, int]:
+    """Return how far off a job is: one of another kind is farther than any other."""
+    return any(each.path == "job" for each in differences), len(differences)
+
+
+def _args(seen: EnqueuedJob, expected: Any) -> Iterator[Difference]:
+    try:
+        actual = seen.args
+    except InvalidArgsError as error:
+        yield Difference("args", Plain(f"undecodable: {error}"), expected)
+    else:
+        yield from _differences("args", actual, expected)
+
+
 def _prepared(name: str, value: Any) -> Any:
+    if name == "queue" and isinstance(value, str):
+        refuse_no_queues([value])
     if name == "delay" and isinstance(value, int | float):
         return timedelta(seconds=value)
     if name == "run_at" and isinstance(value, datetime) and value.utcoffset() is None:
@@ -216,6 +287,8 @@ def _error(path: str, actual: BaseException | None, expected: Any) -> Iterator[D
         return
     yield from _differences(path, actual, expected)
 
+
+_SEVERAL: Final = (list, tuple, set, frozenset)  # and nothing derived: a NamedTuple is arguments
 
 _FIELDS: Final[Mapping[str, Callable[[str, Any, Any], Iterator[Difference]]]] = {
     "headers": _headers,

@@ -114,6 +114,10 @@ class JobWatcher(JobObserver):
     def enqueued(self, envelope: JobEnvelope) -> None:
         self._enqueued(envelope)
 
+    def seen(self, envelope: JobEnvelope) -> EnqueuedJob:
+        """Return what was noted of a job."""
+        return self._known[_key(envelope)]
+
     def accepted(self, envelope: JobEnvelope, backend: str, *, enqueued: bool = True) -> None:
         """Note a new job; one that came by itself was not `enqueued`."""
         seen = EnqueuedJob(
@@ -137,11 +141,11 @@ class JobWatcher(JobObserver):
 
     def abandoned(self, outcome: Abandoned) -> None:
         if outcome.envelope is not None:
-            facts = _facts(self._known[_key(outcome.envelope)])
+            facts = _facts(self.seen(outcome.envelope))
             self._record.abandoned.append(AbandonedJob(**facts, error=outcome.error, failure=outcome.failure))
 
     def _ended(self, job: JobExecutionContext, error: BaseException | None, next_try_at: datetime | None) -> None:
-        facts = _facts(self._known[_key(job._envelope)])  # noqa: SLF001  # kept from jobs, not from us
+        facts = _facts(self.seen(job._envelope))  # noqa: SLF001  # kept from jobs, not from us
         self._record.ran.append(RanJob(**facts, try_count=job.try_count, error=error, next_try_at=next_try_at))
 
 

@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from threading import Event
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from anyjob.envelope import read_envelope
 from anyjob.interrupt import stopped_by_interrupt
 from anyjob.outcome import Completed, Outcome
 from anyjob.retry import RetryLater, Snooze
 from anyjob.store import JobState
 from anyjob.testing.delivery import JobDelivery
 from anyjob.testing.faults import SandboxFaults
-from anyjob.testing.record import JobRecord, JobWatcher
-from anyjob.testing.sandbox_backend import SandboxBackend
+from anyjob.testing.record import EnqueuedJob, JobRecord, JobWatcher
+from anyjob.testing.sandbox_backend import ChosenRow, SandboxBackend
 from anyjob.testing.sandbox_clock import SandboxClock
 
-__all__ = ["JobLine", "SandboxRunner"]
+__all__ = ["EVERY_JOB", "JobChoice", "JobLine", "SandboxRunner"]
 
 Plan = Generator[JobDelivery, None, None]
+
+
+class JobChoice:
+    """Which jobs a run is about; None is all. What was said of one job is remembered: it goes on to be true."""
+
+    def __init__(self, wanted: Callable[[EnqueuedJob], object] | None = None) -> None:
+        self.wanted = wanted
+        self._said: dict[tuple[str, bytes], bool] = {}
+
+    def holds(self, raw: bytes, watcher: JobWatcher) -> bool:
+        """Whether this job is chosen."""
+        assert self.wanted is not None  # noqa: S101  # for mypy: else nobody asks
+        seen = watcher.seen(read_envelope(raw))
+        key = (seen.id, bytes(seen.envelope.args))
+        if key not in self._said:
+            self._said[key] = bool(self.wanted(seen))
+        return self._said[key]
+
+
+EVERY_JOB: Final = JobChoice()
 
 
 class JobLine(NamedTuple):
@@ -29,12 +50,23 @@ class JobLine(NamedTuple):
     backend: SandboxBackend
     watcher: JobWatcher
 
-    def claim(self) -> JobDelivery | None:
-        """Return the delivery of the job that is first, if one is due."""
+    def claim(self, chosen: JobChoice) -> JobDelivery | None:
+        """Return the delivery of the chosen job that is first, if one is due."""
         store = self.backend.store
         store.recover()
-        claims = store.claim(queues=None, limit=1, lease=self.backend.lease, worker="sandbox")
-        return JobDelivery(self.backend, self.watcher.executor, claims[0]) if claims else None
+        claim = store.claim_chosen(self.rows(chosen), lease=self.backend.lease, worker="sandbox")
+        return None if claim is None else JobDelivery(self.backend, self.watcher.executor, claim)
+
+    def due_ids(self, chosen: JobChoice) -> set[str]:
+        """Return the ids of the chosen jobs that are due."""
+        self.backend.store.recover()
+        return self.backend.store.due_ids(self.rows(chosen))
+
+    def rows(self, chosen: JobChoice) -> ChosenRow | None:
+        """Return the choice as the store wants it."""
+        if chosen.wanted is None:
+            return None
+        return lambda row: chosen.holds(row.raw, self.watcher)
 
 
 class SandboxRunner:
@@ -86,13 +118,13 @@ class SandboxRunner:
                     self.raise_first(seen)
         return count
 
-    def due_now(self) -> Plan:
+    def due_now(self, chosen: JobChoice) -> Plan:
         """Plan what is due at this moment, and nothing that comes of it."""
-        wanted = [(line, _recovered(line)) for line in list(self._lines)]
+        wanted = [(line, line.due_ids(chosen)) for line in list(self._lines)]
         for line, ids in wanted:
             aside = []
             try:
-                while ids and (delivery := line.claim()) is not None:
+                while ids and (delivery := line.claim(chosen)) is not None:
                     if delivery.id in ids:
                         ids.remove(delivery.id)
                         yield delivery
@@ -102,18 +134,18 @@ class SandboxRunner:
                 for delivery in aside:
                     delivery.release()
 
-    def all_due(self, at_most: int | None = None) -> Plan:
+    def all_due(self, chosen: JobChoice, at_most: int | None = None) -> Plan:
         """Plan what is due, with what comes of it, while the clock stands still."""
         count = 0
-        while count != at_most and (delivery := self._first()) is not None:
+        while count != at_most and (delivery := self._first(chosen)) is not None:
             yield delivery
             count += 1
 
-    def everything(self) -> Plan:
+    def everything(self, chosen: JobChoice) -> Plan:
         """Plan what is due now and later, moving the clock to each."""
         while True:
-            yield from self.all_due()
-            events = [line.backend.store.next_event_at() for line in self._lines]
+            yield from self.all_due(chosen)
+            events = [line.backend.store.next_event_at(line.rows(chosen)) for line in self._lines]
             moments = [each for each in events if each is not None]
             if not moments:
                 return
@@ -139,8 +171,8 @@ class SandboxRunner:
             if lost.error is not None:
                 _raise(lost.error, f"job {lost.name!r} ({lost.id}) was given up before it ran")
 
-    def _first(self) -> JobDelivery | None:
-        return next((delivery for line in list(self._lines) if (delivery := line.claim()) is not None), None)
+    def _first(self, chosen: JobChoice) -> JobDelivery | None:
+        return next((delivery for line in list(self._lines) if (delivery := line.claim(chosen)) is not None), None)
 
     def _settled(self, delivery: JobDelivery, outcome: Outcome) -> bool:
         """Settle, unless the worker is killed now; return whether the message comes a second time."""
@@ -157,11 +189,6 @@ class SandboxRunner:
                 f"{limit} jobs ran, and there are more: do they enqueue each other for ever? Else raise max_jobs. "
                 f"The next is {delivery.envelope.name!r}."
             )
-
-
-def _recovered(line: JobLine) -> set[str]:
-    line.backend.store.recover()
-    return line.backend.store.due_ids()
 
 
 def _raise(error: BaseException, note: str) -> None:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
+from typing import Unpack
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -13,11 +14,13 @@ from msgspec import UNSET, Raw
 from anyjob.capabilities import Capabilities
 from anyjob.current import get_manager, redirect
 from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority
+from anyjob.job import FunctionJob
 from anyjob.manager import JobManager
 from anyjob.testing.assertions import JobAssertions
 from anyjob.testing.faults import Fault
-from anyjob.testing.matching import JobExpectation
-from anyjob.testing.record import JobRecord
+from anyjob.testing.matching import ChosenJobs, JobExpectation, refuse_no_queues
+from anyjob.testing.record import EnqueuedJob, JobRecord
+from anyjob.testing.runner import EVERY_JOB, JobChoice
 from anyjob.testing.sandbox_backend import capabilities_of
 from anyjob.testing.sandbox_clock import SandboxClock
 from anyjob.testing.world import IDLE_WITHIN, MAX_JOBS, SandboxWorld
@@ -82,32 +85,36 @@ class JobSandbox(JobAssertions):
 
     # Run
 
-    def run(self, *, raises: bool = True) -> int:
-        """Run what is due now, in true order; return how many jobs ran. What they enqueue waits for the next run."""
-        return self._runner.drive(self._runner.due_now(), raises=raises)
+    def run(self, *, raises: bool = True, **chosen: Unpack[ChosenJobs]) -> int:
+        """Run what is due now, in true order; return how many jobs ran. What they enqueue waits for the next run.
 
-    def run_one(self, *, raises: bool = True) -> bool:
+        `queue` is a queue or several; `only` is a job, or several, as in claims, or a function of an `EnqueuedJob`. All
+        other jobs stay as they are; so it is with `run_one` and `run_all`.
+        """
+        return self._runner.drive(self._runner.due_now(self._choice(chosen)), raises=raises)
+
+    def run_one(self, *, raises: bool = True, **chosen: Unpack[ChosenJobs]) -> bool:
         """Run the one job that is due first; return whether there was one."""
-        return bool(self._runner.drive(self._runner.all_due(1), raises=raises))
+        return bool(self._runner.drive(self._runner.all_due(self._choice(chosen), 1), raises=raises))
 
-    def run_all(self, *, raises: bool = True, max_jobs: int = MAX_JOBS) -> int:
+    def run_all(self, *, raises: bool = True, max_jobs: int = MAX_JOBS, **chosen: Unpack[ChosenJobs]) -> int:
         """Run everything: follow-up jobs, delayed ones, further tries, moving the clock to each; return how many ran.
 
         Raises AssertionError when more than `max_jobs` would run: jobs that enqueue each other for ever.
         """
-        return self._runner.drive(self._runner.everything(), raises=raises, limit=max_jobs)
+        return self._runner.drive(self._runner.everything(self._choice(chosen)), raises=raises, limit=max_jobs)
 
-    async def arun(self, *, raises: bool = True) -> int:
+    async def arun(self, *, raises: bool = True, **chosen: Unpack[ChosenJobs]) -> int:
         """Like `run`, with async jobs in the caller's own task, so that they can use what belongs to its event loop."""
-        return await self._runner.adrive(self._runner.due_now(), raises=raises)
+        return await self._runner.adrive(self._runner.due_now(self._choice(chosen)), raises=raises)
 
-    async def arun_one(self, *, raises: bool = True) -> bool:
+    async def arun_one(self, *, raises: bool = True, **chosen: Unpack[ChosenJobs]) -> bool:
         """Like `run_one`, as `arun`."""
-        return bool(await self._runner.adrive(self._runner.all_due(1), raises=raises))
+        return bool(await self._runner.adrive(self._runner.all_due(self._choice(chosen), 1), raises=raises))
 
-    async def arun_all(self, *, raises: bool = True, max_jobs: int = MAX_JOBS) -> int:
+    async def arun_all(self, *, raises: bool = True, max_jobs: int = MAX_JOBS, **chosen: Unpack[ChosenJobs]) -> int:
         """Like `run_all`, as `arun`."""
-        return await self._runner.adrive(self._runner.everything(), raises=raises, limit=max_jobs)
+        return await self._runner.adrive(self._runner.everything(self._choice(chosen)), raises=raises, limit=max_jobs)
 
     def run_at_enqueue(self) -> AbstractContextManager[None]:
         """Run what is due at the end of each enqueue, in its thread (of `aenqueue`, in its task), and raise as `run`.
@@ -132,6 +139,14 @@ class JobSandbox(JobAssertions):
     def wait_until_idle(self, timeout: float = IDLE_WITHIN) -> None:
         """Wait until the workers have run what is due; raise AssertionError if that takes over `timeout` seconds."""
         self._world.wait_until_idle(timeout)
+
+    def clear(self) -> None:
+        """Forget what waits, what was given up and all that was recorded; parts that began before remember. The clock
+        and the faults stay as they are. For the time between runs: what runs meanwhile ends without a trace.
+        """
+        for line in list(self._world.lines):
+            line.backend.store.clear()
+        self._begin(self._record)
 
     # Go wrong
 
@@ -195,6 +210,19 @@ class JobSandbox(JobAssertions):
         return lambda envelope: any(
             envelope.name in (each.name, *each.aliases) for each in self._world.known_jobs() if wanted.means(each)
         )
+
+    def _choice(self, chosen: ChosenJobs) -> JobChoice:
+        if not chosen:
+            return EVERY_JOB
+        queue, only = chosen.get("queue"), chosen.get("only", UNSET)
+        queues = None if queue is None else frozenset([queue] if isinstance(queue, str) else queue)
+        refuse_no_queues(queues)
+        fits: Callable[[EnqueuedJob], object]
+        if callable(only) and not isinstance(only, type | FunctionJob):
+            fits = only
+        else:
+            fits = JobExpectation(only, UNSET, {}, self._world.known_jobs()).fits
+        return JobChoice(lambda seen: (queues is None or seen.queue in queues) and fits(seen))
 
 
 def _as_timedelta(duration: timedelta | float) -> timedelta:

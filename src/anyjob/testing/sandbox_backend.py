@@ -29,6 +29,7 @@ from anyjob.worker import JobWorker, WorkerOptions
 __all__ = ["MEMORY", "SandboxBackend", "SandboxStore", "capabilities_of"]
 
 MEMORY: Final = memory_capabilities(30.0)
+ChosenRow = Callable[[JobRow], bool]
 _UNBOUNDED: Final = timedelta(minutes=5)  # for a profile that names no bound: jobs come again, some time
 
 
@@ -73,19 +74,47 @@ class SandboxStore(InMemoryJobStore):
         row = super()._row(envelope)
         return replace(row, id=f"{row.id}~{row.seq}") if row.id in self._rows and not self._unique_ids else row
 
-    def next_event_at(self) -> datetime | None:
-        """Return when the next job is due, or runs again because its worker was killed."""
+    def claim_chosen(self, chosen: ChosenRow | None, *, lease: timedelta, worker: str) -> JobClaim | None:
+        """Take the first of the chosen jobs that are due, as `claim` takes the first of all (None)."""
+        if chosen is None:
+            return next(iter(self.claim(queues=None, limit=1, lease=lease, worker=worker)), None)
+        rows = self._due(chosen)
+        until = self.clock.monotonic() + lease.total_seconds()
+        with self._lock:
+            free = [row for row in rows if self._rows.get(row.id) is row and row.id not in self._leases]
+            row = min(free, key=lambda row: (-row.priority, row), default=None)
+            return None if row is None else self._lease(self._out_of_its_lane(row), worker, until, True)
+
+    def next_event_at(self, chosen: ChosenRow | None = None) -> datetime | None:
+        """Return when the next of the chosen jobs is due, or runs again because its worker was killed."""
         now, passed = self.clock.now(), self.clock.monotonic()
         with self._lock:
-            ends = [now + timedelta(seconds=held.until - passed) for held in self._leases.values()]
-        due = self.next_due_at(None)
-        return min([*ends, *([due] if due is not None else [])], default=None)
+            leases = {job_id: held.until - passed for job_id, held in self._leases.items()}
+            rows = [row for row in self._rows.values() if row.id not in self._failures]
+        events = [
+            now + timedelta(seconds=leases[row.id]) if row.id in leases else row.due
+            for row in rows
+            if chosen is None or chosen(row)
+        ]
+        return min(events, default=None)
 
-    def due_ids(self) -> set[str]:
-        """Return the ids of the jobs that are due now."""
+    def due_ids(self, chosen: ChosenRow | None = None) -> set[str]:
+        """Return the ids of the chosen jobs that are due now."""
+        return {row.id for row in self._due(chosen)}
+
+    def clear(self) -> None:
+        """Forget every job."""
         with self._lock:
+            self._rows.clear()
+            self._leases.clear()
+            self._failures.clear()
+            self._lanes.clear()
+
+    def _due(self, chosen: ChosenRow | None) -> Sequence[JobRow]:
+        with self._lock:  # and not while the test's function is asked, which may look at jobs
             now = self.clock.now()
-            return {row.id for row in self._rows.values() if self._state(row, now) is JobState.WAITING}
+            due = [row for row in self._rows.values() if self._state(row, now) is JobState.WAITING]
+        return [row for row in due if chosen is None or chosen(row)]
 
 
 class SandboxBackend(StoreBackend):

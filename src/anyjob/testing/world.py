@@ -17,7 +17,7 @@ from anyjob.registry import JobConfiguration
 from anyjob.routing import JobWiring
 from anyjob.testing.faults import SandboxFaults
 from anyjob.testing.record import JobRecord, JobWatcher, WatchedObservers
-from anyjob.testing.runner import JobLine, SandboxRunner
+from anyjob.testing.runner import EVERY_JOB, JobLine, SandboxRunner
 from anyjob.testing.sandbox_backend import SandboxBackend, SandboxStore
 from anyjob.testing.sandbox_clock import SandboxClock
 from anyjob.worker import JobWorker, WorkerOptions
@@ -141,7 +141,7 @@ class SandboxWorld:
                 if getattr(self._here, "awaits", False):
                     self._here.due = True
                 else:
-                    self.runner.drive(self.runner.all_due(), raises=True, limit=MAX_JOBS)
+                    self.runner.drive(self.runner.all_due(EVERY_JOB), raises=True, limit=MAX_JOBS)
 
     async def _on_the_loop(self, _alias: str, _ids: Sequence[str], call: Callable[[], Any]) -> Any:
         """Call it here, for memory never blocks."""
@@ -151,7 +151,7 @@ class SandboxWorld:
         finally:
             self._here.awaits = False
         if due:
-            await self.runner.adrive(self.runner.all_due(), raises=True, limit=MAX_JOBS)
+            await self.runner.adrive(self.runner.all_due(EVERY_JOB), raises=True, limit=MAX_JOBS)
         return result
 
 
