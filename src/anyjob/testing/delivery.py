@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Coroutine, Generator
 from contextvars import Context
 from functools import partial
@@ -34,17 +35,47 @@ class JobDelivery:
 
     def execute(self, stop: Event) -> Outcome:
         """Run the job: nothing of the test's context variables is there, as in a worker."""
-        return Context().run(partial(self._executor.execute, self._claim.raw, stop=stop))
+        call = self._executor.execute
+        if self._is_async and _has_django() and not _on_a_loop():
+            # What it does by `sync_to_async`, as the ORM does, comes back to this thread and its transaction.
+            from asgiref.sync import async_to_sync
+
+            call = async_to_sync(self._executor.aexecute)
+        return Context().run(partial(call, self._claim.raw, stop=stop))
 
     async def aexecute(self, stop: Event) -> Outcome:
         """Like `execute`, an async job in the caller's own task, so that what belongs to its loop can be used."""
+        if not self._is_async and _has_django() and _on_a_loop():
+            # Django allows no ORM on a loop's thread; the test's own `sync_to_async` leads where its transaction is.
+            from asgiref.sync import sync_to_async
+
+            return await sync_to_async(self.execute)(stop)
         return await _InContext(self._executor.aexecute(self._claim.raw, stop=stop), Context())
+
+    @property
+    def _is_async(self) -> bool:
+        configuration = self._executor.registry.find(self.envelope.name)
+        return configuration is not None and configuration.is_async
 
     def settle(self, outcome: Outcome) -> None:
         self._backend.store.settle(self._claim, outcome)
 
     def release(self) -> None:
         self._backend.store.release([self._claim])
+
+
+def _has_django() -> bool:
+    return "django.db" in sys.modules  # who never imported it has no transaction to join
+
+
+def _on_a_loop() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _InContext(Generic[T]):
