@@ -25,6 +25,7 @@ from anyjob.errors import (
     UntellableError,
 )
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob, background_job
+from anyjob.job_id import JobId
 from anyjob.manager import JobManager
 from anyjob.memory import InMemoryJobStore
 from anyjob.observer import JobObserver
@@ -52,6 +53,7 @@ __all__ = [  # noqa: RUF022  # grouped as they are met
     "job_name",
     # Enqueue
     "EnqueueOptions",
+    "JobId",
     "JobManager",
     "JobPriority",
     "JobRoute",

@@ -79,7 +79,7 @@ class JobInvoker:
         self.loop.close()
         self._limits.close()
 
-    def _call(self, job: type[Any] | JobFunction, args: Any) -> None:
+    def _call(self, job: type[Any] | JobFunction[..., Any], args: Any) -> None:
         if isinstance(job, JobFunction):
             result = job.call(args)
         elif isinstance(resolved := self._resolver(job), job):
@@ -98,7 +98,7 @@ class JobInvoker:
         elif inspect.isgenerator(result) or inspect.isasyncgen(result):
             raise JobDefinitionError("The job is a generator: it was called and did nothing. It must not yield.")
 
-    async def _acall(self, job: type[Any] | JobFunction, args: Any) -> None:
+    async def _acall(self, job: type[Any] | JobFunction[..., Any], args: Any) -> None:
         if isinstance(job, JobFunction):
             await job.call(args)
             return

@@ -10,10 +10,13 @@ from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from msgspec import UNSET, UnsetType
 
+from anyjob.calls import JobCall
 from anyjob.current import default_registry, get_manager
 from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.errors import InvalidArgsError, JobDefinitionError
-from anyjob.options import EnqueueOptions
+from anyjob.errors import JobDefinitionError
+from anyjob.job_id import JobId
+from anyjob.manager import JobManager
+from anyjob.options import EnqueueOptions, PrepareOptions
 from anyjob.registry import JobConfiguration, JobRegistry, args_type_of, as_aliases, seconds_or_none, type_variables
 from anyjob.retry import RetryPolicy
 from anyjob.signature import JobFunction, describe_place
@@ -53,19 +56,27 @@ class _Job(ABC, Generic[TArgs]):
         registry.register(JobConfiguration.of_class(cls, args_type))
 
     @classmethod
-    def enqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> str:
+    def enqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> JobId:
         """Enqueue a run of this job with the manager in force; see `JobManager.enqueue`."""
-        return get_manager().enqueue_for(cls, args, **options)
+        return get_manager().enqueue_for(cls.using(**options), args)
 
     @classmethod
-    async def aenqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> str:
+    async def aenqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> JobId:
         """Like `enqueue`, without blocking the event loop."""
-        return await get_manager().aenqueue_for(cls, args, **options)
+        return await get_manager().aenqueue_for(cls.using(**options), args)
 
     @classmethod
-    def prepare(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> JobEnvelope:
+    def prepare(cls, args: TArgs, **options: Unpack[PrepareOptions]) -> JobEnvelope:
         """Return the envelope of a run, for `JobManager.enqueue_many`."""
-        return get_manager().prepare(args, job=cls, **options)
+        return get_manager().prepare_for(cls.using(**options), args)
+
+    @classmethod
+    def using(cls, *, manager: JobManager | None = None, **options: Unpack[EnqueueOptions]) -> JobWithOptions[[TArgs]]:
+        """Return the job with options for one run, and with whose manager: `SendEmail.using(delay=60).enqueue(args)`.
+
+        `manager` is the one in force unless it is given.
+        """
+        return JobWithOptions(cls, options, manager)
 
 
 class BackgroundJob(_Job[TArgs]):
@@ -88,56 +99,52 @@ def _is_abstract(cls: type[Any], name: str) -> bool:
     return bool(getattr(getattr(cls, name, None), "__isabstractmethod__", False))
 
 
-class FunctionJob(Generic[P, R]):
+class FunctionJob(JobFunction[P, R]):
     """A function that can be enqueued. Calling it stays a plain call."""
 
-    def __init__(self, function: Callable[P, R], job: JobFunction) -> None:
+    def __init__(self, function: Callable[P, R]) -> None:
         functools.update_wrapper(self, function)
-        self._function = function
-        self._job = job
+        super().__init__(function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._function(*args, **kwargs)
+        result: R = self.function(*args, **kwargs)
+        return result
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobId:
         """Enqueue a run with these arguments, with the manager in force; see `JobManager.enqueue`."""
-        return self.using().enqueue(*args, **kwargs)
+        return get_manager().enqueue_for(self, *args, **kwargs)
 
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobId:
         """Like `enqueue`, without blocking the event loop."""
-        return await self.using().aenqueue(*args, **kwargs)
+        return await get_manager().aenqueue_for(self, *args, **kwargs)
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> JobEnvelope:
         """Return the envelope of a run, for `JobManager.enqueue_many`."""
-        return self.using().prepare(*args, **kwargs)
+        return get_manager().prepare_for(self, *args, **kwargs)
 
-    def using(self, **options: Unpack[EnqueueOptions]) -> _Using[P]:
-        """Return the job with options for one run: `report.using(delay=60).enqueue(7)`."""
-        return _Using(self._job, options)
+    def using(self, *, manager: JobManager | None = None, **options: Unpack[EnqueueOptions]) -> JobWithOptions[P]:
+        """Return the job with options for one run, and with whose manager: `report.using(delay=60).enqueue(7)`.
+
+        `manager` is the one in force unless it is given.
+        """
+        return JobWithOptions(self, options, manager)
 
 
-class _Using(Generic[P]):
-    def __init__(self, job: JobFunction, options: EnqueueOptions) -> None:
-        self._job = job
-        self._options = options
+class JobWithOptions(JobCall[P]):
+    """What `using` returns: a class's or a function's job, to be enqueued as it would be."""
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        return get_manager().enqueue_for(self._job, self._bind(args, kwargs), **self._options)
+    def __init__(self, job: object, options: EnqueueOptions, manager: JobManager | None) -> None:
+        super().__init__(job, options)
+        self._manager = manager
 
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        return await get_manager().aenqueue_for(self._job, self._bind(args, kwargs), **self._options)
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobId:
+        return (self._manager or get_manager()).enqueue_for(self, *args, **kwargs)
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobId:
+        return await (self._manager or get_manager()).aenqueue_for(self, *args, **kwargs)
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> JobEnvelope:
-        return get_manager().prepare(self._bind(args, kwargs), job=self._job, **self._options)
-
-    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
-        try:
-            return self._job.bind(args, kwargs)
-        except InvalidArgsError as error:
-            meant = ", ".join(f"{name}=..." for name in kwargs if name in EnqueueOptions.__annotations__)
-            if meant:
-                error.add_note(f"Options go in front: .using({meant}).enqueue(...)")
-            raise
+        return (self._manager or get_manager()).prepare_for(self, *args, **kwargs)
 
 
 @overload
@@ -173,7 +180,7 @@ def background_job(
     """
 
     def decorate(function: Callable[P, R]) -> FunctionJob[P, R]:
-        job = JobFunction(function)
+        job = FunctionJob(function)
         if registry is not None:
             registry.register(
                 JobConfiguration(
@@ -188,6 +195,6 @@ def background_job(
                     upgrades={} if upgrades is None else upgrades,
                 )
             )
-        return FunctionJob(function, job)
+        return job
 
     return decorate(name) if callable(name) else decorate

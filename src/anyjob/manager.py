@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any, Unpack
-
-from msgspec import Raw
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from anyjob.backend import ENQUEUE_TIMEOUT, JobBackend, NativeCommand
+from anyjob.calls import JobCall, TypedJob
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds, read_envelope, write_envelope
-from anyjob.errors import (
-    ConfigurationError,
-    EnqueueError,
-    EnvelopeError,
-    InvalidArgsError,
-    InvalidOptionError,
-    UnsupportedCapabilityError,
-)
+from anyjob.envelope import JobEnvelope
+from anyjob.errors import ConfigurationError, UnsupportedCapabilityError
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.invoker import JobResolver, construct
-from anyjob.log import JobLogger, log_event
+from anyjob.job_id import JobId
+from anyjob.log import JobLogger
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport, NativeReader, NativeSource
-from anyjob.moments import plain_moment
 from anyjob.observer import JobObserver, JobObservers
-from anyjob.options import EnqueueOptions, due_at, refuse_bad_options
+from anyjob.options import EnqueueOptions, PrepareOptions, refuse_bad_options
+from anyjob.preparing import JobPreparer, kept
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.routing import JobBackends, JobRoute, JobRouter, JobWiring, OffLoop
 from anyjob.senders import JobSenders
+from anyjob.sending import asend, asend_many, send, send_many
 from anyjob.serializer import JobSerializer, JsonJobSerializer
 from anyjob.shelf import JobShelf
-from anyjob.upgrades import ARGS_VERSION_HEADER
+from anyjob.signature import JobFunction
 from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = ["JobManager", "import_application"]
 
 logger = JobLogger("anyjob.enqueue")
+
+TArgs = TypeVar("TArgs")
+P = ParamSpec("P")
 
 
 class JobManager:
@@ -86,14 +82,13 @@ class JobManager:
         self.worker_options = worker_options or WorkerOptions()
         self._imports = tuple(imports)
         self.observers = JobObservers(observers)
-        self._ids = JobIds()
         self._workers: weakref.WeakSet[JobWorker] = weakref.WeakSet()
-        self._serializer = serializer or JsonJobSerializer()
+        self._preparer = JobPreparer(registry, serializer or JsonJobSerializer())
         self._senders = JobSenders(enqueue_timeout)
         self._make_executor = partial(
             JobExecutor,
             registry,
-            serializer=self._serializer,
+            serializer=self._preparer.serializer,
             resolver=resolver,
             retry=retry,
             max_losses=max_losses,
@@ -139,69 +134,87 @@ class JobManager:
 
     # Enqueue
 
-    def enqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> str:
+    def enqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> JobId:
         """Enqueue the job that takes `type(args)`; return its id once the backend accepted it.
 
         Raises `UnknownJobError`, `InvalidArgsError`, `InvalidOptionError`, `UnsupportedCapabilityError`, before
         anything is sent, and `EnqueueError` when the backend did not take it.
         """
-        return self._send(self._prepare(self.registry.get_for(args), args, options))
+        return self._send(self._prepare(self.registry.get_for(args), args, options), options)
 
-    async def aenqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> str:
+    async def aenqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> JobId:
         """Like `enqueue`. If it is cancelled, the job may have been enqueued all the same.
 
         `enqueue_timeout` counts from the call, however many are in front: one that was not begun by then is rejected.
         """
-        return await self._asend(self._prepare(self.registry.get_for(args), args, options))
+        return await self._asend(self._prepare(self.registry.get_for(args), args, options), options)
 
-    def enqueue_for(self, job: object, args: object, **options: Unpack[EnqueueOptions]) -> str:
-        """Enqueue the job that is named, where the type of `args` need not tell. Raises as `enqueue` does."""
-        return self._send(self._prepare_for(job, args, options))
+    @overload
+    def enqueue_for(self, job: type[TypedJob[TArgs]], args: TArgs, /, **options: Unpack[EnqueueOptions]) -> JobId: ...
+    @overload
+    def enqueue_for(self, job: JobFunction[P, Any] | JobCall[P], /, *args: P.args, **kwargs: P.kwargs) -> JobId: ...
+    def enqueue_for(self, job: Any, /, *args: Any, **kwargs: Any) -> JobId:
+        """Enqueue the job that is named: a class with its one object and options, or a function with its own arguments.
 
-    async def aenqueue_for(self, job: object, args: object, **options: Unpack[EnqueueOptions]) -> str:
+        A function's options, and a class's too, may be said by `using`: `enqueue_for(report.using(delay=60), 7)`.
+        Raises as `enqueue` does.
+        """
+        return self._send(*self._preparer.prepare_for(job, args, kwargs, self._wiring.clock))
+
+    @overload
+    async def aenqueue_for(
+        self, job: type[TypedJob[TArgs]], args: TArgs, /, **options: Unpack[EnqueueOptions]
+    ) -> JobId: ...
+    @overload
+    async def aenqueue_for(
+        self, job: JobFunction[P, Any] | JobCall[P], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobId: ...
+    async def aenqueue_for(self, job: Any, /, *args: Any, **kwargs: Any) -> JobId:
         """Like `enqueue_for`."""
-        return await self._asend(self._prepare_for(job, args, options))
+        return await self._asend(*self._preparer.prepare_for(job, args, kwargs, self._wiring.clock))
 
-    def enqueue_by_name(self, name: str, payload: object, **options: Unpack[EnqueueOptions]) -> str:
+    def enqueue_by_name(self, name: str, payload: object, **options: Unpack[EnqueueOptions]) -> JobId:
         """Enqueue the job of that name with plain JSON data: checked against its args type if it has one (an unknown
         field is refused), handed to its handler as it is if the job is dynamic. Raises as `enqueue` does.
         """
-        return self._send(self._prepare(self._named(name), payload, options))
+        return self._send(self._prepare(self._named(name), payload, options), options)
 
-    async def aenqueue_by_name(self, name: str, payload: object, **options: Unpack[EnqueueOptions]) -> str:
+    async def aenqueue_by_name(self, name: str, payload: object, **options: Unpack[EnqueueOptions]) -> JobId:
         """Like `enqueue_by_name`."""
-        return await self._asend(self._prepare(self._named(name), payload, options))
+        return await self._asend(self._prepare(self._named(name), payload, options), options)
 
-    def enqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[str]:
+    def enqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[JobId]:
         """Enqueue several jobs, of any kinds, in few round trips; return their ids in order.
 
-        Items are args objects, which take the `options`, or envelopes from `prepare`, which have theirs. Everything is
-        checked before anything is sent. An `EnqueueError` tells which jobs got through.
+        Items are args objects, which take the `options`, or envelopes from `prepare`, which have theirs; `backend` is
+        where all of them go. Everything is checked before anything is sent. An `EnqueueError` tells which jobs got
+        through.
         """
-        return self._send_many(self._prepare_many(items, options))
+        return send_many(self._wiring, *self._prepare_many(items, options))
 
-    async def aenqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[str]:
+    async def aenqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[JobId]:
         """Like `enqueue_many`; each backend's jobs wait for their turn for `enqueue_timeout` at most."""
-        envelopes = self._prepare_many(items, options)
-        sent: list[str] = []
-        for alias, group in self._grouped(envelopes).items():
-            try:
-                ids = [envelope.id for envelope in group]
-                await self._wiring.off_loop(alias, ids, partial(self._send_group, alias, group))
-            except EnqueueError as error:
-                told = _told_in_full(error, alias, sent, envelopes)
-                raise told from told.__cause__
-            sent.extend(envelope.id for envelope in group)
-        return [envelope.id for envelope in envelopes]
+        return await asend_many(self._wiring, *self._prepare_many(items, options))
 
-    def prepare(self, args: object, *, job: object = None, **options: Unpack[EnqueueOptions]) -> JobEnvelope:
-        """Check everything and return the envelope that `enqueue` would send, for `enqueue_many`.
+    def prepare(self, args: object, **options: Unpack[PrepareOptions]) -> JobEnvelope:
+        """Check everything and return the envelope that `enqueue` would send, for `enqueue_many`."""
+        return kept(self._prepare(self.registry.get_for(args), args, options), options)
 
-        `job` names the job where the type of `args` does not.
-        """
-        if job is None:
-            return self._prepare(self.registry.get_for(args), args, options)
-        return self._prepare_for(job, args, options)
+    @overload
+    def prepare_for(
+        self, job: type[TypedJob[TArgs]], args: TArgs, /, **options: Unpack[PrepareOptions]
+    ) -> JobEnvelope: ...
+    @overload
+    def prepare_for(
+        self, job: JobFunction[P, Any] | JobCall[P], /, *args: P.args, **kwargs: P.kwargs
+    ) -> JobEnvelope: ...
+    def prepare_for(self, job: Any, /, *args: Any, **kwargs: Any) -> JobEnvelope:
+        """Like `prepare`, for the job that is named, as `enqueue_for` takes it."""
+        return kept(*self._preparer.prepare_for(job, args, kwargs, self._wiring.clock))
+
+    def prepare_by_name(self, name: str, payload: object, **options: Unpack[PrepareOptions]) -> JobEnvelope:
+        """Like `prepare`, with plain JSON data for the job of that name, as `enqueue_by_name` takes it."""
+        return kept(self._prepare(self._named(name), payload, options), options)
 
     # Look and work
 
@@ -246,7 +259,7 @@ class JobManager:
         without being started, and a log line says so.
         """
         worker = self.worker(alias, options)
-        self.registry.check(self._serializer)
+        self.registry.check(self._preparer.serializer)
         if self.enqueue_only:
             logger.warning("enqueue_only is set: no worker was started")
             return worker
@@ -339,99 +352,20 @@ class JobManager:
             self.import_jobs()
         return self.registry.get(name)
 
-    def _prepare(self, configuration: JobConfiguration, args: object, options: EnqueueOptions) -> JobEnvelope:
-        data = self._serializer.serialize(args, configuration.args_type)
-        now = plain_moment(self._wiring.clock.now())
-        if not options and not configuration.upgrades:
-            return JobEnvelope(
-                ENVELOPE_VERSION,
-                self._ids.new(now),
-                configuration.name,
-                Raw(data),
-                configuration.queue,
-                configuration.priority,
-                now,
-                now,
-            )
+    def _prepare(self, configuration: JobConfiguration, args: object, options: PrepareOptions) -> JobEnvelope:
+        return self._preparer.prepare(configuration, args, options, self._wiring.clock)
+
+    def _prepare_many(
+        self, items: Iterable[object], options: EnqueueOptions
+    ) -> tuple[Sequence[JobEnvelope], str | None]:
         refuse_bad_options(options)
-        due = due_at(options, now)
-        return JobEnvelope(
-            v=ENVELOPE_VERSION,
-            id=options.get("job_id") or self._ids.new(now),
-            name=configuration.name,
-            args=Raw(data),
-            queue=options.get("queue") or configuration.queue,
-            priority=options.get("priority") or configuration.priority,
-            created_at=now,
-            first_due_at=due or now,
-            due_at=due,
-            headers=_headers(configuration, options),
-        )
+        return self._preparer.prepare_many(items, options, self._wiring.clock), options.get("backend")
 
-    def _prepare_many(self, items: Iterable[object], options: EnqueueOptions) -> list[JobEnvelope]:
-        if options.get("job_id") is not None:
-            raise InvalidOptionError("job_id: several jobs can't share an id; give each its own by prepare().")
-        return [
-            _checked(item)
-            if isinstance(item, JobEnvelope)
-            else self._prepare(self.registry.get_for(item), item, options)
-            for item in items
-        ]
+    def _send(self, envelope: JobEnvelope, options: EnqueueOptions) -> JobId:
+        return send(self._wiring, envelope, options.get("backend"))
 
-    def _prepare_for(self, job: object, args: object, options: EnqueueOptions) -> JobEnvelope:
-        configuration = self.registry.get_for_job(job)
-        _refuse_other_args(configuration, args)
-        return self._prepare(configuration, args, options)
-
-    def _send(self, envelope: JobEnvelope) -> str:
-        wiring = self._wiring
-        target = wiring.router.target_of(envelope)
-        target.backend.send((envelope,))
-        self._report(envelope, target.alias, wiring.observers)
-        return envelope.id
-
-    async def _asend(self, envelope: JobEnvelope) -> str:
-        wiring = self._wiring
-        alias = wiring.router.target_of(envelope).alias
-        sent: str = await wiring.off_loop(alias, (envelope.id,), partial(self._send, envelope))
-        return sent
-
-    def _send_many(self, envelopes: Sequence[JobEnvelope]) -> list[str]:
-        sent: list[str] = []
-        for alias, group in self._grouped(envelopes).items():
-            try:
-                self._send_group(alias, group)
-            except EnqueueError as error:
-                told = _told_in_full(error, alias, sent, envelopes)
-                raise told from told.__cause__
-            sent.extend(envelope.id for envelope in group)
-        return [envelope.id for envelope in envelopes]
-
-    def _grouped(self, envelopes: Iterable[JobEnvelope]) -> Mapping[str, Sequence[JobEnvelope]]:
-        router = self._wiring.router
-        groups: dict[str, list[JobEnvelope]] = {}
-        for envelope in envelopes:
-            groups.setdefault(router.target_of(envelope).alias, []).append(envelope)
-        return groups
-
-    def _send_group(self, alias: str, group: Sequence[JobEnvelope]) -> None:
-        wiring = self._wiring
-        wiring.backends[alias].send(group)
-        for envelope in group:
-            self._report(envelope, alias, wiring.observers)
-
-    def _report(self, envelope: JobEnvelope, alias: str, observers: JobObservers) -> None:
-        if logger.isEnabledFor(logging.INFO):
-            facts: dict[str, Any] = {
-                "backend": alias,
-                "queue": envelope.queue,
-                "priority": envelope.priority.name.lower(),
-            }
-            if envelope.due_at is not None:
-                facts["run_at"] = envelope.due_at.isoformat(timespec="seconds")
-            log_event(logger, logging.INFO, "enqueued", envelope, **facts)
-        if observers:
-            observers.tell("enqueued", envelope)
+    async def _asend(self, envelope: JobEnvelope, options: EnqueueOptions) -> JobId:
+        return await asend(self._wiring, envelope, options.get("backend"))
 
 
 def _keep_wiring(manager: JobManager, wiring: JobWiring) -> None:
@@ -447,47 +381,3 @@ def import_application(module: str, where: str) -> ModuleType:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # something that the module imports: its own affair
         raise ConfigurationError(f"{where}: there is no module {module!r} here or on the path.") from error
-
-
-def _told_in_full(
-    error: EnqueueError, alias: str, sent: Sequence[str], envelopes: Sequence[JobEnvelope]
-) -> EnqueueError:
-    """Return the error of one backend with what became of the jobs that went, or were to go, to others."""
-    told = {*sent, *error.accepted, *error.rejected, *error.in_doubt}
-    rest = [envelope.id for envelope in envelopes if envelope.id not in told]
-    if not sent and not rest:
-        return error
-    full = EnqueueError(
-        f"Backend {alias!r}: {error}",
-        accepted=[*sent, *error.accepted],
-        rejected=[*error.rejected, *rest],
-        in_doubt=error.in_doubt,
-    )
-    full.__cause__ = error
-    return full
-
-
-def _headers(configuration: JobConfiguration, options: EnqueueOptions) -> Mapping[str, str]:
-    headers = dict(options.get("headers") or {})
-    if configuration.upgrades:
-        headers[ARGS_VERSION_HEADER] = str(configuration.args_version)
-    return headers
-
-
-def _checked(envelope: JobEnvelope) -> JobEnvelope:
-    """Return the envelope, which anybody may have made, if the other side will be able to read it."""
-    try:
-        read_envelope(write_envelope(envelope))
-    except (EnvelopeError, TypeError, ValueError) as error:
-        raise InvalidOptionError(f"{envelope!r} is no envelope of prepare(): {error}") from error
-    return envelope
-
-
-def _refuse_other_args(configuration: JobConfiguration, args: object) -> None:
-    """Raise unless `args` are what the job takes: exactly its type, or plain data for a TypedDict."""
-    wanted = configuration.args_type
-    if isinstance(wanted, type) and type(args) is not wanted and not isinstance(args, dict):
-        raise InvalidArgsError(
-            f"{configuration.name} takes {wanted.__qualname__}, not {type(args).__qualname__}. "
-            "A subclass won't do: its own fields would be lost."
-        )

@@ -12,11 +12,11 @@ from anyjob.errors import InvalidOptionError, did_you_mean
 from anyjob.moments import plain_duration, plain_moment
 from anyjob.registry import QUEUE_RULE
 
-__all__ = ["EnqueueOptions", "due_at", "refuse_bad_options"]
+__all__ = ["EnqueueOptions", "PrepareOptions", "due_at", "refuse_bad_options"]
 
 
-class EnqueueOptions(TypedDict, total=False):
-    """What may be said about one run; the rest comes from the job's configuration."""
+class PrepareOptions(TypedDict, total=False):
+    """What an envelope keeps of what is said about one run; the rest comes from the job's configuration."""
 
     priority: JobPriority | None
     delay: timedelta | float | None
@@ -30,7 +30,14 @@ class EnqueueOptions(TypedDict, total=False):
     """Carried along and given to the job; 8 KiB at most, `anyjob-` is reserved."""
 
 
-def refuse_bad_options(options: EnqueueOptions) -> None:
+class EnqueueOptions(PrepareOptions, total=False):
+    """What may be said about one run when it is enqueued."""
+
+    backend: str | None
+    """Alias of the backend that is to take it, in place of the one that the routes choose."""
+
+
+def refuse_bad_options(options: PrepareOptions) -> None:
     """Raise `InvalidOptionError`, saying what is wrong with which option and what would be right. None is unsaid."""
     for name, value in options.items():
         rule = _RULES.get(name)
@@ -72,6 +79,10 @@ def _fault_of_queue(value: Any) -> str:
     return "" if isinstance(value, str) and QUEUE_NAME.fullmatch(value) else QUEUE_RULE
 
 
+def _fault_of_backend(value: Any) -> str:
+    return "" if isinstance(value, str) else "a backend is named by its alias."  # the router knows which there are
+
+
 def _fault_of_job_id(value: Any) -> str:
     return "" if isinstance(value, str) and JOB_ID.fullmatch(value) else "an id is 1 to 64 of A-Z a-z 0-9 _ -."
 
@@ -96,6 +107,7 @@ _RULES: Final[Mapping[str, Callable[[Any], str]]] = {
     "queue": _fault_of_queue,
     "job_id": _fault_of_job_id,
     "headers": _fault_of_headers,
+    "backend": _fault_of_backend,
 }
 
 
@@ -103,7 +115,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
-def due_at(options: EnqueueOptions, now: datetime) -> datetime | None:
+def due_at(options: PrepareOptions, now: datetime) -> datetime | None:
     """Return when the job is due if that is later than now, in UTC."""
     run_at = options.get("run_at")
     if run_at is None:

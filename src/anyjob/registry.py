@@ -59,7 +59,7 @@ class JobConfiguration:
     """One row of the registry. `time_limit` is in seconds; `retry` unset means the settings' policy, None one try."""
 
     name: str
-    job: type[Any] | JobFunction
+    job: type[Any] | JobFunction[..., Any]
     declared_args_type: Any = None
     aliases: tuple[str, ...] = ()
     queue: str = "default"
@@ -241,7 +241,7 @@ class JobRegistry:
         raise UnknownJobError(f"No job takes {describe_place(args_type)}. {advice}")
 
     def get_for_job(self, job: object) -> JobConfiguration:
-        """Return the configuration of a job class or `JobFunction`; raise `UnknownJobError` if it isn't in here."""
+        """Return the configuration of a job class or function; raise `UnknownJobError` if it isn't in here."""
         try:
             return self._by_job[job]
         except KeyError:
@@ -271,7 +271,7 @@ class JobRegistry:
         return iter({id(each): each for each in self.names.values()}.values())
 
 
-class _DynamicFunction(JobFunction):
+class _DynamicFunction(JobFunction[..., Any]):
     """A handler of JSON payloads: one argument of any type, given as it is."""
 
     def __init__(self, handler: Callable[[Any], Any]) -> None:

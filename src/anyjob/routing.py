@@ -100,19 +100,21 @@ class JobRouter:
         self._routes = tuple(routes)
         self._queues = dict(queues)
         self._executor = executor
-        self._targets: dict[tuple[str, str], JobTarget] = {}
+        self._targets: dict[tuple[str, str, str | None], JobTarget] = {}
         for alias in (default, *(route.backend for route in self._routes)):
             self.refuse_unknown_alias(alias)
 
-    def target_of(self, envelope: JobEnvelope) -> JobTarget:
-        """Return where the job goes; raise `UnsupportedCapabilityError` if that can't do what the job asks for."""
-        key = (envelope.name, envelope.queue)
+    def target_of(self, envelope: JobEnvelope, alias: str | None = None) -> JobTarget:
+        """Return where the job goes, by the routes unless the call said an alias; raise `UnsupportedCapabilityError` if
+        that can't do what the job asks for.
+        """
+        key = (envelope.name, envelope.queue, alias)
         try:
             target = self._targets[key]
         except KeyError:
             if len(self._targets) >= _MANY:
                 self._targets.clear()  # a queue per tenant must not fill the memory
-            target = self._targets[key] = self._choose(envelope)
+            target = self._targets[key] = self._choose(envelope, alias)
         if envelope.due_at is not None or envelope.priority is not JobPriority.NORMAL:
             delay = timedelta() if envelope.due_at is None else envelope.due_at - self._executor.clock.now()
             target.backend.capabilities.refuse_unsupported(envelope, delay=delay, backend=target.alias)
@@ -121,10 +123,7 @@ class JobRouter:
     def refuse_unknown_alias(self, alias: str) -> None:
         """Raise `ConfigurationError`, with the nearest known one, unless there is a backend of that alias."""
         if alias not in self._backends:
-            raise ConfigurationError(
-                f"No backend is called {alias!r}.{did_you_mean(alias, self._backends)} "
-                f"Defined: {', '.join(self._backends)}."
-            )
+            raise ConfigurationError(f"No backend is called {_no_such(alias, self._backends)}")
 
     def refuse_unknown_queue(self, alias: str, queue: str) -> None:
         """Raise `InvalidOptionError` if the settings close the backend's list of queues and this one isn't in it."""
@@ -135,10 +134,13 @@ class JobRouter:
                 f"Its queues are closed to: {', '.join(queues)}."
             )
 
-    def _choose(self, envelope: JobEnvelope) -> JobTarget:
+    def _choose(self, envelope: JobEnvelope, alias: str | None) -> JobTarget:
         """Check, once for a name and queue, what can't change from job to job."""
-        fitting = (route.backend for route in self._routes if route.fits(envelope.name, envelope.queue))
-        alias = next(fitting, self._default)
+        if alias is None:
+            fitting = (route.backend for route in self._routes if route.fits(envelope.name, envelope.queue))
+            alias = next(fitting, self._default)
+        elif alias not in self._backends:
+            raise InvalidOptionError(f"backend: none is called {_no_such(alias, self._backends)}")
         self.refuse_unknown_queue(alias, envelope.queue)
         backend = self._backends[alias]
         can = backend.capabilities
@@ -154,6 +156,10 @@ class JobRouter:
                 'Give the job retry=None, or set retry = "none".'
             )
         return JobTarget(alias, backend)
+
+
+def _no_such(alias: str, known: Mapping[str, object]) -> str:
+    return f"{alias!r}.{did_you_mean(alias, known)} Defined: {', '.join(known)}."
 
 
 class JobWiring(Struct, frozen=True):

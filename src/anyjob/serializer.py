@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from anyjob.errors import InvalidArgsError, JobDefinitionError, did_you_mean
+from anyjob.job_id import JobId
 
 __all__ = ["DEFAULT_MAX_ARGS_SIZE", "JobSerializer", "JsonJobSerializer", "is_pydantic_model"]
 
@@ -113,6 +114,8 @@ _ORM_ADVICE: Final = "Pass its primary key and load it in the job."
 
 def _encode_other(value: Any) -> Any:
     """Encode what msgspec doesn't know."""
+    if type(value) is JobId:  # another job's id is a text like any
+        return str(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if is_pydantic_model(type(value)):

@@ -6,7 +6,7 @@ import copy
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ from anyjob.errors import InvalidArgsError, JobDefinitionError
 __all__ = ["JobFunction", "describe_place"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _MadeOnce(Generic[T]):
@@ -29,17 +31,17 @@ class _MadeOnce(Generic[T]):
         return made
 
 
-class JobFunction:
+class JobFunction(Generic[P, R]):
     """A plain or async function, with the Struct that carries its arguments.
 
     The signature is checked here, at decoration; the Struct is made on first use, so that annotations may name what
     is defined further down the module.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[P, R]) -> None:
         if isinstance(function, type) or not hasattr(function, "__qualname__"):
             raise JobDefinitionError(f"{function!r} is no function: a job is one, or a class with an `execute`.")
-        self.function = function
+        self.function: Callable[..., Any] = function
         self.is_async = inspect.iscoroutinefunction(function)
         self._parameters = tuple(inspect.signature(function).parameters.values())
         for parameter in self._parameters:

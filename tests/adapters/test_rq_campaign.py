@@ -78,9 +78,8 @@ def test_delayed_jobs_survive_the_death_of_every_worker(world: World) -> None:
 
 def test_far_future_jobs_hold_up_nobody(world: World) -> None:
     many = [
-        world.manager.prepare(args, job=job, delay=86_400 + number)
+        world.manager.prepare_by_name("say", {"word": f"far-{number}"}, delay=86_400 + number)
         for number in range(10_000 if LONG else 2_000)
-        for job, args in [_say(world, f"far-{number}")]
     ]
     world.manager.enqueue_many(many)
     world.start_worker()
@@ -91,11 +90,6 @@ def test_far_future_jobs_hold_up_nobody(world: World) -> None:
     wait_until(lambda: len(world.ran("say")) == 10)
     assert max(float(line[-1]) - due[line[1]] for line in world.ran("say") if line[1] in due) < 1.0
     assert world.backend.shelf.count()[JobState.SCHEDULED] == len(many)
-
-
-def _say(world: World, word: str) -> tuple[object, object]:
-    configuration = world.manager.registry.get("say")
-    return configuration.job, configuration.job.bind((word,), {})
 
 
 @pytest.mark.parametrize("seed", range(5 if LONG else 1))

@@ -209,7 +209,7 @@ def test_wrong_arguments_are_refused_where_the_call_is_made(recording: JobManage
     with pytest.raises(UnknownJobError, match=r"No job takes .*LongEmail.*Did you mean 'Email'"):
         recording.enqueue(LongEmail("a"))
     with pytest.raises(InvalidArgsError, match="takes Email, not LongEmail. A subclass"):
-        recording.prepare(LongEmail("a"), job=SendEmail)
+        recording.prepare_for(SendEmail, LongEmail("a"))
     with pytest.raises(UnknownJobError, match="use enqueue_by_name"):
         recording.enqueue("mail.send")
     with pytest.raises(UnknownJobError, match="Did you mean 'mail.send'"):
@@ -217,9 +217,9 @@ def test_wrong_arguments_are_refused_where_the_call_is_made(recording: JobManage
     with pytest.raises(InvalidArgsError, match=r"unknown field 'too' at `\$`. Did you mean 'to'"):
         recording.enqueue_by_name("mail.send", {"too": "a"} | {"to": "a"})
     with pytest.raises(UnknownJobError, match="not in this registry"):
-        recording.prepare(Email("a"), job=Recorder)
+        recording.prepare_for(Recorder, Email("a"))  # type: ignore[arg-type]
     with pytest.raises(UnknownJobError, match="abstract, and so no job: it doesn't define execute"):
-        recording.prepare(Email("a"), job=BackgroundJob)
+        recording.prepare_for(BackgroundJob, Email("a"))  # type: ignore[type-abstract]
     with pytest.raises(UnknownJobError, match="the class Email: pass an object of it"):
         recording.enqueue(Email)
     assert recorder.calls == 0
@@ -386,16 +386,8 @@ def test_what_a_backend_can_not_do_is_refused_before_anything_is_sent(
     with pytest.raises(UnsupportedCapabilityError, match=message):
         manager.enqueue_by_name("report.build", {"number": 1}, **options)
     with pytest.raises(UnsupportedCapabilityError, match=message):
-        manager.enqueue_many([manager.prepare(_report(manager), job=_job(manager), **options)])
+        manager.enqueue_many([manager.prepare_by_name("report.build", {"number": 1}, **options)])
     assert backend.calls == 0
-
-
-def _job(manager: JobManager) -> Any:
-    return manager.registry.get("report.build").job
-
-
-def _report(manager: JobManager) -> Any:
-    return manager.registry.get("report.build").args_type(number=1)
 
 
 def test_without_delay_there_are_no_retries_either(make_manager: Callable[..., JobManager]) -> None:

@@ -100,7 +100,7 @@ def test_a_function_has_steps_too(manager: JobManager, registry: JobRegistry) ->
     def greet(name: str) -> None:
         paid.append(name)
 
-    envelope = manager.prepare({"name": "x"}, job=registry.get("greet").job)
+    envelope = manager.prepare_by_name("greet", {"name": "x"})
     manager.enqueue_many([replace(envelope, args=Raw(b'{"who": "ada"}'), headers={})])
     manager.drain()
     assert paid == ["ada"]

@@ -328,8 +328,7 @@ def test_jobs_run_at_the_same_time_as_told(manager: JobManager, gate: Gate, wait
 
 
 def gate_job(manager: JobManager, number: int) -> JobEnvelope:
-    configuration = manager.registry.get("gate")
-    return manager.prepare(configuration.args_type(number=number), job=configuration.job)
+    return manager.prepare_by_name("gate", {"number": number})
 
 
 def test_two_workers_run_each_job_once(registry: JobRegistry, manager: JobManager, wait_until: WaitUntil) -> None:

@@ -148,7 +148,7 @@ def test_settings_that_are_there_are_used(sandbox: JobSandbox) -> None:
 
 def test_explicit_managers_are_caught_whenever_they_were_made(sandbox: JobSandbox) -> None:
     during = manager_of()
-    during.enqueue_for(own.get("own.count").job, {"number": 1})
+    during.enqueue_by_name("own.count", {"number": 1})
     BEFORE.enqueue_by_name("own.count", {"number": 2})
     assert sandbox.run() == 2
     assert sorted(done) == [1, 2]
@@ -160,8 +160,9 @@ BEFORE = manager_of(routes=[JobRoute(queue="money", backend="ledger")], queues={
 def test_routes_and_closed_queues_are_those_of_the_manager(sandbox: JobSandbox) -> None:
     BEFORE.enqueue_by_name("own.count", {"number": 1})
     BEFORE.enqueue_by_name("own.count", {"number": 2}, queue="money")
-    assert [job.backend for job in sandbox.enqueued] == ["main", "ledger"]
-    assert [BEFORE.shelf(alias).count()[anyjob.JobState.WAITING] for alias in ("main", "ledger")] == [1, 1]
+    BEFORE.enqueue_by_name("own.count", {"number": 3}, queue="money", backend="main")
+    assert [job.backend for job in sandbox.enqueued] == ["main", "ledger", "main"]
+    assert [BEFORE.shelf(alias).count()[anyjob.JobState.WAITING] for alias in ("main", "ledger")] == [2, 1]
     with pytest.raises(InvalidOptionError, match="has no queue 'other'"):
         BEFORE.worker("ledger", anyjob.WorkerOptions(queues=("other",)))
     with pytest.raises(ConfigurationError, match="Did you mean 'ledger'"):

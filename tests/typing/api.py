@@ -15,6 +15,7 @@ from anyjob import (
     BackgroundJob,
     FunctionJob,
     JobEnvelope,
+    JobId,
     JobManager,
     JobPriority,
     JobRegistry,
@@ -79,17 +80,24 @@ async def fetch(url: str) -> int:
 
 assert_type(job_name("x")(Email), type[Email])
 assert_type(Email("a@b.c"), Email)
-assert_type(SendEmail.enqueue(Email("a@b.c")), str)
-assert_type(SendEmail.enqueue(Email("a@b.c"), delay=60, priority=JobPriority.LOW, queue="bulk", job_id="x"), str)
-assert_type(SendEmail.enqueue(Email("a@b.c"), run_at=datetime.now(UTC), headers={"tenant": "7"}), str)
+assert_type(SendEmail.enqueue(Email("a@b.c")), JobId)
+assert_type(SendEmail.enqueue(Email("a@b.c"), delay=60, priority=JobPriority.LOW, queue="bulk", job_id="x"), JobId)
+assert_type(SendEmail.enqueue(Email("a@b.c"), run_at=datetime.now(UTC), headers={"tenant": "7"}), JobId)
 assert_type(SendEmail.prepare(Email("a@b.c"), delay=timedelta(minutes=5)), JobEnvelope)
-assert_type(LoggedEmail.enqueue(Email("a@b.c")), str)
+assert_type(LoggedEmail.enqueue(Email("a@b.c")), JobId)
 
 SendEmail.enqueue(Invoice(7))  # type: ignore[arg-type]
 SendEmail.enqueue("a@b.c")  # type: ignore[arg-type]
 SendEmail.enqueue()  # type: ignore[call-arg]
 SendEmail.prepare(Invoice(7))  # type: ignore[arg-type]
 LoggedEmail.enqueue(Invoice(7))  # type: ignore[arg-type]
+assert_type(SendEmail.using(delay=60).enqueue(Email("a@b.c")), JobId)
+assert_type(SendEmail.using(delay=60).prepare(Email("a@b.c")), JobEnvelope)
+assert_type(LoggedEmail.using(backend="ledger").enqueue(Email("a@b.c")), JobId)
+SendEmail.using(delay=60).enqueue(Invoice(7))  # type: ignore[arg-type]
+SendEmail.using(delay=60).enqueue(Email("a@b.c"), delay=60)  # type: ignore[call-arg]
+SendEmail.using(dealy=60)  # type: ignore[call-arg]
+SendEmail.prepare(Email("a@b.c"), backend="ledger")  # type: ignore[call-arg]
 SendEmail.enqueue(Email("a@b.c"), dealy=60)  # type: ignore[call-arg]
 SendEmail.enqueue(Email("a@b.c"), delay="60")  # type: ignore[arg-type]
 SendEmail.enqueue(Email("a@b.c"), priority=20)  # type: ignore[arg-type]
@@ -128,11 +136,11 @@ class WrongRegistry(BackgroundJob[Email], registry="mine"):  # type: ignore[arg-
 # Functions
 
 assert_type(build_report(7), bytes)
-assert_type(build_report.enqueue(7, fmt="csv", copies=2), str)
+assert_type(build_report.enqueue(7, fmt="csv", copies=2), JobId)
 assert_type(build_report.prepare(7), JobEnvelope)
-assert_type(build_report.using(delay=60).enqueue(7), str)
+assert_type(build_report.using(delay=60).enqueue(7), JobId)
 assert_type(build_report.using(priority=JobPriority.LOW).prepare(7, "csv"), JobEnvelope)
-assert_type(fetch.enqueue("x"), str)
+assert_type(fetch.enqueue("x"), JobId)
 
 build_report.enqueue("seven")  # type: ignore[arg-type]
 build_report.enqueue()  # type: ignore[call-arg]
@@ -163,10 +171,32 @@ takes_a_function_job(fetch)  # type: ignore[arg-type]
 manager = get_manager()
 assert_type(manager, JobManager)
 assert_type(configure(backend="memory:"), JobManager)
-assert_type(manager.enqueue(Email("a@b.c"), delay=60), str)
-assert_type(manager.enqueue_by_name("mail.send", {"to": "a@b.c"}, priority=JobPriority.HIGH), str)
-assert_type(manager.enqueue_many([Email("a@b.c"), build_report.prepare(7)], delay=60), list[str])
+assert_type(manager.enqueue(Email("a@b.c"), delay=60), JobId)
+assert_type(manager.enqueue_by_name("mail.send", {"to": "a@b.c"}, priority=JobPriority.HIGH), JobId)
+assert_type(manager.enqueue_many([Email("a@b.c"), build_report.prepare(7)], delay=60), list[JobId])
 
+assert_type(manager.enqueue_for(SendEmail, Email("a@b.c"), delay=60), JobId)
+assert_type(manager.enqueue_for(SendInvoice, Invoice(7)), JobId)
+assert_type(manager.enqueue_for(build_report, 7, fmt="csv"), JobId)
+assert_type(manager.enqueue_for(build_report.using(delay=60), 7, fmt="csv"), JobId)
+assert_type(manager.enqueue_for(SendEmail.using(delay=60), Email("a@b.c")), JobId)
+assert_type(build_report.using(manager=manager).enqueue(7), JobId)
+assert_type(manager.prepare_for(SendEmail, Email("a@b.c"), delay=60), JobEnvelope)
+assert_type(manager.prepare_for(fetch, "x"), JobEnvelope)
+assert_type(manager.prepare_by_name("mail.send", {"to": "a@b.c"}), JobEnvelope)
+assert_type(manager.enqueue(Email("a@b.c")).backend, str)
+
+manager.enqueue_for(SendEmail, Invoice(7))  # type: ignore[misc]
+manager.enqueue_for(SendInvoice, Email("a@b.c"))  # type: ignore[misc]
+manager.enqueue_for(SendEmail, Email("a@b.c"), dealy=60)  # type: ignore[call-overload]
+manager.enqueue_for(build_report, "seven")  # type: ignore[call-overload]
+manager.enqueue_for(build_report, 7, delay=60)  # type: ignore[call-arg]
+manager.enqueue_for(build_report.using(delay=60), "seven")  # type: ignore[call-overload]
+manager.enqueue_for(Email, Email("a@b.c"))  # type: ignore[arg-type]
+manager.prepare_for(fetch, 7)  # type: ignore[call-overload]
+build_report.using(manager="main")  # type: ignore[arg-type]
+manager.enqueue(Email("a@b.c"), backend=7)  # type: ignore[arg-type]
+manager.prepare(Email("a@b.c"), backend="ledger")  # type: ignore[call-arg]
 manager.enqueue(Email("a@b.c"), dealy=60)  # type: ignore[call-arg]
 manager.enqueue(Email("a@b.c"), delay="60")  # type: ignore[arg-type]
 manager.enqueue_by_name(Email, {})  # type: ignore[arg-type]
@@ -182,12 +212,12 @@ with override(backend="memory:") as sandbox:
 
 
 async def enqueue_without_blocking() -> None:
-    assert_type(await SendInvoice.aenqueue(Invoice(7)), str)
-    assert_type(await build_report.using(run_at=datetime.now(UTC)).aenqueue(7), str)
-    assert_type(await fetch.aenqueue("x"), str)
+    assert_type(await SendInvoice.aenqueue(Invoice(7)), JobId)
+    assert_type(await build_report.using(run_at=datetime.now(UTC)).aenqueue(7), JobId)
+    assert_type(await fetch.aenqueue("x"), JobId)
     assert_type(await fetch("x"), int)
-    assert_type(await manager.aenqueue(Email("a@b.c")), str)
-    assert_type(await manager.aenqueue_many([Email("a@b.c")]), list[str])
+    assert_type(await manager.aenqueue(Email("a@b.c")), JobId)
+    assert_type(await manager.aenqueue_many([Email("a@b.c")]), list[JobId])
 
     await SendInvoice.aenqueue(Email("a@b.c"))  # type: ignore[arg-type]
     await fetch.aenqueue(7)  # type: ignore[arg-type]

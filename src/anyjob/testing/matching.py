@@ -13,7 +13,6 @@ from anyjob.errors import InvalidArgsError, InvalidOptionError, UnknownJobError,
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob
 from anyjob.registry import QUEUE_RULE, JobConfiguration
 from anyjob.serializer import refuse_unknown_fields
-from anyjob.signature import JobFunction
 from anyjob.testing.record import AbandonedJob, EnqueuedJob, RanJob
 
 __all__ = [
@@ -144,9 +143,6 @@ class JobKind:
             return True
         if isinstance(self.job, str):
             return self.job in (configuration.name, *configuration.aliases)
-        if isinstance(self.job, FunctionJob):
-            job = configuration.job
-            return isinstance(job, JobFunction) and job.function is getattr(self.job, "__wrapped__", None)
         return self.job is configuration.job or self.job is configuration.declared_args_type
 
     def _refuse_unknown(self, known: Sequence[JobConfiguration]) -> None:

@@ -15,7 +15,7 @@ from anyjob.envelope import JobEnvelope, JobPriority
 from anyjob.errors import DuplicateJobIdError, EnqueueError, InvalidOptionError
 from anyjob.memory import InMemoryJobStore
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
-from anyjob.options import EnqueueOptions
+from anyjob.options import PrepareOptions
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.conformance.fixtures import KitFixtures, move, needs, promised
@@ -297,7 +297,7 @@ def _mixed(world: World, count: int) -> Sequence[JobEnvelope]:
     levels = list(JobPriority) if world.can.priority is not Quality.NONE else [JobPriority.NORMAL]
     made = []
     for number in range(count):
-        options: EnqueueOptions = {
+        options: PrepareOptions = {
             "queue": ("default", "a", "b")[number % 3],
             "priority": levels[number % len(levels)],
             "headers": {"tenant": f"{number}"} if number % 4 == 0 else {},

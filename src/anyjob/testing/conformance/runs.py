@@ -10,6 +10,7 @@ import pytest
 
 from anyjob.envelope import JobPriority
 from anyjob.errors import DuplicateJobIdError
+from anyjob.job_id import JobId
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.jobs import NAME, AsyncProbe, Chain, samples
@@ -62,7 +63,7 @@ class RunsConformance(KitFixtures):
         assert [each.id for each in ends] == ids
 
     def test_aenqueue_many(self, running: World) -> None:
-        async def enqueue() -> list[str]:
+        async def enqueue() -> list[JobId]:
             return await running.manager.aenqueue_many([running.probe("a"), running.probe("b")])
 
         ids = asyncio.run(enqueue())

@@ -1,0 +1,119 @@
+"""From a call to an envelope: everything about a job is checked here, once, for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Raw
+
+from anyjob.calls import JobCall
+from anyjob.clock import Clock
+from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds, read_envelope, write_envelope
+from anyjob.errors import EnvelopeError, InvalidArgsError, InvalidOptionError
+from anyjob.moments import plain_moment
+from anyjob.options import EnqueueOptions, PrepareOptions, due_at, refuse_bad_options
+from anyjob.registry import JobConfiguration, JobRegistry
+from anyjob.serializer import JobSerializer
+from anyjob.upgrades import ARGS_VERSION_HEADER
+
+__all__ = ["JobPreparer", "kept"]
+
+
+class JobPreparer:
+    """Makes envelopes of the jobs of one registry. Thread-safe."""
+
+    def __init__(self, registry: JobRegistry, serializer: JobSerializer) -> None:
+        self.registry = registry
+        self.serializer = serializer
+        self._ids = JobIds()
+
+    def prepare(
+        self, configuration: JobConfiguration, args: object, options: PrepareOptions, clock: Clock
+    ) -> JobEnvelope:
+        """Return the envelope of a run; raise `InvalidArgsError` or `InvalidOptionError`."""
+        data = self.serializer.serialize(args, configuration.args_type)
+        now = plain_moment(clock.now())
+        if not options and not configuration.upgrades:
+            return JobEnvelope(
+                ENVELOPE_VERSION,
+                self._ids.new(now),
+                configuration.name,
+                Raw(data),
+                configuration.queue,
+                configuration.priority,
+                now,
+                now,
+            )
+        refuse_bad_options(options)
+        due = due_at(options, now)
+        return JobEnvelope(
+            v=ENVELOPE_VERSION,
+            id=str(options.get("job_id") or self._ids.new(now)),
+            name=configuration.name,
+            args=Raw(data),
+            queue=options.get("queue") or configuration.queue,
+            priority=options.get("priority") or configuration.priority,
+            created_at=now,
+            first_due_at=due or now,
+            due_at=due,
+            headers=_headers(configuration, options),
+        )
+
+    def prepare_for(
+        self, job: object, args: Sequence[Any], kwargs: Mapping[str, Any], clock: Clock
+    ) -> tuple[JobEnvelope, EnqueueOptions]:
+        """Return the envelope of a call that names the job, and its options. Raises `UnknownJobError` too."""
+        call = JobCall.of(job)
+        configuration = self.registry.get_for_job(call.job)
+        bound, options = call.bind(args, kwargs)
+        _refuse_other_args(configuration, bound)
+        return self.prepare(configuration, bound, options, clock), options
+
+    def prepare_many(self, items: Iterable[object], options: EnqueueOptions, clock: Clock) -> list[JobEnvelope]:
+        """Return the envelopes of args objects, which take the options, and of envelopes, which have theirs."""
+        if options.get("job_id") is not None:
+            raise InvalidOptionError("job_id: several jobs can't share an id; give each its own by prepare().")
+        return [
+            _checked(item)
+            if isinstance(item, JobEnvelope)
+            else self.prepare(self.registry.get_for(item), item, options, clock)
+            for item in items
+        ]
+
+
+def kept(envelope: JobEnvelope, options: Mapping[str, object]) -> JobEnvelope:
+    """Return the envelope of what was said; raise `InvalidOptionError` for what no envelope can keep."""
+    alias = options.get("backend")
+    if alias is not None:
+        raise InvalidOptionError(
+            f"backend = {alias!r}: an envelope doesn't say where it goes. Say so when it is sent: "
+            f"enqueue_many([...], backend={alias!r})."
+        )
+    return envelope
+
+
+def _headers(configuration: JobConfiguration, options: PrepareOptions) -> Mapping[str, str]:
+    headers = {str(key): str(value) for key, value in (options.get("headers") or {}).items()}
+    if configuration.upgrades:
+        headers[ARGS_VERSION_HEADER] = str(configuration.args_version)
+    return headers
+
+
+def _checked(envelope: JobEnvelope) -> JobEnvelope:
+    """Return the envelope, which anybody may have made, if the other side will be able to read it."""
+    try:
+        read_envelope(write_envelope(envelope))
+    except (EnvelopeError, TypeError, ValueError) as error:
+        raise InvalidOptionError(f"{envelope!r} is no envelope of prepare(): {error}") from error
+    return envelope
+
+
+def _refuse_other_args(configuration: JobConfiguration, args: object) -> None:
+    """Raise unless `args` are what the job takes: exactly its type, or plain data for a TypedDict."""
+    wanted = configuration.args_type
+    if isinstance(wanted, type) and type(args) is not wanted and not isinstance(args, dict):
+        raise InvalidArgsError(
+            f"{configuration.name} takes {wanted.__qualname__}, not {type(args).__qualname__}. "
+            "A subclass won't do: its own fields would be lost."
+        )
