@@ -22,7 +22,7 @@ from anyjob.retry import RetryPolicy
 from anyjob.signature import JobFunction, describe_place
 from anyjob.upgrades import JobUpgrade
 
-__all__ = ["AsyncBackgroundJob", "BackgroundJob", "FunctionJob", "background_job"]
+__all__ = ["AsyncBackgroundJob", "BackgroundJob", "FunctionJob", "JobWithOptions", "background_job"]
 
 TArgs = TypeVar("TArgs")
 P = ParamSpec("P")
