@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -14,7 +15,10 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
 from migration.pairs import Servers
 from redis import Redis
-from rq import Queue, Retry
+from rq import Queue, Retry, Worker
+from rq.suspension import resume, suspend
+
+from anyjob.testing.probes.journal import wait_until
 
 __all__ = ["APPLICATIONS", "REPORT", "SEND_MAIL", "Application", "application_on"]
 
@@ -46,6 +50,11 @@ class Application(ABC):
     @abstractmethod
     def send_chain(self, *args: Any) -> object:
         """Call `send_mail`, and `report` when it is done; return the id of the message that is sent now."""
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Have its workers take nothing, if a stop at the wrong moment would cost them what they just took."""
+        yield
 
     def close(self) -> None:
         return
@@ -109,6 +118,20 @@ def report(number):
         first = self._queue.enqueue(SEND_MAIL, *args)
         self._queue.enqueue(REPORT, *args, depends_on=first)
         return first.id
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """As docs/coming_from.md says. An idle worker rests after one job more: send on."""
+        suspend(self._client)
+        try:
+            wait_until(self._rests, timeout=60, what="RQ's workers to be suspended")
+            yield
+        finally:
+            resume(self._client)
+
+    def _rests(self) -> bool:
+        states = [each.get_state() for each in Worker.all(queue=self._queue)]
+        return bool(states) and set(states) == {"suspended"}
 
     def close(self) -> None:
         self._client.close()

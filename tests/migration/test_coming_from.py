@@ -42,6 +42,8 @@ class Producer:
 
     def __init__(self, application: Application) -> None:
         self.sent: Counter[str] = Counter()
+        self.first_job = 0
+        """The number of the first mail that was sent as a job."""
         self._application = application
         self._manager: JobManager | None = None
         self._lock = threading.Lock()
@@ -56,7 +58,7 @@ class Producer:
         manager = build(loaded, registry=JobRegistry())
         manager.registry.register_handler("mail.send", lambda _: None)
         with self._lock:
-            self._manager = manager
+            self._manager, self.first_job = manager, self.sent["mail"]
 
     def wait(self, count: int) -> None:
         """Wait until so many more were sent."""
@@ -171,6 +173,12 @@ class Stage:
     def noted(self) -> Counter[str]:
         return Counter(self.notes.read_text().splitlines())
 
+    def wait_for_a_job(self) -> None:
+        """Wait until the workers of step 3 serve: suspended, RQ's would not start."""
+        first = self.producer.first_job
+        mails = {f"mail {number}" for number in range(first, first + A_SECOND)}
+        wait_until(lambda: not self.noted().keys().isdisjoint(mails), timeout=60, what="a job to be run")
+
     def everything_ran_once(self) -> None:
         self.producer.end()
         expected = {f"{task} {number}" for task, count in self.producer.sent.items() for number in range(count)}
@@ -242,7 +250,9 @@ def test_a_task_becomes_a_job_while_others_stay(
                 order(made, lambda command=command: operator.run(command))  # type: ignore[misc]
             elif "--dry-run" in command:
                 if stops:  # and then something surely waits
-                    operator.stop("native")
+                    made.wait_for_a_job()
+                    with made.application.at_rest():
+                        operator.stop("native")
                 producer.send_old(A_SECOND)
                 operator.run(command)
             else:
