@@ -6,11 +6,12 @@ import ctypes
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from anyjob import BackgroundJob, RetryPolicy, current_job, job_name
-from anyjob.testing.probes.journal import hold, record
+from anyjob.testing.probes.journal import Journal, hold, record
 
-__all__ = ["Blocks", "Exits", "FailsAtItsGates", "KeepsTheLock"]
+__all__ = ["Blocks", "Exits", "FailsAtItsGates", "FailsFirst", "KeepsTheLock"]
 
 
 @job_name("celery-tests.fails-at-its-gates")
@@ -32,6 +33,28 @@ class FailsAtItsGatesJob(BackgroundJob[FailsAtItsGates]):
         record(args.journal, "begin", args.label)
         hold(f"{args.gates}-{current_job().try_count}")
         raise RuntimeError(args.label)
+
+
+@job_name("celery-tests.fails-first")
+@dataclass
+class FailsFirst:
+    """A job whose first so many tries fail; two of them in a row end it."""
+
+    journal: str
+    label: str
+    fails: int
+
+
+class FailsFirstJob(BackgroundJob[FailsFirst]):
+    """Runs a `FailsFirst`."""
+
+    retry = RetryPolicy(max_tries=2, first_wait=0.0)
+
+    def execute(self, args: FailsFirst) -> None:
+        record(args.journal, "begin", args.label)
+        if len(Journal(Path(args.journal)).entries("begin", args.label)) <= args.fails:
+            raise LookupError(f"no {args.label}")
+        record(args.journal, "end", args.label)
 
 
 @job_name("celery-tests.blocks")

@@ -11,6 +11,7 @@ import inspect
 import logging
 import struct
 from collections.abc import Callable, Iterator
+from functools import wraps
 from queue import Empty
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from anyjob_amqp import private as of_amqp
 from anyjob_celery import private as of_celery
 from anyjob_celery import private_kombu as of_kombu
+from anyjob_celery import private_publishing as of_publishing
 from anyjob_dramatiq import private as of_dramatiq
 from anyjob_dramatiq import private_pika as of_pika
 from anyjob_redis import private as of_redis
@@ -195,6 +197,27 @@ class TestCelery:
         task.__trace__ = build_tracer("probe", task, app=app)
         traced = task.__trace__("id", (), {}, {"id": "id", "args": (), "kwargs": {}, "ignore_result": True})
         assert (told, traced.retval) == (["id"], "ran")
+
+    def test_send_task_publishes_by_what_it_finds_at_its_application(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from celery import Celery
+
+        told: list[Any] = []
+        of_publishing.through_send_task("job", {"id": "x", "more": "y"}, told.append)
+        assert told == [{"id": "x", "more": "y"}]
+        assert not of_publishing.is_send_task_wrapped()
+        monkeypatch.setattr(Celery, "send_task", wraps(Celery.send_task)(lambda *_: None))
+        assert of_publishing.is_send_task_wrapped()
+
+    def test_a_thread_has_a_current_application(self) -> None:
+        from celery import current_app, registry
+
+        before = current_app._get_current_object()
+        with of_publishing.known_task("some.job"):
+            assert registry.tasks["some.job"].name == current_app.tasks["some.job"].name == "some.job"
+            assert current_app.conf is before.conf
+            assert "celery.ping" in current_app.tasks or "celery.chain" in current_app.tasks
+        assert current_app._get_current_object() is before
+        assert "some.job" not in registry.tasks
 
 
 class TestAmqp:

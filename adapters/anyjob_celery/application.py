@@ -14,7 +14,7 @@ from anyjob.executor import JobExecutor
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.safety import SAFE
 from anyjob_celery.stopping import StopBound, StopFlag
-from anyjob_celery.task import JobTask
+from anyjob_celery.task import AddJobTasks, JobTask
 
 __all__ = ["make_application"]
 
@@ -45,7 +45,7 @@ def make_application(backend: OwnCeleryBackend, executor: JobExecutor, *, stop_t
     )
     app.amqp.queues_cls = partial(_JobQueues, backend)
     app.register_task(JobTask(backend, executor, stop))
-    app.steps["worker"].add(StopBound)
+    app.steps["worker"].update((AddJobTasks, StopBound))
     app.steps["worker"].update(backend.worker_steps())
     app.anyjob = StopBound.Options(backend, stop, stop_timeout)
     return app

@@ -17,8 +17,10 @@ from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError, UnsupportedCapabilityError, did_you_mean
 from anyjob.executor import JobExecutor
 from anyjob.natives import ReadNative
+from anyjob.outcome import Deferred, Outcome, Retry
 from anyjob.shelf import JobShelf
 from anyjob.worker import WorkerOptions
+from anyjob_celery.publishing import Publication
 from anyjob_celery.safety import REFUSED, REMOTE_CONTROL
 
 __all__ = ["CeleryBackend", "OwnCeleryBackend"]
@@ -40,6 +42,7 @@ class CeleryBackend(JobBackend):
         self.pool = self._option("pool", _POOLS)
         self.native_delay = self._option("delay", ("exact", "native")) == "native"
         self.longest_eta = _LONGEST_ETA
+        self._announced: dict[str, Mapping[str, Any]] = {}
 
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
         """Return the command of Celery's worker; it finds the backend, and the URL, by anyjob's own settings."""
@@ -50,6 +53,24 @@ class CeleryBackend(JobBackend):
         if options.queues is not None:
             argv += ["--queues", ",".join(options.queues)]
         return NativeCommand(tuple(argv))
+
+    def settle_announced(self, outcome: Outcome, added: Mapping[str, Any] | None) -> None:
+        """Settle, as `settle`; what goes back has the headers that were added when it was announced where it ran.
+
+        There a tracer knows what it belongs to; in the worker's main process nothing does.
+        """
+        if added is None or not isinstance(outcome, Retry | Deferred):
+            self.settle(outcome)
+            return
+        self._announced[outcome.envelope.id] = added
+        try:
+            self.settle(outcome)
+        finally:
+            self._announced.pop(outcome.envelope.id, None)
+
+    def publication(self, envelope: JobEnvelope) -> Publication:
+        """Announce that a job is sent, unless it was announced where it ran."""
+        return Publication(envelope, self.native_eta(envelope), added=self._announced.get(envelope.id))
 
     @abstractmethod
     def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -29,10 +30,11 @@ from anyjob_celery.existing_redis import AppOnRedis
 from anyjob_celery.fence import IS_HELD
 from anyjob_celery.frame import TASK, headers_of
 from anyjob_celery.overtaking import task_priorities
+from anyjob_celery.publishing import heard_apart, send_with
 from anyjob_celery.safety import risks_of
 from anyjob_celery.settings import Settings
 from anyjob_celery.stopping import StopFlag, TellJobs
-from anyjob_celery.task import JobTask
+from anyjob_celery.task import AddJobTasks, JobTask
 
 __all__ = ["ExistingCeleryBackend"]
 
@@ -84,20 +86,26 @@ class ExistingCeleryBackend(CeleryBackend):
             self._queues.refuse_missing(queue)
 
         def send(envelope: JobEnvelope) -> None:
-            self.app.send_task(
-                TASK,
+            added = self._announced.get(envelope.id)
+            publish = partial(
+                self.app.send_task if added is None else partial(send_with, self.app, added),
+                envelope.name,  # for who listens; what travels is always `anyjob.run`, which no worker lacks
+                headers={"task": TASK},
+                route_name=TASK,
                 args=[msgspec.json.decode(write_envelope(envelope))],
                 task_id=envelope.id,
                 queue=native[envelope.queue],
                 priority=self._on.levels[envelope.priority],
                 eta=self.native_eta(envelope),
                 serializer="json",
+                **_NO_OPTIONS,
                 ignore_result=True,
                 retry=False,
                 argsrepr=headers_of(envelope)["argsrepr"],
                 kwargsrepr="{}",
                 shadow=envelope.name,
             )
+            heard_apart(envelope.name, publish)
 
         send_one_by_one(envelopes, send, self._errors, "Celery")
 
@@ -133,7 +141,7 @@ class ExistingCeleryBackend(CeleryBackend):
     def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:  # noqa: ARG002  # their jobs stop as ever
         stop = StopFlag()
         self.app.register_task(JobTask(self, executor, stop))
-        self.app.steps["worker"].add(TellJobs)
+        self.app.steps["worker"].update((AddJobTasks, TellJobs))
         self.app.anyjob = TellJobs.Options(self, stop)
         return self.app
 
@@ -162,6 +170,10 @@ def _knows_our_task(tasks: Any) -> bool:
 
 
 _ANSWER: Final = 1.0
+_NO_OPTIONS: Final[Mapping[str, None]] = dict.fromkeys(
+    ("expires", "time_limit", "soft_time_limit", "compression", "delivery_mode", "exchange", "routing_key")
+)
+"""Else Celery takes them from a task of the application's that has the job's name."""
 _PARKED: Final = frozenset({JobState.ABANDONED})
 
 _CAN: Final = Capabilities(

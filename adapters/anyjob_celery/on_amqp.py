@@ -30,7 +30,6 @@ from anyjob_amqp import (
 )
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.frame import ForeignMessageError, body_of, open_frame
-from anyjob_celery.publishing import announced_headers, tell_published
 from anyjob_celery.server import risks_of_own
 
 __all__ = ["AmqpCeleryBackend"]
@@ -69,10 +68,11 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         )
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        headers = [announced_headers(envelope, self.native_eta(envelope)) for envelope in envelopes]
+        publications = [self.publication(envelope) for envelope in envelopes]
+        headers = [each.headers for each in publications]
         self._publisher.publish(list(map(self._parcel, envelopes, headers)))
-        for envelope, told in zip(envelopes, headers, strict=True):
-            tell_published(envelope, told)
+        for each in publications:
+            each.done()
 
     def send_moved(self, envelopes: Sequence[JobEnvelope], move: str, *, gone: Collection[str] = ()) -> Collection[str]:
         in_doubt = self.moves.note(move, [envelope.id for envelope in envelopes], gone)

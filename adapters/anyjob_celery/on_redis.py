@@ -15,7 +15,6 @@ from anyjob.capabilities import Quality
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import EnqueueError
 from anyjob_celery.backend import OwnCeleryBackend
-from anyjob_celery.publishing import announced_headers, tell_published
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
 from anyjob_celery.redis_places import CeleryPlaces
 from anyjob_celery.redis_wire import LEVELS
@@ -71,10 +70,11 @@ class RedisCeleryBackend(OwnCeleryBackend):
         self._send([envelope], even_if_full=True)
 
     def _send(self, envelopes: Sequence[JobEnvelope], **options: Any) -> None:
-        headers = [announced_headers(envelope, self.native_eta(envelope)) for envelope in envelopes]
+        publications = [self.publication(envelope) for envelope in envelopes]
+        headers = [each.headers for each in publications]
         self.messages.send(envelopes, headers, at_once=self.native_delay, **options)
-        for envelope, told in zip(envelopes, headers, strict=True):
-            tell_published(envelope, told)
+        for each in publications:
+            each.done()
 
     def close(self) -> None:
         self.client.close()

@@ -1,46 +1,113 @@
-"""Celery's signals around a publish, for those who listen: tracers put their headers into the message there."""
+"""What Celery tells of a publish, for those who listen: tracers put their headers into the message there."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
 from typing import Any
 
 import msgspec
 
 from anyjob.envelope import JobEnvelope, write_envelope
-from anyjob_celery.frame import TASK, headers_of
+from anyjob.log import JobLogger
+from anyjob_celery.frame import headers_of
+from anyjob_celery.private_publishing import is_send_task_wrapped, known_task, through_send_task
 
-__all__ = ["announced_headers", "tell_published"]
+__all__ = ["Publication", "heard_apart", "send_with"]
+
+logger = JobLogger("anyjob.backend")
 
 
-def announced_headers(envelope: JobEnvelope, eta: str | None = None) -> dict[str, Any]:
-    """Return the headers of the job's message, after the receivers of `before_task_publish` had them.
+class Publication:
+    """A job on its way to the broker: for those who listen, the publication of a task that has the job's name.
 
-    They may add headers; what else they change is theirs alone. Who never imported Celery has no receivers.
+    What they add to its `headers` travels; what else they change is theirs alone. With the headers that they `added`
+    before, elsewhere, they are told nothing.
     """
-    headers = headers_of(envelope)
-    if eta is not None:
-        headers["eta"] = eta
-    signals = _signals()
-    if signals is not None and signals.before_task_publish.receivers:
-        signals.before_task_publish.send(
-            sender=TASK, headers=headers, declare=[], retry_policy={}, properties={}, **_told(envelope)
-        )
-    return headers
+
+    def __init__(
+        self, envelope: JobEnvelope, eta: str | None = None, *, added: Mapping[str, Any] | None = None
+    ) -> None:
+        self._envelope = envelope
+        self.headers = {**(added or {}), **headers_of(envelope)}
+        if eta is not None:
+            self.headers["eta"] = eta
+        self.added: Mapping[str, Any] | None = added
+        self._context = copy_context() if added is None and _is_heard() else None
+        if self._context is not None:
+            through = through_send_task if is_send_task_wrapped() else _at_once
+            try:
+                self._hear(self._context, through, envelope.name, {**self.headers, "task": envelope.name}, self._before)
+            except Exception:  # of who wraps it: no job is to be lost for that
+                logger.exception("id=%s: sent without what tracers add", envelope.id)
+
+    def done(self) -> None:
+        """Tell that the broker accepted it."""
+        if self._context is not None:
+            self._hear(self._context, _signals().after_task_publish.send, **self._told(self.headers))
+
+    def _before(self, headers: Mapping[str, Any]) -> None:
+        told = self._told(headers)
+        _signals().before_task_publish.send(**told, declare=[], retry_policy={}, properties={})
+        self.added = {name: value for name, value in told["headers"].items() if name not in self.headers}
+        self.headers |= self.added
+
+    def _told(self, headers: Mapping[str, Any]) -> dict[str, Any]:
+        name = self._envelope.name
+        return {
+            "sender": name,
+            "headers": {**headers, "task": name},
+            "body": ((msgspec.json.decode(write_envelope(self._envelope)),), {}, {}),
+            "exchange": "",
+            "routing_key": self._envelope.queue,
+        }
+
+    def _hear(self, context: Context, tell: Callable[..., object], *args: Any, **options: Any) -> None:
+        with known_task(self._envelope.name):
+            context.run(tell, *args, **options)
 
 
-def tell_published(envelope: JobEnvelope, headers: Mapping[str, Any]) -> None:
-    """Send `after_task_publish` for a job that the broker accepted."""
+def heard_apart(name: str, publish: Callable[[], object]) -> None:
+    """Let Celery publish a job of that name, and tell of it, apart from what surrounds the enqueue.
+
+    What a tracer begins before a publish and ends after it neither stays there nor surrounds the next job.
+    """
+    if not _is_heard():
+        publish()
+        return
+    with known_task(name):
+        copy_context().run(publish)
+
+
+def send_with(app: Any, added: Mapping[str, Any], name: str, **options: Any) -> None:
+    """Call `send_task`, whose message has these headers, whatever those who listen add."""
+
+    class Producer:
+        def __init__(self, producer: Any) -> None:
+            self._producer = producer
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._producer, name)
+
+        def publish(self, body: Any, *, headers: Mapping[str, Any], **options: Any) -> Any:
+            return self._producer.publish(body, headers={**headers, **added}, **options)
+
+    with app.producer_or_acquire() as producer:
+        app.send_task(name, producer=Producer(producer), **options)
+
+
+def _is_heard() -> bool:
+    """Whether anybody listens. Who never imported Celery has nobody who does."""
     signals = _signals()
-    if signals is not None and signals.after_task_publish.receivers:
-        signals.after_task_publish.send(sender=TASK, headers=headers, **_told(envelope))
+    if signals is None:
+        return False
+    return bool(signals.before_task_publish.receivers or signals.after_task_publish.receivers or is_send_task_wrapped())
+
+
+def _at_once(_name: str, headers: Mapping[str, Any], publish: Callable[[Mapping[str, Any]], None]) -> None:
+    publish(headers)
 
 
 def _signals() -> Any:
     return sys.modules.get("celery.signals")
-
-
-def _told(envelope: JobEnvelope) -> Mapping[str, Any]:
-    readable = msgspec.json.decode(write_envelope(envelope))
-    return {"body": ((readable,), {}, {}), "exchange": "", "routing_key": envelope.queue}

@@ -36,6 +36,10 @@ class TransportPart(Struct, frozen=True):
     held: HeldMessages
     stop: Event
 
+    def __json__(self) -> str:
+        """Say what it is where Celery tells of its settings (`inspect stats`, Flower)."""
+        return type(self).__qualname__
+
 
 class _Taken(Struct, frozen=True):
     tag: str

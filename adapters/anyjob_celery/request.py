@@ -8,7 +8,7 @@ meanwhile is somebody else's, who settles it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from anyjob.log import JobLogger
 from anyjob.outcome import Outcome
 from anyjob.retry import GiveUp
 from anyjob_celery.private import RequestParts
-from anyjob_celery.tracing import error_in, outcome_in
+from anyjob_celery.tracing import added_in, error_in, outcome_in
 
 __all__ = ["ENVELOPE", "JobRequest"]
 
@@ -55,7 +55,7 @@ class JobRequest(RequestParts):
             self._tell(super().on_failure, exc_info, send_failed_event, return_ok)
             if not self.acknowledged:
                 self._tell(self.reject, requeue=True)
-        elif self._settle(outcome or self._charge(error)):
+        elif self._settle(outcome or self._charge(error), added_in(exc_info)):
             self._tell(super().on_failure, exc_info, send_failed_event, return_ok)
         else:
             task_ready(self)
@@ -72,12 +72,12 @@ class JobRequest(RequestParts):
         else:
             task_ready(self)
 
-    def _settle(self, outcome: Outcome) -> bool:
+    def _settle(self, outcome: Outcome, added: Mapping[str, Any] | None = None) -> bool:
         """Do what `outcome` asks for, and acknowledge; return whether that was done."""
         try:
             held = self.task.jobs.holds(self.message)
             if held:
-                self.task.jobs.settle(outcome)
+                self.task.jobs.settle_announced(outcome, added)
         except EnqueueError as error:
             logger.error("not settled id=%s: it comes again: %s", self.id, error)  # noqa: TRY400
             self._tell(self.reject, requeue=True)

@@ -1,54 +1,62 @@
-"""The one task that runs every job, and how a message gets to it undecoded."""
+"""The tasks that run jobs, one for each and one for all others, and how a message gets to them undecoded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
-from celery.exceptions import Ignore, InvalidTaskError, Retry
+from celery import bootsteps
+from celery.exceptions import InvalidTaskError, Retry, TaskPredicate
 from celery.utils.log import get_logger
 from celery.worker.strategy import default as celery_strategy
 
-from anyjob.errors import AnyjobError, EnqueueError
+from anyjob.envelope import read_envelope
+from anyjob.errors import AnyjobError, EnqueueError, EnvelopeError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome
+from anyjob.outcome import Retry as RetryOutcome
 from anyjob.timelimit import TIME_LIMIT_GRACE
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
 from anyjob_celery.request import ENVELOPE
 from anyjob_celery.stopping import StopFlag
-from anyjob_celery.tracing import LED_TO, TracedTask
+from anyjob_celery.tracing import LED_TO, LedTo, TracedTask
 
-__all__ = ["JobAbandonedError", "JobTask", "job_strategy"]
+__all__ = ["AddJobTasks", "JobAbandonedError", "JobTask", "job_strategy"]
 
 get_logger("anyjob.worker")  # makes it a child of Celery's, whose worker sets up the output
 logger = JobLogger("anyjob.worker")
 
 
 class JobAbandonedError(AnyjobError):
-    """A job was given up and parked. Raised for Celery's sake, which then shows a failure."""
+    """A job was given up and parked, for an error that Celery would take for an order. Shows Celery a failure."""
 
 
 class JobTask(TracedTask):
     """Runs the job of a message. Its worker's main process settles the outcome, and acknowledges then (`JobRequest`).
 
-    What it raises is how Celery learns the outcome, for its events, results and signals. All that it needs for safety
-    it says itself, so that it is as safe in an application that is set up otherwise.
+    What it raises is how Celery learns the outcome, for its events, results and signals: the job's own error, once the
+    job is given up. All that it needs for safety it says itself, so that it is as safe in an application that is set up
+    otherwise.
     """
 
-    name = TASK
     Request = "anyjob_celery.request:JobRequest"
     Strategy = "anyjob_celery.task:job_strategy"
     max_retries = 0
     ignore_result = True
     store_errors_even_if_ignored = True
-    throws = (JobAbandonedError,)
     typing = False
 
-    def __init__(self, backend: CeleryBackend, executor: JobExecutor, stop: StopFlag) -> None:
+    def __new__(cls, *_: Any, name: str = TASK, **__: Any) -> JobTask:
+        """Make it of a class of its own, as Celery's decorator does: Sentry surrounds a task's class."""
+        made: JobTask = super().__new__(type(cls.__name__, (cls,), {"name": name, "__module__": cls.__module__}))
+        return made
+
+    def __init__(self, backend: CeleryBackend, executor: JobExecutor, stop: StopFlag, *, name: str = TASK) -> None:
+        self.name = name
         self.jobs = backend
         self.executor = executor
         self.stop = stop
@@ -66,8 +74,19 @@ class JobTask(TracedTask):
         outcome = self.executor.execute(
             request.get(ENVELOPE), redelivered=bool(request.delivery_info.get("redelivered")), stop=self.stop
         )
-        request.get(LED_TO).append(outcome)
-        _tell_celery(outcome)
+        request.get(LED_TO).append(LedTo(outcome, self._announce(outcome)))
+        if isinstance(outcome, Completed):
+            self._forget_failure()
+        else:
+            _tell_celery(outcome)
+
+    def _announce(self, outcome: Outcome) -> Mapping[str, Any] | None:
+        """Let tracers know, in here, of what will go back; return the headers that they add."""
+        if not isinstance(outcome, RetryOutcome | Deferred):
+            return None
+        publication = self.jobs.publication(outcome.envelope)
+        publication.done()
+        return publication.added
 
     def outcome_without(self, request: Mapping[str, Any], error: BaseException) -> Outcome:
         return self.executor.fail(
@@ -76,6 +95,18 @@ class JobTask(TracedTask):
 
     def is_stopping(self) -> bool:
         return self.stop.is_set()
+
+    def _forget_failure(self) -> None:
+        """Let no earlier end of this job stand in a result backend, where its success leaves nothing."""
+        envelope = read_envelope(self.request.get(ENVELOPE))
+        if not (envelope.try_count or envelope.lost_count or envelope.first_due_at != envelope.created_at):
+            return  # it never ran before, nor was it put off or retried
+        try:
+            self.backend.forget(envelope.id)
+        except NotImplementedError:  # there is none, or none that can
+            return
+        except Exception as error:  # noqa: BLE001  # the backend's
+            logger.warning("id=%s: its earlier state stays in the result backend: %r", envelope.id, error)
 
     def refuse(self, message: Any, why: object, connection_errors: tuple[type[Exception], ...]) -> None:
         """Park a message that is none of ours; if it can't be parked, it goes back."""
@@ -98,13 +129,19 @@ def job_strategy(task: JobTask, app: Any, consumer: Any, **options: Any) -> Call
     Celery would decode the body, here and in the pool's child, and start what is embedded in it; the arguments of a job
     are to come out as they went in, to the byte.
     """
-    handle = celery_strategy(task, app, consumer, **options)
+    tasks: Mapping[str, Any] = app.tasks
+    handlers: dict[str, Callable[..., Any]] = {}
+
+    def handler_of(name: str) -> Callable[..., Any]:
+        if name not in handlers:
+            handlers[name] = celery_strategy(tasks[name], app, consumer, **options)
+        return handlers[name]
 
     def on_message(message: Any, _body: Any, ack: Any, reject: Any, callbacks: Any, **more: Any) -> Any:
         opened = None
         try:
-            opened = _Opened(message, consumer, task)
-            return handle(opened, None, ack, reject, callbacks, **more)
+            opened = _Opened(message, consumer, task, tasks)
+            return handler_of(opened.headers["task"])(opened, None, ack, reject, callbacks, **more)
         except (ForeignMessageError, InvalidTaskError) as why:
             task.refuse(message, why, consumer.connection_errors)
         except Exception as error:
@@ -126,14 +163,11 @@ class _Opened:
     body = payload = _EMPTY
     begun = False
 
-    def __init__(self, message: Any, consumer: Any, task: JobTask) -> None:
+    def __init__(self, message: Any, consumer: Any, task: JobTask, tasks: Mapping[str, Any]) -> None:
         frame = open_frame(message.headers, message.body)
         self._message = message
         self.consumer = consumer
-        limit = task.executor.time_limit_of(frame.raw)
-        self.headers = {**frame.headers, ENVELOPE: frame.raw}
-        if limit is not None:  # in the job's own process; what is still there then is in a call that blocks
-            self.headers["timelimit"] = [limit + TIME_LIMIT_GRACE, None]
+        self.headers = {**frame.headers, ENVELOPE: frame.raw, **_facts_of(frame.raw, task, tasks)}
         if not task.jobs.native_delay:
             self.headers["eta"] = None  # else anybody could fill a worker's memory until then
 
@@ -141,14 +175,57 @@ class _Opened:
         return getattr(self._message, name)
 
 
+def _facts_of(raw: bytes, task: JobTask, tasks: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the headers by which Celery knows the job: its task or, if it has none, its name, its tries, its limit."""
+    try:
+        envelope = read_envelope(raw)
+    except EnvelopeError:
+        return {"shadow": None}
+    name = envelope.name
+    facts = {"retries": envelope.try_count, "shadow": name if name.isprintable() else repr(name)}
+    configuration = task.executor.registry.find(name)
+    if configuration is None:
+        return facts
+    if isinstance(tasks.get(configuration.name), JobTask):  # else it came after the pool, or is not ours
+        facts |= {"task": configuration.name, "shadow": None}
+    if configuration.time_limit is not None:  # in the job's own process; what is there then is in a call that blocks
+        facts["timelimit"] = [configuration.time_limit + TIME_LIMIT_GRACE, None]
+    return facts
+
+
+class AddJobTasks(bootsteps.StartStopStep):
+    """Gives a worker a task for each registered job, by the job's name.
+
+    When the application has all tasks of its own, whose names stay theirs: such a job is run by `anyjob.run`. And
+    before the pool has children, which know what their parent knows.
+    """
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        tasks, any_job = worker.app.tasks, worker.app.tasks[TASK]
+        for configuration in any_job.executor.registry:
+            if configuration.name not in tasks:
+                worker.app.register_task(JobTask(any_job.jobs, any_job.executor, any_job.stop, name=configuration.name))
+            elif not isinstance(tasks[configuration.name], JobTask):
+                logger.warning("job=%s shown as %s: a task has its name", configuration.name, TASK)
+
+
 def _tell_celery(outcome: Outcome) -> None:
-    if isinstance(outcome, Completed):
-        return
-    if isinstance(outcome, Deferred):
-        raise Ignore
+    """Raise what Celery shows for a failure, a retry."""
     if isinstance(outcome, Abandoned):
-        raise JobAbandonedError(f"{outcome.failure.error_type}: {outcome.failure.message}")
-    raise Retry(outcome.envelope.last_error or "its process was lost", when=outcome.envelope.due_at)
+        raise _raised(outcome)
+    if isinstance(outcome, Deferred):
+        raise Retry("put off, uncharged", when=outcome.envelope.due_at)
+    if isinstance(outcome, RetryOutcome):
+        told = None if outcome.error else "its process was lost"
+        raise Retry(told, outcome.error, outcome.envelope.due_at) from outcome.error
+
+
+def _raised(outcome: Abandoned) -> Exception:
+    error = outcome.error
+    if issubclass(type(error), Exception) and not issubclass(type(error), TaskPredicate):
+        return cast("Exception", error)
+    return JobAbandonedError(f"{outcome.failure.error_type}: {outcome.failure.message}")
 
 
 def _whole(message: Any) -> bytes:

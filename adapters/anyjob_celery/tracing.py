@@ -7,19 +7,30 @@ from typing import Any, Final
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.app.trace import TraceInfo, trace_ok_t
+from celery.exceptions import Retry
 from celery.states import FAILURE
+from kombu.utils.encoding import safe_repr
+from msgspec import Struct
 from msgspec.structs import replace
 
 from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Completed, Outcome
+from anyjob.outcome import Retry as RetryOutcome
 from anyjob_celery.private import TaskParts, Tracer
 
-__all__ = ["LED_TO", "TracedTask", "error_in", "outcome_in"]
+__all__ = ["LED_TO", "LedTo", "TracedTask", "added_in", "error_in", "outcome_in"]
 
 logger = JobLogger("anyjob.worker")
 
 LED_TO: Final = "anyjob_led_to"
-"""The key of a request under which the task leaves its outcome, in a list."""
+"""The key of a request under which the task leaves a `LedTo`, in a list."""
+
+
+class LedTo(Struct, frozen=True):
+    """What a job led to, and the headers that tracers added to what goes back, if they heard of that."""
+
+    outcome: Outcome
+    added: Mapping[str, Any] | None = None
 
 
 class TracedTask(TaskParts):
@@ -34,7 +45,7 @@ class TracedTask(TaskParts):
         raise NotImplementedError
 
     def trace(self, tracer: Tracer, task_id: str, args: Any, kwargs: Any, request: Mapping[str, Any]) -> Any:
-        led_to: list[Outcome] = []
+        led_to: list[LedTo] = []
         traced = trace_ok_t(None, None, None, None)
         error: BaseException = RuntimeError("Celery did not call it")
         try:
@@ -45,12 +56,16 @@ class TracedTask(TaskParts):
             logger.warning("id=%s: raised around it, and to no effect: %r", task_id, raised)
             error = raised
         told = traced.retval if isinstance(traced.retval, ExceptionInfo) else None
-        outcome = led_to[0] if led_to else self.outcome_without(request, error_in(told) if told else error)
+        what = led_to[0] if led_to else LedTo(self.outcome_without(request, error_in(told) if told else error))
+        outcome = what.outcome
         if isinstance(outcome, Completed):
             return trace_ok_t(None, None, traced.runtime, traced.retstr)
         if told is None:
             told = _told(error)
-        told.outcome = replace(outcome, error=None) if isinstance(outcome, Abandoned) else outcome
+        told.outcome = replace(outcome, error=None) if isinstance(outcome, Abandoned | RetryOutcome) else outcome
+        told.added = what.added
+        told.exception = _shown(error_in(told))
+        told.type = type(told.exception)
         return trace_ok_t(told, traced.info or TraceInfo(FAILURE), traced.runtime, None)
 
 
@@ -59,10 +74,31 @@ def outcome_in(told: Any) -> Outcome | None:
     return getattr(told, "outcome", None)
 
 
+def added_in(told: Any) -> Mapping[str, Any] | None:
+    """Return the headers that were added where the job ran to what goes back; None if it was not announced there."""
+    return getattr(told, "added", None)
+
+
 def error_in(told: Any) -> BaseException:
     """Return the error in what a pool told of a job that failed."""
     error: BaseException = told.exception
     return error.exc if isinstance(error, ExceptionWithTraceback) else error  # not so once it was pickled
+
+
+class _ShownError(Exception):
+    """Stands for an error of a job's on its way to the main process, which only shows what it was.
+
+    The error itself need not go through a pipe, and may mean something to Celery.
+    """
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _shown(error: BaseException) -> Any:
+    if isinstance(error, Retry):
+        return Retry(str(error), exc=_ShownError(safe_repr(error.exc)) if error.exc else None, when=error.when)
+    return _ShownError(safe_repr(error))
 
 
 def _told(error: BaseException) -> Any:

@@ -303,7 +303,7 @@ class JobExecutor:
             error=type_name(error),
             next=next_try_at.isoformat(timespec="seconds"),
         )
-        return Retry(envelope)
+        return Retry(envelope, error)
 
     def _defer(
         self, raw: bytes, envelope: JobEnvelope, now: datetime, event: str, refuse: Callable[[], object]

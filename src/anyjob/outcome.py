@@ -45,9 +45,13 @@ class Completed(Struct, frozen=True):
 
 
 class Retry(Struct, frozen=True):
-    """The try failed (or its process was lost): `envelope` is the next one, due at its `due_at`."""
+    """The try failed (or its process was lost): `envelope` is the next one, due at its `due_at`.
+
+    `error` is what the try raised, for who looks on in this process, and safe to look at; it goes no further.
+    """
 
     envelope: JobEnvelope
+    error: BaseException | None = None
 
 
 class Deferred(Struct, frozen=True):

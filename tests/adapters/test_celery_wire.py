@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import wraps
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, current_app
 from envelopes import make_envelope
 from kombu.utils.json import loads as kombu_loads
 
 from anyjob import JobPriority
 from anyjob.envelope import write_envelope
 from anyjob_celery.frame import TASK, ForeignMessageError, body_of, headers_of, open_frame
-from anyjob_celery.publishing import announced_headers, tell_published
+from anyjob_celery.publishing import Publication
 from anyjob_celery.redis_scripts import FRESH, LOST
 from anyjob_celery.redis_wire import LEVELS, envelope_in, item_of, read_item
 
@@ -108,21 +110,63 @@ def test_publish_signals_fire_and_may_add_headers() -> None:
     told: list[Any] = []
 
     def before(sender: str, headers: dict[str, Any], body: Any, **_: Any) -> None:
-        headers["traceparent"] = "00-ab"
-        told.append((sender, headers["id"], body[0][0]["name"]))
+        told.append((sender, headers["task"], headers["id"], body[0][0]["name"]))
+        headers |= {"traceparent": "00-ab", "task": "os.system"}
 
     def after(sender: str, headers: dict[str, Any], **_: Any) -> None:
-        told.append((sender, headers["traceparent"]))
+        told.append((sender, headers["task"], headers["traceparent"]))
 
     envelope = make_envelope(NOW, "job-1")
     before_task_publish.connect(before)
     after_task_publish.connect(after)
     try:
-        headers = announced_headers(envelope, datetime(2030, 1, 1, tzinfo=UTC).isoformat())
-        tell_published(envelope, headers)
+        publication = Publication(envelope, datetime(2030, 1, 1, tzinfo=UTC).isoformat())
+        publication.done()
     finally:
         before_task_publish.disconnect(before)
         after_task_publish.disconnect(after)
-    assert told == [(TASK, envelope.id, envelope.name), (TASK, "00-ab")]
-    assert headers["eta"] == "2030-01-01T00:00:00+00:00"
-    assert "traceparent" not in announced_headers(envelope)
+    assert told == [(envelope.name, envelope.name, envelope.id, envelope.name), (envelope.name, envelope.name, "00-ab")]
+    eta = {"eta": "2030-01-01T00:00:00+00:00"}
+    assert publication.headers == {**headers_of(envelope), **eta, "traceparent": "00-ab"}
+    assert Publication(envelope).headers == headers_of(envelope)
+
+
+def test_who_wraps_send_task_adds_headers_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sends: Any = Celery.send_task
+    told: list[Any] = []
+
+    @wraps(sends)
+    def wrapped(*args: Any, headers: Any, **options: Any) -> Any:
+        told.append((args[1], current_app.tasks[args[1]].name))
+        sends(*args, headers={**headers, "sentry-trace": "ab"}, **options)
+        told.append("sent")
+
+    envelope = make_envelope(NOW, "job-1")
+    monkeypatch.setattr(Celery, "send_task", wrapped)
+    assert Publication(envelope).headers == {**headers_of(envelope), "sentry-trace": "ab"}
+    assert told == [(envelope.name, envelope.name), "sent"]
+    assert envelope.name not in current_app.tasks  # they are somebody's
+    monkeypatch.setattr(Celery, "send_task", wraps(sends)(lambda *_, **__: 1 / 0))
+    assert Publication(envelope).headers == headers_of(envelope)
+    assert "sent without what tracers add" in caplog.text
+
+
+def test_what_a_tracer_begins_at_a_publish_stays_there() -> None:
+    from celery.signals import before_task_publish
+
+    active: ContextVar[str] = ContextVar("active", default="")
+    seen: list[str] = []
+
+    def before(sender: str, **_: Any) -> None:
+        seen.append(active.get())
+        active.set(sender)
+
+    before_task_publish.connect(before)
+    try:
+        for number in range(2):
+            Publication(make_envelope(NOW, f"job-{number}"))
+    finally:
+        before_task_publish.disconnect(before)
+    assert (seen, active.get()) == (["", ""], "")
