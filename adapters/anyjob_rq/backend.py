@@ -13,7 +13,7 @@ from redis import Redis
 from anyjob.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.capabilities import Capabilities
 from anyjob.envelope import JobEnvelope
-from anyjob.errors import ConfigurationError
+from anyjob.errors import ConfigurationError, UnsupportedCapabilityError
 from anyjob.executor import JobExecutor
 from anyjob.natives import ReadNative
 from anyjob.worker import WorkerOptions
@@ -90,6 +90,15 @@ class RQBackend(JobBackend):
             )
         several = options.concurrency > 1
         start = ["worker-pool", "--num-workers", str(options.concurrency)] if several else ["worker"]
+        if options.burst:
+            start.append("--burst")
+        if options.max_jobs is not None:
+            if several:
+                raise UnsupportedCapabilityError(
+                    f"Backend {self.config.alias!r}: RQ's worker-pool, which runs several jobs at a time, counts none. "
+                    "With max_jobs, start several workers with a concurrency of 1."
+                )
+            start += ["--max-jobs", str(options.max_jobs)]
         queues = options.queues or self.config.queues or (ALL_QUEUES,)
         argv = (sys.executable, "-m", "anyjob_rq", *start, "--worker-class", "anyjob_rq.RQJobWorker", *queues)
         return NativeCommand(argv, {"RQ_REDIS_URL": self._url})
@@ -115,6 +124,7 @@ class RQBackend(JobBackend):
 def _capabilities(lease: float) -> Capabilities:
     return replace(
         ON_REDIS,
+        bounded_worker=True,
         unique_ids=True,
         # A lease, looked at three times in its length, and a second for the way back (some 50,000 messages).
         redelivery_bound=timedelta(seconds=lease * 4 / 3 + 1),

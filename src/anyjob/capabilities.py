@@ -64,6 +64,8 @@ class Capabilities:
     in doubt."""
     counts: Mapping[JobState, Quality] = field(default_factory=dict)
     """How well the jobs of a state can be counted; a state that is missing can't be."""
+    bounded_worker: bool = False
+    """Its worker can end by itself: when nothing is due (`burst`), or after so many jobs (`max_jobs`)."""
 
     # Guarantees
     in_process: bool = False
@@ -112,6 +114,14 @@ class Capabilities:
             raise UnsupportedCapabilityError(
                 f"Backend {backend!r} can't give away its {' and '.join(lacking)} jobs. Let its workers finish them; "
                 "`anyjob worker --backend A --backend B` serves it and the one where new jobs go."
+            )
+
+    def refuse_bounded_worker(self, backend: str) -> None:
+        """Raise `UnsupportedCapabilityError`, with the way out, if the worker can't end by itself."""
+        if not self.bounded_worker:
+            raise UnsupportedCapabilityError(
+                f"Backend {backend!r}: its job system's own worker ends only when it is told to, so that there is no "
+                "burst and no max_jobs. Stop it by TERM, as when `anyjob count` shows that nothing waits."
             )
 
     def refuse_listing(self, states: frozenset[JobState] | None) -> None:
@@ -172,6 +182,7 @@ _ROWS: Final[Mapping[str, Callable[[Capabilities], str]]] = {
     "moves jobs away": lambda can: _tell_states(can.moving),
     "what is moved here is here": lambda can: _ONCE[can.moves_once],
     "counts exactly": _tell_counts,
+    "a worker ends by itself (`burst`, `max_jobs`)": lambda can: _YES[can.bounded_worker],
     "survives the process": lambda can: _YES[not can.in_process],
     "survives a server restart": lambda can: _YES[can.durable],
     "runs again after a crash, within": _tell_redelivery,

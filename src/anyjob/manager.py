@@ -9,6 +9,8 @@ from functools import partial
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
+from msgspec.structs import replace
+
 from anyjob.backend import ENQUEUE_TIMEOUT, JobBackend, NativeCommand
 from anyjob.calls import JobCall, TypedJob
 from anyjob.clock import Clock, SystemClock
@@ -246,11 +248,19 @@ class JobManager:
     def any_worker(self, alias: str, options: WorkerOptions) -> NativeCommand | JobWorker:
         """Return a backend's worker, the command of its own or one of ours; neither is started.
 
-        Raises `InvalidOptionError` for a queue outside of the settings' closed list.
+        Raises `InvalidOptionError` for a queue outside of the settings' closed list, or to exclude that nobody knows;
+        `UnsupportedCapabilityError` for a burst, or a number of jobs, where the worker doesn't end by itself.
         """
+        backend, router = self.backend(alias), self._wiring.router
+        if options.burst or options.max_jobs is not None:
+            backend.capabilities.refuse_bounded_worker(alias)
+        if options.exclude_queues:
+            queues = router.queues_but(alias, options.exclude_queues, self.registry.queues())
+            options = replace(options, queues=queues, exclude_queues=())
+            logger.info("serves backend=%s queues=%s", alias, ",".join(queues))
         for queue in options.queues or ():
-            self._wiring.router.refuse_unknown_queue(alias, queue)
-        return self.backend(alias).worker(self.executor, options)
+            router.refuse_unknown_queue(alias, queue)
+        return backend.worker(self.executor, options)
 
     def start_worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
         """Start a worker in threads of this process and return it; `stop` it, or use it in a `with`.

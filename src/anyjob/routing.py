@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -133,6 +133,25 @@ class JobRouter:
                 f"Backend {alias!r} has no queue {queue!r}.{did_you_mean(queue, queues)} "
                 f"Its queues are closed to: {', '.join(queues)}."
             )
+
+    def queues_but(self, alias: str, excluded: Collection[str], known: Collection[str]) -> tuple[str, ...]:
+        """Return the queues of the backend's closed list, else of the `known` ones, without the excluded.
+
+        Raises `InvalidOptionError` for one that is not among them, and if none is left.
+        """
+        queues = self._queues.get(alias) or sorted(known)
+        for queue in excluded:
+            if queue not in queues:
+                raise InvalidOptionError(
+                    f"Backend {alias!r} has no queue {queue!r} to exclude.{did_you_mean(queue, queues)} "
+                    f"Known, by the settings or the registered jobs: {', '.join(queues)}."
+                )
+        left = tuple(queue for queue in queues if queue not in excluded)
+        if not left:
+            raise InvalidOptionError(
+                f"Backend {alias!r}: with {', '.join(queues)} excluded, there is no queue to serve."
+            )
+        return left
 
     def _choose(self, envelope: JobEnvelope, alias: str | None) -> JobTarget:
         """Check, once for a name and queue, what can't change from job to job."""

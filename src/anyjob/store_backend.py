@@ -31,7 +31,7 @@ logger = JobLogger("anyjob.worker")
 class StoreBackend(JobBackend):
     """Sends into a store; its workers, woken at once by a `send` of this process, claim from it.
 
-    Any store can be listed, counted and taken from: `capabilities` need not say so.
+    Any store can be listed, counted and taken from, and its workers end by themselves: `capabilities` need not say so.
     """
 
     def __init__(self, store: JobStore, capabilities: Capabilities) -> None:
@@ -42,6 +42,7 @@ class StoreBackend(JobBackend):
             removal=ALL_STATES - {JobState.RUNNING},
             moving=ALL_STATES - {JobState.RUNNING},
             counts=dict.fromkeys(JobState, Quality.EXACT),
+            bounded_worker=True,
         )
         self.shelf = _StoreShelf(store, capabilities)
         self._workers: list[weakref.ref[JobWorker]] = []
@@ -75,6 +76,7 @@ def memory_capabilities(lease: float) -> Capabilities:
         removal=ALL_STATES - {JobState.RUNNING},
         moving=ALL_STATES - {JobState.RUNNING},
         counts=dict.fromkeys(JobState, Quality.EXACT),
+        bounded_worker=True,
         in_process=True,
         redelivery_bound=timedelta(seconds=lease * 4 / 3),  # a lease, looked at three times in its length
         exact_loss_count=True,

@@ -30,6 +30,12 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
 
     queues: tuple[str, ...] | None = None
     """Logical queues to serve; None is all."""
+    exclude_queues: tuple[str, ...] = ()
+    """Serve all queues but these: of the closed list, or else of those that the registered jobs name."""
+    burst: bool = False
+    """End when nothing is due and nothing runs; what is due later, further tries too, is left to another worker."""
+    max_jobs: int | None = None
+    """End after so many jobs; None is no end."""
     concurrency: int = 1
     """Jobs run at the same time."""
     stop_timeout: float = 30.0
@@ -40,8 +46,14 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """Longest pause between two looks into a store that other processes write to."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.queues, str):
-            raise InvalidOptionError(f"WorkerOptions(queues={self.queues!r}): queues are a tuple, as ('mail',).")
+        for name in ("queues", "exclude_queues"):
+            if isinstance(value := getattr(self, name), str):
+                raise InvalidOptionError(f"WorkerOptions({name}={value!r}): queues are a tuple, as ('mail',).")
+        if self.queues is not None and self.exclude_queues:
+            raise InvalidOptionError("WorkerOptions: either queues or exclude_queues, not both.")
+        limit: object = self.max_jobs
+        if not (limit is None or (isinstance(limit, int) and limit > 0)):
+            raise InvalidOptionError(f"WorkerOptions(max_jobs={limit!r}): must be a whole number more than 0, or None.")
         for name in ("concurrency", "lease", "poll", "stop_timeout"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or value < 0 or (value == 0 and name != "stop_timeout"):
@@ -54,12 +66,23 @@ class _Shift:
     A thread that outlives its shift is not revived by the next one, whose jobs this one's stop doesn't give back.
     """
 
-    def __init__(self, serving: int) -> None:
+    def __init__(self, serving: int, max_jobs: int | None = None) -> None:
         self.stop = threading.Event()
         self.serving = serving
+        self.resting = 0
+        self.burst_is_over = False
+        self.left = None if max_jobs is None else threading.Semaphore(max_jobs)
         self.held: dict[int, JobClaim] = {}
         self.ended = threading.Condition()
         self.over = False
+
+    def may_begin(self) -> bool:
+        """Whether one more job may be claimed; `begun_none` takes it back."""
+        return self.left is None or self.left.acquire(blocking=False)
+
+    def begun_none(self) -> None:
+        if self.left is not None:
+            self.left.release()
 
 
 class JobWorker:
@@ -87,16 +110,16 @@ class JobWorker:
 
     @property
     def running(self) -> bool:
-        """Whether it was started and was not told to stop."""
+        """Whether it was started, was not told to stop and has not ended by itself."""
         shift = self._shift
-        return shift is not None and not shift.stop.is_set()
+        return shift is not None and not shift.stop.is_set() and shift.serving > 0
 
     def start(self) -> Self:
         """Start the threads and return at once."""
         with self._changed:
             if self._shift is not None:
                 raise InvalidOptionError("The worker runs already; stop it first.")
-            self._shift = shift = _Shift(self._options.concurrency)
+            self._shift = shift = _Shift(self._options.concurrency, self._options.max_jobs)
         for number in range(shift.serving):
             self._start_thread(f"anyjob-worker-{number}", self._serve, shift)
         self._start_thread("anyjob-leases", self._keep_leases, shift)
@@ -108,6 +131,15 @@ class JobWorker:
             with self._changed:
                 self._news += 1
                 self._changed.notify_all()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, by itself (`burst`, `max_jobs`) or by `stop`; return whether it has.
+
+        For `timeout` seconds at most, None: as long as it takes. Even one that ended by itself is to be stopped.
+        """
+        with self._changed:
+            shift = self._shift
+            return shift is None or self._wait_until_done(shift, timeout)
 
     def stop(self, timeout: float | None = None) -> bool:
         """Claim no more, wait up to `timeout` seconds (None: `stop_timeout`) for running jobs, give the rest back.
@@ -139,10 +171,12 @@ class JobWorker:
     def drain(self, max_jobs: int | None = None) -> int:
         """Run, in this thread, what is due now and what becomes due meanwhile; return how many jobs were run.
 
+        `max_jobs` at most; None: those of the options, if they say so.
         A Ctrl-C meanwhile is raised here as KeyboardInterrupt; the job that ran goes back, uncharged.
         """
         self._recover()
         worker = self._executor.worker
+        max_jobs = self._options.max_jobs if max_jobs is None else max_jobs
         claims = self._claim(worker) if max_jobs != 0 else ()
         if not claims:
             return 0
@@ -169,9 +203,11 @@ class JobWorker:
 
     def _serve(self, shift: _Shift) -> None:
         worker, pause = self._executor.worker, _FIRST_PAUSE
-        while not shift.stop.is_set():
+        while not (shift.stop.is_set() or shift.burst_is_over) and shift.may_begin():
+            claims: Sequence[JobClaim] = ()
             try:
-                for claim in self._claim(worker) or self._wait_for_jobs(worker, shift):
+                claims = self._claim(worker) or self._wait_for_jobs(worker, shift)
+                for claim in claims:
                     self._run(claim, shift)
                 pause = _FIRST_PAUSE
             except BaseException:  # the store failed, or a job was interrupted: no reason to end the thread
@@ -179,9 +215,14 @@ class JobWorker:
                     logger.exception("worker=%s goes on in %gs", worker, pause)
                     self._pause(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
+            finally:
+                if not claims:
+                    shift.begun_none()
         with self._changed:
             shift.serving -= 1
             self._changed.notify_all()
+        if not shift.serving:
+            self._end(shift)
 
     def _claim(self, worker: str) -> Sequence[JobClaim]:
         return self._store.claim(queues=self._options.queues, limit=1, lease=self._lease, worker=worker)
@@ -200,12 +241,22 @@ class JobWorker:
             if not claims:
                 until = self._until_due()
                 with self._changed:
-                    if self._news == news and not shift.stop.is_set():
-                        self._clock.wait(self._changed, until)
+                    if self._news == news and not (shift.stop.is_set() or shift.burst_is_over):
+                        self._rest(shift, until)
             return claims
         finally:
             with self._changed:
                 self._idle -= 1
+
+    def _rest(self, shift: _Shift, until: float) -> None:
+        """Wait, holding `_changed`; in a burst, the last thread that finds nothing due ends it for all."""
+        shift.resting += 1
+        if self._options.burst and shift.resting == shift.serving:
+            shift.burst_is_over = True
+            self._changed.notify_all()
+        else:
+            self._clock.wait(self._changed, until)
+            shift.resting -= 1
 
     def _until_due(self) -> float:
         """Return when to look again, on the monotonic clock: a wall clock that is set meanwhile is seen within `poll`.
@@ -288,11 +339,11 @@ class JobWorker:
         with self._changed:
             self._clock.wait(self._changed, deadline_in(self._clock, seconds))
 
-    def _wait_until_done(self, shift: _Shift, timeout: float) -> bool:
+    def _wait_until_done(self, shift: _Shift, timeout: float | None) -> bool:
         """Wait, holding `_changed`, until the shift's threads are done; each of them wakes us."""
-        deadline = deadline_in(self._clock, timeout)
+        deadline = None if timeout is None else deadline_in(self._clock, timeout)
         while shift.serving:
-            if self._clock.monotonic() >= deadline:
+            if deadline is not None and self._clock.monotonic() >= deadline:
                 return False
             self._clock.wait(self._changed, deadline)
         return True

@@ -20,7 +20,7 @@ from servers import PrivateRedis, free_port
 from anyjob import JobManager, JobRegistry
 from anyjob.backend import BackendConfig, NativeCommand
 from anyjob.capabilities import ALL_STATES
-from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
+from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError, UnsupportedCapabilityError
 from anyjob.loader import load_backend
 from anyjob.outcome import Retry
 from anyjob.store import JobFilter, JobState
@@ -115,6 +115,8 @@ def test_capabilities_are_told() -> None:
         (WorkerOptions(queues=("mail", "default")), None, ["worker", "mail", "default"]),
         (WorkerOptions(), ("default", "mail"), ["worker", "default", "mail"]),
         (WorkerOptions(concurrency=3), None, ["worker-pool", "--num-workers", "3", "*"]),
+        (WorkerOptions(burst=True, max_jobs=7), None, ["worker", "--burst", "--max-jobs", "7", "*"]),
+        (WorkerOptions(concurrency=2, burst=True), None, ["worker-pool", "--num-workers", "2", "--burst", "*"]),
     ],
 )
 def test_the_native_command(options: WorkerOptions, closed: tuple[str, ...] | None, command: list[str]) -> None:
@@ -128,6 +130,12 @@ def test_the_native_command(options: WorkerOptions, closed: tuple[str, ...] | No
     assert rest[:at] + rest[at + 2 :] == command
     assert native.environment == {"RQ_REDIS_URL": "redis://:secret@h:1/3"}
     assert "secret" not in repr(native) + repr(backend) + " ".join(native.argv)
+
+
+def test_a_pool_counts_no_jobs() -> None:
+    manager = JobManager(configured("rq+redis://h"), registry=JobRegistry())
+    with pytest.raises(UnsupportedCapabilityError, match="worker-pool.* counts none. With max_jobs, start several"):
+        manager.any_worker("default", WorkerOptions(max_jobs=7, concurrency=2))
 
 
 def test_no_command_line_holds_a_connection_of_ones_own(backend: RQBackend, manager: JobManager) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -346,6 +346,25 @@ def test_print_command_shows_what_would_run(
     assert native.asked == [WorkerOptions(queues=("mail", "web"), concurrency=4, stop_timeout=5.0)]
 
 
+def test_a_worker_is_told_when_to_end_and_what_to_leave_out(
+    anyjob: Run, make_manager: Callable[..., JobManager], server: StoreBackend
+) -> None:
+    native = Native(server)
+    with override(make_manager(backends=native, queues={"default": ["mail", "web", "bulk"]})):
+        result = anyjob("worker", "--burst", "--max-jobs", "7", "-X", "bulk", "--print-command")
+        assert result.exit_code == ExitCode.DONE, result.output
+        assert native.asked == [WorkerOptions(queues=("mail", "web"), burst=True, max_jobs=7)]
+
+        result = anyjob("worker", "-X", "bulk", "-Q", "mail", "--print-command")
+        assert (result.exit_code, "--queues or --exclude-queues" in result.stderr) == (2, True)
+        result = anyjob("worker", "-X", "bulks", "--print-command")
+        assert (result.exit_code, "Did you mean 'bulk'" in result.stderr) == (ExitCode.FAILED, True)
+
+        native.capabilities = replace(native.capabilities, bounded_worker=False)
+        result = anyjob("worker", "--burst", "--print-command")
+        assert (result.exit_code, "ends only when it is told to" in result.stderr) == (ExitCode.FAILED, True)
+
+
 def test_print_command_without_a_native_worker(anyjob: Run, in_force: JobManager) -> None:
     result = anyjob("worker", "--print-command")
 
@@ -576,6 +595,25 @@ def test_a_worker_that_ends_takes_the_others_along(start: Start) -> None:
     output, _ = process.communicate(timeout=15)
     assert "ended backend=other code=0" in output
     assert process.returncode == ExitCode.DONE
+
+
+def test_a_burst_ends_by_itself(start: Start) -> None:
+    process = start("toy:say,say", "--burst")
+    output, _ = process.communicate(timeout=15)
+
+    assert (process.returncode, output.count("said hello")) == (ExitCode.DONE, 2)
+
+
+def test_in_a_burst_of_several_backends_each_ends_for_itself(start: Start) -> None:
+    queues = {f"ANYJOB_BACKENDS__{alias}__QUEUES": "default,bulk" for alias in ("DEFAULT", "OTHER")}
+    other = {"ANYJOB_BACKENDS__OTHER__URL": "toy:say,say,say", **queues}
+    process = start("toy:finish", "--all", "--burst", "--max-jobs", "2", "-X", "bulk", "-c", "2", **other)
+
+    read_until(process, "INFO    ended backend=other code=0")  # and the one that still runs goes on
+    process.terminate()
+    read_until(process, "finished")
+
+    assert process.wait() == ExitCode.DONE
 
 
 @pytest.mark.parametrize("library", ["click", "rich"])

@@ -481,3 +481,12 @@ def test_faults_never_show_a_password(faults: Faults, variable: str, url: str) -
 )
 def test_hiding_a_password(url: str, shown: str) -> None:
     assert hide_password(url) == shown
+
+
+@pytest.mark.parametrize(("variable", "alias"), [("ANYJOB_BACKEND", "DEFAULT"), ("ANYJOB_WORKER_BACKEND", "WORKER")])
+def test_a_backend_that_a_variable_names_may_have_queues_by_another(variable: str, alias: str) -> None:
+    environ = {variable: "memory:", f"ANYJOB_BACKENDS__{alias}__QUEUES": "mail,web"}
+    settings = load_settings(environ=environ, directory=Path("/"), schemes=SCHEMES)
+    assert settings is not None
+    row = settings.backends[alias.lower()]
+    assert (row.url, row.queues) == ("memory:", ("mail", "web"))

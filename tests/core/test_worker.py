@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -25,7 +26,9 @@ from anyjob import (
     JobState,
     JobWorker,
     RetryPolicy,
+    StoreBackend,
     SystemClock,
+    UnsupportedCapabilityError,
     WorkerOptions,
     background_job,
     current_job,
@@ -923,3 +926,116 @@ def test_queues_that_a_worker_can_not_serve_are_refused(
     manager = make_manager(queues={"default": ["mail"]})
     with pytest.raises(InvalidOptionError, match=message):
         manager.worker(options=WorkerOptions(queues=queues))
+
+
+# Workers that end by themselves
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_burst_runs_what_is_due_with_what_comes_of_it_and_ends(
+    registry: JobRegistry, make_manager: Callable[..., JobManager], concurrency: int
+) -> None:
+    ran: list[int] = []
+
+    @background_job("chain", registry=registry, retry=RetryPolicy(max_tries=2, first_wait=60))
+    def chain(left: int) -> None:
+        ran.append(left)
+        if left:
+            manager.enqueue_by_name("chain", {"left": left - 1})
+        else:
+            raise ConnectionError("to be tried again, later")
+
+    manager = make_manager()
+    manager.enqueue_by_name("chain", {"left": 3})
+    manager.enqueue_by_name("chain", {"left": 1}, delay=3600)
+    worker = manager.start_worker(options=WorkerOptions(burst=True, concurrency=concurrency))
+    assert worker.join(10)
+    assert not worker.running
+    assert ran == [3, 2, 1, 0]
+    assert counts(manager) == {"scheduled": 2}
+    assert worker.stop()
+    assert worker.start().join(10)  # nothing is due: over at once
+
+
+def test_a_burst_waits_for_the_job_that_still_runs_and_takes_what_that_leads_to(
+    gate: Gate, manager: JobManager
+) -> None:
+    manager.enqueue_by_name("gate", {"number": 1})
+    with manager.start_worker(options=WorkerOptions(burst=True, concurrency=2)) as worker:
+        assert gate.entered.acquire(timeout=10)
+        assert not worker.join(0.0)
+        for number in (2, 3):  # both threads run: the one that found nothing was not gone
+            manager.enqueue_by_name("gate", {"number": number})
+        assert gate.entered.acquire(timeout=10)
+        gate.opened.set()
+        assert worker.join(10)
+    assert sorted(gate.finished) == [1, 2, 3]
+    assert gate.stops_seen == [False] * 3
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_worker_ends_after_so_many_jobs(
+    registry: JobRegistry, make_manager: Callable[..., JobManager], concurrency: int
+) -> None:
+    ran: list[int] = []
+
+    @background_job("note", registry=registry)
+    def note(number: int) -> None:
+        ran.append(number)
+
+    manager = make_manager(worker_options=WorkerOptions(max_jobs=3, concurrency=concurrency))
+    with manager.start_worker() as worker:  # which waits for them
+        for number in range(5):
+            manager.enqueue_by_name("note", {"number": number})
+        assert worker.join(10)
+    assert sorted(ran) == [0, 1, 2]
+    assert counts(manager) == {"waiting": 2}
+    assert manager.drain() == 2
+
+
+@pytest.mark.parametrize(("enqueued", "left"), [(2, {}), (4, {"waiting": 1})])
+def test_a_burst_of_so_many_jobs_ends_with_whichever_comes_first(
+    gate: Gate, manager: JobManager, enqueued: int, left: dict[str, int]
+) -> None:
+    gate.opened.set()
+    for _ in range(enqueued):
+        manager.enqueue_by_name("gate", {})
+    with manager.start_worker(options=WorkerOptions(burst=True, max_jobs=3, concurrency=2)) as worker:
+        assert worker.join(10)
+    assert counts(manager) == left
+
+
+def test_queues_may_be_excluded(registry: JobRegistry, make_manager: Callable[..., JobManager]) -> None:
+    ran: list[str] = []
+    background_job("mail", queue="mail", registry=registry)(lambda: ran.append("mail"))
+    background_job("web", queue="web", registry=registry)(lambda: ran.append("web"))
+    manager = make_manager()
+    for name in ("mail", "web"):
+        manager.enqueue_by_name(name, {})
+    manager.worker(options=WorkerOptions(exclude_queues=("mail",))).drain()
+    assert ran == ["web"]
+    with pytest.raises(
+        InvalidOptionError, match=r"no queue 'mial' to exclude\. Did you mean 'mail'.*default, mail, web"
+    ):
+        manager.worker(options=WorkerOptions(exclude_queues=("mial",)))
+    with pytest.raises(InvalidOptionError, match="there is no queue to serve"):
+        manager.worker(options=WorkerOptions(exclude_queues=("mail", "web", "default")))
+    closed = make_manager(queues={"default": ["mail", "bulk"]})
+    with pytest.raises(InvalidOptionError, match=r"no queue 'web' to exclude.*: mail, bulk"):
+        closed.worker(options=WorkerOptions(exclude_queues=("web",)))
+
+
+@pytest.mark.parametrize("options", [{"burst": True}, {"max_jobs": 1}])
+def test_a_worker_that_cannot_end_by_itself_is_refused(server: StoreBackend, manager: JobManager, options: Any) -> None:
+    server.capabilities = replace(server.capabilities, bounded_worker=False)
+    with pytest.raises(UnsupportedCapabilityError, match=r"Backend 'default'.*no burst and no max_jobs"):
+        manager.worker(options=WorkerOptions(**options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_jobs": 0}, {"max_jobs": 1.5}, {"exclude_queues": "mail"}, {"queues": ("a",), "exclude_queues": ("b",)}],
+)
+def test_bounds_that_make_no_sense_are_refused(options: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="WorkerOptions"):
+        WorkerOptions(**options)

@@ -114,16 +114,22 @@ def split_queues(_context: click.Context, _parameter: click.Parameter, value: st
 )
 @click.option("--all", "every", is_flag=True, help="Serve all backends of the settings.")
 @click.option("-Q", "--queues", metavar="A,B", callback=split_queues, help="Serve these queues only.")
+@click.option("-X", "--exclude-queues", metavar="A,B", callback=split_queues, help="Serve all queues but these.")
 @click.option("-c", "--concurrency", type=click.IntRange(min=1), default=1, show_default=True, help="Jobs at a time.")
 @click.option("--stop-timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Default: the settings'.")
+@click.option("--burst", is_flag=True, help="Run what is due, and end.")
+@click.option("--max-jobs", type=click.IntRange(min=1), metavar="N", help="End after N jobs.")
 @click.option("--print-command", is_flag=True, help="Show the native worker's command line, and don't run it.")
 @with_exit_codes
 def worker(
     backends: Sequence[str],
     every: bool,
     queues: tuple[str, ...] | None,
+    exclude_queues: tuple[str, ...] | None,
     concurrency: int,
     stop_timeout: float | None,
+    burst: bool,
+    max_jobs: int | None,
     print_command: bool,
 ) -> None:
     """Run a worker of the configured backend: its native one, set up safely, or ours."""
@@ -131,7 +137,16 @@ def worker(
     if manager.enqueue_only:
         raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
     aliases = list(dict.fromkeys(manager.backends if every else backends or (manager.worker_backend,)))
-    options = replace(manager.worker_options, queues=queues, concurrency=concurrency)
+    if queues is not None and exclude_queues is not None:
+        raise click.UsageError("--queues or --exclude-queues: one of them says what to serve.")
+    options = replace(
+        manager.worker_options,
+        queues=queues,
+        exclude_queues=exclude_queues or (),
+        concurrency=concurrency,
+        burst=burst,
+        max_jobs=max_jobs,
+    )
     if stop_timeout is not None:
         options = replace(options, stop_timeout=stop_timeout)
     for alias in aliases:
@@ -143,7 +158,8 @@ def worker(
             ours = f"backend {alias!r} has no native worker: it runs in this process"
             click.echo(shlex.join(each.argv) if isinstance(each, NativeCommand) else ours)
     elif len(found) > 1:
-        sys.exit(run_children({alias: _command(alias, options) for alias in found}))
+        bounded = burst or max_jobs is not None
+        sys.exit(run_children({alias: _command(alias, options) for alias in found}, bounded=bounded))
     else:
         _run(aliases[0], found[aliases[0]], options)
 
@@ -266,7 +282,13 @@ def _command(alias: str, options: WorkerOptions) -> Sequence[str]:
     """Return this command for one backend; the application, and the settings, are in the environment."""
     argv = [sys.executable, "-m", "anyjob", "worker", "--backend", alias, "--concurrency", str(options.concurrency)]
     argv += ["--stop-timeout", f"{options.stop_timeout:g}"]
-    return [*argv, *(("--queues", ",".join(options.queues)) if options.queues else ())]
+    for name, queues in (("--queues", options.queues), ("--exclude-queues", options.exclude_queues)):
+        argv += [name, ",".join(queues)] if queues else []
+    if options.burst:
+        argv.append("--burst")
+    if options.max_jobs is not None:
+        argv += ["--max-jobs", str(options.max_jobs)]
+    return argv
 
 
 def _run(alias: str, worker: NativeCommand | JobWorker, options: WorkerOptions) -> NoReturn:

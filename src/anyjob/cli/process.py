@@ -21,33 +21,43 @@ T = TypeVar("T")
 
 
 def run_worker(worker: JobWorker) -> bool:
-    """Run until TERM or INT; return whether all jobs finished in time.
+    """Run until TERM or INT, or until it ends by itself; return whether all jobs finished in time.
 
     The first signal stops claiming and lets running jobs finish; a second one gives them back at once.
     """
-    events: _Events[None] = _Events()
+    events: _Events[bool] = _Events()
     worker.start()
     logger.info("ready")
-    events.next()
-    finished: list[bool] = []
 
     def stop() -> None:
+        finished = False
         try:
-            finished.append(worker.stop())
+            finished = worker.stop()
         finally:
-            events.put(None)
+            events.put(finished)
 
-    threading.Thread(target=stop, name="anyjob-stop", daemon=True).start()
-    if events.next() is None:
-        return finished == [True]
+    def stop_at_its_end() -> None:
+        if worker.join() and not told:
+            stop()
+
+    told = False
+    threading.Thread(target=stop_at_its_end, name="anyjob-end", daemon=True).start()
+    event = events.next()
+    if not isinstance(event, bool):
+        told = True
+        threading.Thread(target=stop, name="anyjob-stop", daemon=True).start()
+        event = events.next()
+    if isinstance(event, bool):
+        return event
     worker.stop(timeout=0)
     return False
 
 
-def run_children(commands: Mapping[str, Sequence[str]]) -> int:
+def run_children(commands: Mapping[str, Sequence[str]], *, bounded: bool = False) -> int:
     """Run a worker process for each backend until TERM or INT, which they are passed; return the worst exit code.
 
-    When one ends by itself, the others are told to stop: whoever started us starts all anew. None outlives us.
+    When one ends by itself, the others are told to stop: whoever started us starts all anew. But if all are `bounded`,
+    to end by themselves, one that ended well leaves the others to go on. None outlives us.
     """
     events: _Events[tuple[str, int]] = _Events()
     children = {alias: start_child(argv) for alias, argv in commands.items()}
@@ -62,8 +72,9 @@ def run_children(commands: Mapping[str, Sequence[str]]) -> int:
         else:
             alias, code = event
             codes[alias] = 0 if told is not None and code == -told else code  # told before it had begun
-            logger.log(logging.INFO if told else logging.ERROR, "ended backend=%s code=%s", alias, code)
-            if told is not None:
+            expected = told is not None or (bounded and code == 0)
+            logger.log(logging.INFO if expected else logging.ERROR, "ended backend=%s code=%s", alias, code)
+            if expected:
                 continue
             told = signal.SIGTERM
         for alias, child in children.items():

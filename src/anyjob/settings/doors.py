@@ -40,11 +40,14 @@ def read_environment(environ: Mapping[str, str], faults: list[str]) -> Door:
         if key in _CHOICES:
             target, alias = _CHOICES[key]
             if is_url(value):
-                backends[alias] = value
+                backends[alias] = {**backends[alias], "url": value} if alias in backends else value
                 value = alias
             said[target] = value
         elif row := _ROW.fullmatch(key):
-            backends.setdefault(row[1], {})[row[2]] = _list(value) if row[2] == "queues" else value
+            said_already = backends.get(row[1], {})
+            if isinstance(said_already, str):  # by ANYJOB_BACKEND
+                said_already = {"url": said_already}
+            backends[row[1]] = {**said_already, row[2]: _list(value) if row[2] == "queues" else value}
         elif key in _PLAIN:
             said[key] = _list(value) if key == "imports" else value
         else:

@@ -23,6 +23,7 @@ from anyjob.store import JobState
 from anyjob.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.conformance.harness import BackendHarness, World
 from anyjob.testing.probes.journal import Journal
+from anyjob.worker import WorkerOptions
 
 __all__ = ["KitFixtures", "move", "needs", "promised", "slow"]
 
@@ -98,6 +99,13 @@ def _refuses_moving(world: World) -> None:
     _is_refused(world, lambda: move(("world", world.manager.backend()), ("memory", memory)))
 
 
+def _refuses_a_bound(world: World) -> None:
+    manager = world.manager
+    for options in (WorkerOptions(burst=True), WorkerOptions(max_jobs=1)):
+        with pytest.raises(UnsupportedCapabilityError, match="ends only when it is told to"):
+            manager.any_worker(manager.default, options)
+
+
 def _refuses_parked_retry(world: World) -> None:
     _is_refused(world, lambda: world.manager.shelf().retry("x"))
 
@@ -122,6 +130,7 @@ _FEATURES: Final[Mapping[str, tuple[Callable[[Capabilities], bool], Callable[[Wo
     "listing": (lambda can: can.listing >= _WAITS, _refuses_looking),
     "removal": (lambda can: can.removal >= _WAITS, _refuses_taking),
     "moving": (lambda can: can.moving >= _WAITS, _refuses_moving),
+    "bounded worker": (lambda can: can.bounded_worker, _refuses_a_bound),
     "parked jobs": (
         lambda can: JobState.ABANDONED in can.listing and JobState.ABANDONED in can.removal,
         _refuses_parked_retry,

@@ -50,6 +50,10 @@ class WorkerHandle(ABC):
         """Wait until it has stopped; fail after `timeout` seconds."""
 
     @abstractmethod
+    def wait_for_its_end(self, timeout: float = 20.0) -> int:
+        """Wait until it has ended by itself; return its exit code, or 0. Fail after `timeout` seconds."""
+
+    @abstractmethod
     def pause(self) -> None:
         """Keep all its processes where they are, as SIGSTOP does. Only for one of `start_pausable_worker`."""
 
@@ -80,6 +84,8 @@ class World(AbstractContextManager["World"], ABC):
         queues: Sequence[str] | None = None,
         concurrency: int = 1,
         imports: Sequence[str] = PROBES,
+        burst: bool = False,
+        max_jobs: int | None = None,
         **settings: Any,
     ) -> WorkerHandle:
         """Start the backend's own worker, which knows the jobs of `imports`; `settings` over those of the world."""

@@ -100,6 +100,10 @@ class _ThreadedWorker(WorkerHandle):
         self._stopping = threading.Thread(target=self._worker.stop, daemon=True)
         self._stopping.start()
 
+    def wait_for_its_end(self, timeout: float = 20.0) -> int:
+        wait_until(lambda: not self._worker.running, timeout=timeout, what="the worker's end")
+        return 0
+
     def wait(self, timeout: float = 20.0) -> None:
         stopping = self._stopping
         assert stopping is not None
@@ -124,6 +128,8 @@ class _StoreWorld(World):
         queues: Sequence[str] | None = None,
         concurrency: int = 1,
         imports: Sequence[str] = PROBES,
+        burst: bool = False,
+        max_jobs: int | None = None,
         **settings: Any,
     ) -> WorkerHandle:
         manager = self._manager(imports, settings)
@@ -131,6 +137,8 @@ class _StoreWorld(World):
         options = WorkerOptions(
             queues=None if queues is None else tuple(queues),
             concurrency=concurrency,
+            burst=burst,
+            max_jobs=max_jobs,
             lease=manager.worker_options.lease,
             stop_timeout=manager.worker_options.stop_timeout,
             poll=0.02,  # nobody wakes it

@@ -70,6 +70,10 @@ class WorkerProcess(WorkerHandle):
     def wait(self, timeout: float = 20.0) -> None:
         wait_until(lambda: self.process.poll() is not None, timeout=timeout, what=self._told)
 
+    def wait_for_its_end(self, timeout: float = 20.0) -> int:
+        self.wait(timeout)
+        return self.process.returncode
+
     @property
     def pids(self) -> set[int]:
         """Its processes."""
@@ -135,12 +139,18 @@ class ServerWorld(World):
         queues: Sequence[str] | None = None,
         concurrency: int = 1,
         imports: Sequence[str] = PROBES,
+        burst: bool = False,
+        max_jobs: int | None = None,
         **settings: Any,
     ) -> WorkerProcess:
         file = self.write_settings(*imports, **settings)
         argv = ["-m", "anyjob", "--config", str(file), "worker", "-c", str(concurrency)]
         if queues is not None:
             argv += ["-Q", ",".join(queues)]
+        if burst:
+            argv.append("--burst")
+        if max_jobs is not None:
+            argv += ["--max-jobs", str(max_jobs)]
         return self.start_process(*argv)
 
     def start_process(self, *arguments: str) -> WorkerProcess:

@@ -139,6 +139,22 @@ class RunsConformance(KitFixtures):
             wait_until(lambda: _accepted(world, job_id="again"), what="the id to be free")
             world.journal.wait(number + 1)
 
+    @needs("bounded worker", "delay")
+    def test_a_burst_leaves_nothing_that_is_due_and_waits_for_nothing_else(self, *, world: World) -> None:
+        world.enqueue("later", delay=3600)
+        world.manager.enqueue(Chain(str(world.journal.path), "1", ["2", "3"]))
+        world.enqueue("in another queue", queue="a")
+        assert world.start_worker(burst=True, concurrency=2).wait_for_its_end() == 0
+        assert sorted(world.journal.begun()) == ["1", "2", "3", "in another queue"]
+
+    @needs("bounded worker")
+    def test_a_worker_ends_after_so_many_jobs(self, *, world: World) -> None:
+        world.enqueue("a", "b", "c")
+        assert world.start_worker(max_jobs=2).wait_for_its_end() == 0
+        assert world.journal.begun() == ["a", "b"]
+        assert world.start_worker(burst=True, max_jobs=2).wait_for_its_end() == 0
+        assert world.journal.begun() == ["a", "b", "c"]
+
 
 def _accepted(world: World, **options: Any) -> bool:
     try:

@@ -11,7 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from anyjob.testing.conformance.harness import CHORES, JOBS, BackendHarness, WorkerHandle, World
@@ -166,7 +166,7 @@ class _ServerStage(Stage):
         assert address.port is not None
         return Proxy(address.hostname, address.port)
 
-    def _through(self, way: Proxy) -> dict[str, object]:
+    def _through(self, way: Proxy) -> dict[str, Any]:
         queues = ["default", "a", STEADY]
         return {"backends": {"main": {"url": self._harness.url_at("127.0.0.1", way.port), "queues": queues}}}
 
