@@ -47,7 +47,7 @@ def make_application(backend: OwnCeleryBackend, executor: JobExecutor, *, stop_t
     app.register_task(JobTask(backend, executor, stop))
     app.steps["worker"].update((AddJobTasks, StopBound))
     app.steps["worker"].update(backend.worker_steps())
-    app.anyjob = StopBound.Options(backend, stop, stop_timeout)
+    app.anyjob = StopBound.Options(backend, executor, stop, stop_timeout)
     return app
 
 

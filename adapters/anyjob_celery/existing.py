@@ -142,7 +142,7 @@ class ExistingCeleryBackend(CeleryBackend):
         stop = StopFlag()
         self.app.register_task(JobTask(self, executor, stop))
         self.app.steps["worker"].update((AddJobTasks, TellJobs))
-        self.app.anyjob = TellJobs.Options(self, stop)
+        self.app.anyjob = TellJobs.Options(self, executor, stop)
         return self.app
 
 

@@ -72,6 +72,10 @@ class JobRequest(RequestParts):
         else:
             task_ready(self)
 
+    def tell_released(self) -> None:
+        """Let observers hear that the job goes back, though it still runs."""
+        self.task.executor.tell("released", self._raw)
+
     def _settle(self, outcome: Outcome, added: Mapping[str, Any] | None = None) -> bool:
         """Do what `outcome` asks for, and acknowledge; return whether that was done."""
         try:

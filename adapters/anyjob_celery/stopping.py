@@ -14,10 +14,13 @@ from typing import Any
 
 from billiard import active_children
 from celery import bootsteps, signals
+from celery.worker.state import active_requests
 
+from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.private import is_told_to_end
+from anyjob_celery.request import JobRequest
 from anyjob_celery.safety import refusal_of
 
 __all__ = ["StopBound", "StopFlag", "TellJobs"]
@@ -53,7 +56,18 @@ class TellJobs(bootsteps.StartStopStep):
         """What the application tells this step, as `app.anyjob`."""
 
         backend: CeleryBackend
+        executor: JobExecutor
         stop: StopFlag
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        executor = worker.app.anyjob.executor
+
+        def on_end(**_: Any) -> None:
+            executor.end_process()
+
+        # Before the pool forks: its children end by os._exit.
+        signals.worker_process_shutdown.connect(on_end, weak=False)
 
     def start(self, worker: Any) -> None:
         stop = worker.app.anyjob.stop
@@ -113,6 +127,7 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
     if threading.Event().wait(options.timeout):
         return
     logger.warning("stopped after=%gs: the jobs that still run go back", options.timeout)
+    running = [each for each in active_requests if isinstance(each, JobRequest)]
     for child in active_children():
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
@@ -120,5 +135,8 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
         options.backend.give_back_held()
     except Exception:
         logger.exception("what is held comes back when the broker misses this worker")
+    for request in running:
+        request.tell_released()
+    options.executor.end_process()
     logging.shutdown()
     os._exit(1)

@@ -74,6 +74,10 @@ class JobGuard(Middleware):
         self._stop.set()
         self._up.set()
 
+    def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
+        """End: Dramatiq's processes do so by `os._exit`."""
+        self._executor.end_process()
+
     def run(self, *_args: Any, **_kwargs: Any) -> None:
         """Be the function of each of our actors."""
         self._up.wait()

@@ -76,6 +76,8 @@ class JobIntake:
         """Set when no more jobs are to begin; running ones see it."""
         self.over = threading.Event()
         """Set when the time to stop is up: whoever still waits for the server gives up."""
+        self.running: set[Delivery] = set()
+        """What jobs run now, each in a thread."""
         self._begun = False
         self._changed = threading.Condition()
         self._threads = 1

@@ -157,12 +157,15 @@ class JobLifecycle(Middleware):
 
     def _leave(self) -> None:
         self._intake.over.set()
+        for delivery in list(self._intake.running):
+            self._executor.tell("released", delivery.raw)
         try:
             for job_id in self._intake.source.give_back_all():
                 logger.warning("released id=%s: it had not ended", job_id)
             self._intake.source.close()
         except EnqueueError as error:  # the lease will end by itself
             logger.warning("left without a word: %s", error)
+        self._executor.end_process()
 
 
 _SIGNALS: Final = [

@@ -58,11 +58,14 @@ class JobRunner:
         if delivery.redelivered:  # counted, and sent anew: that one runs
             return self._executor.execute(delivery.raw, redelivered=True)
         delivery.begun = True
+        self._intake.running.add(delivery)
         try:
             return self._executor.execute(delivery.raw, stop=self._intake.stop)
         except BaseException:  # meant for the process, which stops: of a job's own the executor makes a failure
             self._give_back(delivery)
             raise
+        finally:
+            self._intake.running.discard(delivery)
 
     def _settle_if_held(self, delivery: Delivery, outcome: Outcome) -> None:
         with delivery.lock:

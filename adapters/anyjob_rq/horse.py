@@ -79,6 +79,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
         try:
             return super().perform_job(job, queue, execution)
         finally:
+            self._executor.end_process()
             for stream in (sys.stdout, sys.stderr):  # the horse ends by os._exit
                 with suppress(OSError, ValueError):
                     stream.flush()
@@ -122,6 +123,8 @@ class ForkingMixin(JobWorkerMixin, Worker):
         for native_id in self._insist(partial(self._messages.give_back, self.name, lost=lost)):
             what = "lost" if lost else "released"
             logger.warning("%s id=%s: its process ended while it ran", what, self._shown(native_id))
+            if message is not None and not lost:
+                self._executor.tell("released", message.raw)
 
 
 _LONGEST_WAIT: Final = 1.0  # should the application have taken the signals that wake us

@@ -138,8 +138,8 @@ class FolderStore(JobStore):
                 if not record.is_over(now):
                     continue
                 if record.running:
-                    lost.append(LostJob(_id(file.name), record.worker, max(now - record.until, 0.0)))
                     record = replace(record, raw=count_loss_in(record.raw))
+                    lost.append(LostJob(_id(file.name), record.worker, max(now - record.until, 0.0), record.raw))
                 self._put_back(file, record)
         return lost
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
 from datetime import datetime
 from functools import partial
 from threading import Event
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
@@ -28,9 +29,9 @@ from anyjob.errors import (
     UntellableError,
 )
 from anyjob.invoker import JobInvoker, JobResolver, construct
-from anyjob.log import JobLogger, log_event, tell_stderr
+from anyjob.log import JobLogger, log_event
 from anyjob.moments import plain_moment
-from anyjob.observer import JobObservers
+from anyjob.observer import JobObservers, ProcessObservers, shielded
 from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, Retry
 from anyjob.postponing import DEFERRALS_HEADER, defer, snooze, snoozes
 from anyjob.registry import JobConfiguration, JobRegistry
@@ -90,7 +91,7 @@ class JobExecutor:
         self.serializer = serializer or JsonJobSerializer()
         self._worker = worker
         self._invoker = JobInvoker(self.clock, resolver)
-        self._observers = observers or JobObservers()
+        self._observers = ProcessObservers(observers or JobObservers())
         self._retry = retry
         self._max_losses = max_losses
         self._deferred_for = defer_unknown
@@ -111,12 +112,13 @@ class JobExecutor:
             return run
         token = running_job.set(run.context)
         try:
-            self._invoker.invoke(run.configuration, run.args, stop, run)
+            # In a copy: what a job sets is nothing to the next one of this thread.
+            result = copy_context().run(self._invoker.invoke, run.configuration, run.args, stop, run)
         except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
             return self._failed(run, error)
         finally:
             running_job.reset(token)
-        return self._succeeded(run)
+        return self._succeeded(run, result)
 
     async def aexecute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
         """Like `execute`, with an async job in the caller's own task: for tests, whose loop holds what the job needs.
@@ -128,14 +130,15 @@ class JobExecutor:
             return run
         token = running_job.set(run.context)
         try:
-            await self._invoker.ainvoke(run.configuration, run.args, run)
+            result = await self._invoker.ainvoke(run.configuration, run.args, run)
         except BaseException as error:
             if run.configuration.is_async and _cancels_the_caller(error):
+                self._observers.tell("released", run.envelope)
                 raise
             return self._failed(run, error)
         finally:
             running_job.reset(token)
-        return self._succeeded(run)
+        return self._succeeded(run, result)
 
     def fail(self, raw: bytes, error: Exception, *, started_at: datetime | None = None) -> Outcome:
         """Return what a try leads to that somebody ended from outside, with its process: as if the job had raised
@@ -175,6 +178,19 @@ class JobExecutor:
         """Cancel the async jobs that were executed with this `stop` and still run; once it is set, uncharged."""
         self._invoker.loop.cancel(stop)
 
+    def tell(self, event: Literal["released", "lost"], raw: bytes) -> None:
+        """Let observers hear of a job that goes back though `execute` still runs it, or whose process is gone."""
+        if self._observers:
+            with suppress(EnvelopeError):
+                self._observers.tell(event, read_envelope(raw))
+
+    def end_process(self) -> None:
+        """Tell observers, once, that this process ends, if they heard of jobs in it.
+
+        For adapters whose processes end by `os._exit`; in any other the interpreter's exit does so.
+        """
+        self._observers.end_process()
+
     def close(self) -> None:
         """Stop the event loop of async jobs and the watch over time limits, if they were started."""
         self._invoker.close()
@@ -195,6 +211,7 @@ class JobExecutor:
             return self._abandon(raw, None, error, now)
         if redelivered:
             envelope = count_loss(envelope)
+            self._observers.tell("lost", envelope)
         if envelope.lost_count > self._max_losses or envelope.lost_count == MAX_COUNT:
             lost = JobLostError(f"its process ended {envelope.lost_count} times while it ran")
             return self._abandon(write_envelope(envelope), envelope, lost, now)
@@ -232,15 +249,15 @@ class JobExecutor:
                 worker=self.worker,
             )
         if self._observers:
-            self._tell("started", context)
+            self._observers.tell("started", context)
         return _Run(envelope, configuration, args, context, raw)
 
-    def _succeeded(self, run: _Run) -> Completed:
+    def _succeeded(self, run: _Run, result: Any) -> Completed:
         if logger.isEnabledFor(logging.INFO):
             took = (self._now() - run.context.started_at).total_seconds()
             self._log(logging.INFO, "done", run.envelope, took=f"{took:.3f}s")
         if self._observers:
-            self._tell("succeeded", run.context)
+            self._observers.tell("succeeded", run.context, result)
         return _COMPLETED
 
     def _failed(self, run: _Run, error: BaseException) -> Outcome:
@@ -248,6 +265,7 @@ class JobExecutor:
         envelope, context = run.envelope, run.context
         if _is_for_the_process(error, context.should_stop):
             self._log(logging.WARNING, "interrupted", envelope, error=type_name(error))
+            self._observers.tell("released", envelope)
             raise error
         try:
             return self._snooze(envelope, context, error) or self._charge(envelope, context, error)
@@ -270,7 +288,7 @@ class JobExecutor:
             self._log(logging.WARNING, "snoozed too often", envelope, snoozes=snoozes(envelope))
             return None
         self._log(logging.INFO, "snoozed", later, until=later.due_at.isoformat(timespec="seconds"))
-        self._tell("snoozed", context, tellable(error), later.due_at)
+        self._observers.tell("snoozed", context, tellable(error), later.due_at)
         return Deferred(later)
 
     def _charge(self, envelope: JobEnvelope, context: JobExecutionContext, error: BaseException) -> Outcome:
@@ -292,7 +310,7 @@ class JobExecutor:
             due_at=next_try_at or envelope.due_at,
             headers={key: value for key, value in envelope.headers.items() if key != DEFERRALS_HEADER},
         )
-        self._tell("failed", context, error, next_try_at)
+        self._observers.tell("failed", context, error, next_try_at)
         if next_try_at is None:
             return self._abandon(write_envelope(envelope), envelope, error, now)
         self._log(
@@ -333,16 +351,12 @@ class JobExecutor:
             error=type_name(error),
             exc_info=None if own else error,
         )
-        self._tell("abandoned", outcome)
+        self._observers.tell("abandoned", outcome)
         return outcome
 
     def _log(self, level: int, event: str, envelope: JobEnvelope | None, **facts: Any) -> None:
-        with _shielded():
+        with shielded():
             log_event(logger, level, event, envelope, **facts)
-
-    def _tell(self, event: str, *facts: object) -> None:
-        with _shielded():
-            self._observers.tell(event, *facts)
 
 
 _COMPLETED: Final = Completed()
@@ -358,20 +372,6 @@ def worker_name() -> str:
     import socket  # a tenth of the whole import, for a name
 
     return f"{socket.gethostname()}-{os.getpid()}"
-
-
-@contextmanager
-def _shielded() -> Iterator[None]:
-    """Let nobody who only looks on end a try: a log filter or an observer may raise SystemExit and its like.
-
-    What else they raise is caught where they are called.
-    """
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException:  # noqa: BLE001
-        tell_stderr()
 
 
 def _is_for_the_process(error: BaseException, stopping: bool) -> bool:

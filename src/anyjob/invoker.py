@@ -49,8 +49,8 @@ class JobInvoker:
         self._limits = TimeLimits(clock)
         self.loop = JobLoop()
 
-    def invoke(self, configuration: JobConfiguration, args: Any, owner: object = None, who: object = "") -> None:
-        """Run the job to its end, here if it is sync, on the loop if it is async. Raises what the job raises.
+    def invoke(self, configuration: JobConfiguration, args: Any, owner: object = None, who: object = "") -> Any:
+        """Run the job to its end, here if it is sync, on the loop if it is async. Return and raise what the job does.
 
         `owner` is whoever may cancel it on the loop; `str(who)` is what it is called in the log if it gets stuck.
         """
@@ -58,62 +58,59 @@ class JobInvoker:
             call = self._acall(configuration.job, args)
             if configuration.time_limit is not None:
                 call = self._limited(call, configuration.time_limit, who)
-            self.loop.run(call, owner)
-        elif configuration.time_limit is None:
-            self._call(configuration.job, args)
-        else:
-            with self._limits.in_this_thread(configuration.time_limit, who):
-                self._call(configuration.job, args)
+            return self.loop.run(call, owner)
+        if configuration.time_limit is None:
+            return self._call(configuration.job, args)
+        with self._limits.in_this_thread(configuration.time_limit, who):
+            return self._call(configuration.job, args)
 
-    async def ainvoke(self, configuration: JobConfiguration, args: Any, who: object = "") -> None:
+    async def ainvoke(self, configuration: JobConfiguration, args: Any, who: object = "") -> Any:
         """Like `invoke`, but an async job runs in the caller's own task, and no other loop is needed."""
         if not configuration.is_async:
-            self.invoke(configuration, args, who=who)
-        elif configuration.time_limit is None:
-            await self._acall(configuration.job, args)
-        else:
-            await self._limited(self._acall(configuration.job, args), configuration.time_limit, who)
+            return self.invoke(configuration, args, who=who)
+        if configuration.time_limit is None:
+            return await self._acall(configuration.job, args)
+        return await self._limited(self._acall(configuration.job, args), configuration.time_limit, who)
 
     def close(self) -> None:
         """End the threads of async jobs and of time limits, if there are any. Later jobs start them anew."""
         self.loop.close()
         self._limits.close()
 
-    def _call(self, job: type[Any] | JobFunction[..., Any], args: Any) -> None:
+    def _call(self, job: type[Any] | JobFunction[..., Any], args: Any) -> Any:
         if isinstance(job, JobFunction):
-            result = job.call(args)
-        elif isinstance(resolved := self._resolver(job), job):
-            result = resolved.execute(args)
-        else:
-            with self._scope(resolved) as instance:
-                self._finish(instance.execute(args))
-            return
-        if result is not None:
-            self._finish(result)
+            return self._finished(job.call(args))
+        if isinstance(resolved := self._resolver(job), job):
+            return self._finished(resolved.execute(args))
+        with self._scope(resolved) as instance:
+            return self._finished(instance.execute(args))
 
-    def _finish(self, result: Any) -> None:
-        """Run what a seemingly sync job handed back unrun: a decorator may hide an async function."""
+    def _finished(self, result: Any) -> Any:
+        """Return what the job returned; run what a seemingly sync job handed back unrun: a decorator may hide an async
+        function.
+        """
+        if result is None:
+            return None
         if isinstance(result, Awaitable):
-            self.loop.run(_wait_for(result))
-        elif inspect.isgenerator(result) or inspect.isasyncgen(result):
+            return self.loop.run(_wait_for(result))
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
             raise JobDefinitionError("The job is a generator: it was called and did nothing. It must not yield.")
+        return result
 
-    async def _acall(self, job: type[Any] | JobFunction[..., Any], args: Any) -> None:
+    async def _acall(self, job: type[Any] | JobFunction[..., Any], args: Any) -> Any:
         if isinstance(job, JobFunction):
-            await job.call(args)
-            return
+            return await job.call(args)
         resolved = self._resolver(job)
         if isinstance(resolved, job):
-            await resolved.execute(args)
-        elif isinstance(resolved, AbstractAsyncContextManager):
+            return await resolved.execute(args)
+        if isinstance(resolved, AbstractAsyncContextManager):
             async with resolved as instance:
-                await instance.execute(args)
-        elif isinstance(resolved, AbstractContextManager):
+                return await instance.execute(args)
+        if isinstance(resolved, AbstractContextManager):
             with resolved as instance:
-                await instance.execute(args)
-        else:
-            instance = await resolved if isinstance(resolved, Awaitable) else resolved
-            await instance.execute(args)
+                return await instance.execute(args)
+        instance = await resolved if isinstance(resolved, Awaitable) else resolved
+        return await instance.execute(args)
 
     @contextmanager
     def _scope(self, resolved: Any) -> Iterator[Any]:
@@ -129,10 +126,10 @@ class JobInvoker:
         else:
             yield resolved
 
-    async def _limited(self, call: Coroutine[Any, Any, None], seconds: float, who: object) -> None:
+    async def _limited(self, call: Coroutine[Any, Any, Any], seconds: float, who: object) -> Any:
         import asyncio
 
-        task = asyncio.ensure_future(_error_of(call))
+        task = asyncio.ensure_future(_end_of(call))
         loop = asyncio.get_running_loop()
         struck = []
 
@@ -142,7 +139,7 @@ class JobInvoker:
 
         with self._limits.limit(seconds, who, strike):
             try:
-                error = await task
+                result, error = await task
             except asyncio.CancelledError as cancelled:
                 task.cancel()  # ours were cancelled: the job must not go on alone
                 if struck:
@@ -150,19 +147,21 @@ class JobInvoker:
                 raise
             if error is not None:
                 raise error
+            return result
 
 
-async def _error_of(call: Coroutine[Any, Any, None]) -> BaseException | None:
-    """Return what the job raised. A task that raises SystemExit would have asyncio leave the loop of all jobs."""
+async def _end_of(call: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """Return what the job returned, and what it raised. A task that raises SystemExit would have asyncio leave the loop
+    of all jobs.
+    """
     import asyncio
 
     try:
-        await call
+        return await call, None
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # noqa: BLE001  # whoever awaits the task raises it
-        return error
-    return None
+        return None, error
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:

@@ -231,7 +231,8 @@ class JobManager:
         shelf = self.backend(alias).shelf
         if shelf is None:
             raise UnsupportedCapabilityError(f"Backend {alias or self.default!r} can't be looked into.")
-        return shelf
+        observers = self._wiring.observers
+        return shelf.heard_by(observers) if observers else shelf
 
     def worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
         """Return a worker for this process, not started. Raises `ConfigurationError` if the backend has its own."""

@@ -127,8 +127,8 @@ class InMemoryJobStore(JobStore):
             for held in [held for held in self._leases.values() if held.is_over(now)]:
                 row = held.row
                 if held.running:
-                    lost.append(LostJob(row.id, held.worker, now - held.until))
                     row.raw = count_loss_in(row.raw)
+                    lost.append(LostJob(row.id, held.worker, now - held.until, row.raw))
                 self._put_back(row)
         return lost
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import replace as replaced
 from itertools import islice
+from typing import Self
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -15,6 +17,7 @@ from anyjob.capabilities import ALL_STATES, Capabilities
 from anyjob.clock import Clock
 from anyjob.envelope import RESERVED_HEADER_PREFIX, JobEnvelope
 from anyjob.errors import UnknownJobError
+from anyjob.observer import JobObservers
 from anyjob.outcome import JobFailure
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
 from anyjob.upgrades import ARGS_VERSION_HEADER
@@ -46,6 +49,14 @@ class JobShelf(ABC):
     clock: Clock
     capabilities: Capabilities
     """The backend's: what can't be taken out is refused."""
+    observers: JobObservers = JobObservers()
+    """Who hears what is done here."""
+
+    def heard_by(self, observers: JobObservers) -> Self:
+        """Return the same shelf for somebody else, whose observers hear what that one does."""
+        shelf = copy(self)
+        shelf.observers = observers
+        return shelf
 
     @abstractmethod
     def count(self) -> Mapping[JobState, int]:
@@ -91,11 +102,14 @@ class JobShelf(ABC):
 
     def cancel(self, job_id: str) -> bool:
         """Remove a job that waits; return whether there was one (running and parked jobs are not touched)."""
-        return self._remove(job_id, JobState.WAITING, JobState.SCHEDULED)
+        removed = self._remove(job_id, JobState.WAITING, JobState.SCHEDULED)
+        if removed is not None and removed.envelope is not None:
+            self.observers.tell("cancelled", removed.envelope)
+        return removed is not None
 
     def discard(self, job_id: str) -> bool:
         """Remove a parked job for good; return whether there was one."""
-        return self._remove(job_id, JobState.ABANDONED)
+        return self._remove(job_id, JobState.ABANDONED) is not None
 
     def retry(self, job_id: str) -> bool:
         """Send a parked job anew, due now, with its whole retry budget; return whether there was one.
@@ -118,10 +132,10 @@ class JobShelf(ABC):
             lambda later: replace(later, due_at=None, first_due_at=min(later.first_due_at, now)),
         )
 
-    def _remove(self, job_id: str, *states: JobState) -> bool:
+    def _remove(self, job_id: str, *states: JobState) -> StoredJob | None:
         self.capabilities.refuse_removal(*states)
         with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset(states)), limit=1) as taken:
-            return any(job.acknowledge() for job in taken)  # one at most
+            return next((each.job for each in taken if each.acknowledge()), None)
 
     def _resend(self, job_id: str, state: JobState, change: Callable[[JobEnvelope], JobEnvelope]) -> bool:
         self.capabilities.refuse_removal(state)

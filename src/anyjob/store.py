@@ -73,6 +73,8 @@ class LostJob(Struct, frozen=True):
     worker: str
     expired_for: float
     """Seconds since its lease ended."""
+    raw: bytes
+    """As it is kept now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

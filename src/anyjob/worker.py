@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -272,7 +274,8 @@ class JobWorker:
     def _run(self, claim: JobClaim, shift: _Shift) -> None:
         try:
             shift.held[claim.token] = claim
-            outcome = self._executor.execute(claim.raw, stop=shift.stop)
+            # As in a process of its own: nothing of who drains here, or of the job before, is the job's.
+            outcome = Context().run(partial(self._executor.execute, claim.raw, stop=shift.stop))
         except BaseException:
             self._store.release([claim])
             raise
@@ -317,6 +320,7 @@ class JobWorker:
         lost = self._store.recover()
         for job in lost:
             logger.warning("rescued id=%s: lease of worker %s expired %.0f s ago", job.id, job.worker, job.expired_for)
+            self._executor.tell("lost", job.raw)
         if lost:
             self.wake()
 
@@ -325,6 +329,7 @@ class JobWorker:
         self._store.release(left)
         for claim in left:
             logger.warning("released id=%s: it still ran", claim.id)
+            self._executor.tell("released", claim.raw)
 
     def _start_thread(self, name: str, target: Callable[[_Shift], None], shift: _Shift) -> None:
         # A daemon: a job that ignores the stop must not keep a process alive that was told to end.

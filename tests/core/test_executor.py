@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
+import subprocess
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -20,7 +24,10 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from anyjob import (
+    AsyncBackgroundJob,
+    BackgroundJob,
     GiveUp,
+    JobConfiguration,
     JobEnvelope,
     JobExecutionContext,
     JobObserver,
@@ -54,9 +61,9 @@ class World:
         self.action: Callable[[], Any] = lambda: None
 
         @background_job("work", aliases=["old.work"], registry=registry, retry=RetryPolicy(max_tries=3))
-        def work(number: int = 0) -> None:
+        def work(number: int = 0) -> Any:
             self.calls.append(current_job())
-            self.action()
+            return self.action()
 
     def executor(self, **options: Any) -> JobExecutor:
         return JobExecutor(self.registry, clock=self.clock, worker="tester", **options)
@@ -385,8 +392,8 @@ class Recorder(JobObserver):
     def started(self, job: JobExecutionContext) -> None:
         self.heard.append(f"started {job.try_count}")
 
-    def succeeded(self, job: JobExecutionContext) -> None:
-        self.heard.append("succeeded")
+    def succeeded(self, job: JobExecutionContext, result: object) -> None:
+        self.heard.append(f"succeeded {result}")
 
     def failed(self, job: JobExecutionContext, error: BaseException, next_try_at: datetime | None) -> None:
         self.heard.append(f"failed {error!r} {next_try_at is not None}")
@@ -399,7 +406,8 @@ class Raiser(JobObserver):
     def started(self, job: JobExecutionContext) -> None:
         raise RuntimeError("observer")
 
-    succeeded = started
+    def succeeded(self, job: JobExecutionContext, result: object) -> None:
+        raise RuntimeError("observer")
 
     def failed(self, job: JobExecutionContext, error: BaseException, next_try_at: datetime | None) -> None:
         raise RuntimeError("observer")
@@ -412,6 +420,7 @@ def test_observers_hear_everything_and_break_nothing(world: World, caplog: pytes
     recorder = Recorder()
     executor = world.executor(observers=JobObservers([Raiser(), recorder]))
     raw = write_envelope(world.envelope())
+    world.action = lambda: 7
     assert executor.execute(raw) == Completed()
     world.action = lambda: 1 / 0
     assert isinstance(executor.execute(raw), Retry)
@@ -419,12 +428,153 @@ def test_observers_hear_everything_and_break_nothing(world: World, caplog: pytes
     assert isinstance(executor.execute(b"junk"), Abandoned)
     error = "ZeroDivisionError('division by zero')"
     assert recorder.heard == [
-        *("started 1", "succeeded"),
+        *("started 1", "succeeded 7"),
         *("started 1", f"failed {error} True"),
         *("started 3", f"failed {error} False", "abandoned ZeroDivisionError"),
         "abandoned anyjob.errors.EnvelopeError",
     ]
     assert sum("observer" in record.message for record in caplog.records) == 8
+
+
+class Everything(JobObserver):
+    """Notes the events that it hears, each with what it was told first."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_") or name == "heard":
+            return super().__getattribute__(name)
+        return lambda *facts: self.heard.append((name, *facts))
+
+
+def test_a_job_that_is_interrupted_at_a_stop_is_released(world: World) -> None:
+    everything, stop = Everything(), threading.Event()
+    executor = world.executor(observers=JobObservers([everything]))
+    stop.set()
+    world.action = partial(_throw, SystemExit())
+    with pytest.raises(SystemExit):
+        executor.execute(write_envelope(world.envelope()), stop=stop)
+    assert [event for event, *_ in everything.heard] == ["started", "released"]
+    assert everything.heard[1][1] == world.envelope()
+
+
+def test_a_loss_is_told_when_it_is_counted(world: World) -> None:
+    everything = Everything()
+    executor = world.executor(observers=JobObservers([everything]), max_losses=1)
+    outcome = executor.execute(write_envelope(world.envelope()), redelivered=True)
+    assert isinstance(outcome, Retry)
+    assert everything.heard == [("lost", outcome.envelope)]
+    outcome = executor.execute(write_envelope(outcome.envelope), redelivered=True)
+    assert isinstance(outcome, Abandoned)
+    assert [event for event, *_ in everything.heard] == ["lost", "lost", "abandoned"]
+    assert everything.heard[1][1].lost_count == 2
+
+
+@pytest.mark.parametrize("limit", [None, 30.0])
+@pytest.mark.parametrize("kind", ["function", "class", "scoped class", "coroutine", "async class", "hidden coroutine"])
+def test_observers_get_what_the_job_returned(
+    registry: JobRegistry, clock: FakeClock, kind: str, limit: float | None
+) -> None:
+    everything = Everything()
+    _define_returning(registry, kind, limit)
+
+    @contextlib.contextmanager
+    def scope(job: type[Any]) -> Iterator[Any]:
+        yield job()
+
+    resolver: Any = scope if kind == "scoped class" else lambda job: job()
+    executor = JobExecutor(registry, clock=clock, resolver=resolver, observers=JobObservers([everything]))
+    raw = write_envelope(World(registry, clock).envelope(name="returning", args=Raw(b"{}")))
+    assert executor.execute(raw) == Completed()
+    assert asyncio.run(executor.aexecute(raw)) == Completed()
+    executor.close()
+    assert [fact[2] for fact in everything.heard if fact[0] == "succeeded"] == [{"rows": 3}] * 2
+
+
+def _define_returning(registry: JobRegistry, kind: str, limit: float | None) -> None:
+    def function() -> object:
+        return {"rows": 3}
+
+    async def coroutine() -> object:
+        return {"rows": 3}
+
+    def hidden() -> object:
+        return coroutine()
+
+    jobs: dict[str, Any] = {"function": function, "coroutine": coroutine, "hidden coroutine": hidden}
+    if kind in jobs:
+        background_job("returning", registry=registry, time_limit=limit)(jobs[kind])
+    elif kind == "async class":
+
+        class Returning(AsyncBackgroundJob[dict[str, int]], registry=None):
+            time_limit = limit
+
+            async def execute(self, args: dict[str, int]) -> object:  # type: ignore[override]
+                return {"rows": 3}
+
+        registry.register(_named(JobConfiguration.of_class(Returning, dict[str, int]), "returning"))
+    else:
+
+        class Plain(BackgroundJob[dict[str, int]], registry=None):
+            time_limit = limit
+
+            def execute(self, args: dict[str, int]) -> object:  # type: ignore[override]
+                return {"rows": 3}
+
+        registry.register(_named(JobConfiguration.of_class(Plain, dict[str, int]), "returning"))
+
+
+def _named(configuration: JobConfiguration, name: str) -> JobConfiguration:
+    return dataclasses.replace(configuration, name=name)
+
+
+def test_the_end_of_the_process_is_told_once_and_only_where_jobs_ran(world: World) -> None:
+    everything = Everything()
+    executor = world.executor(observers=JobObservers([everything]))
+    executor.end_process()
+    assert everything.heard == []
+    world.action = partial(_throw, GiveUp())
+    executor.execute(write_envelope(world.envelope()))
+    executor.end_process()
+    executor.end_process()
+    assert [event for event, *_ in everything.heard] == ["started", "failed", "abandoned", "process_ends"]
+
+
+def test_a_process_that_ran_jobs_tells_so_when_it_exits_and_its_forks_don_t() -> None:
+    code = """if True:
+        import os, anyjob
+        class Told(anyjob.JobObserver):
+            def process_ends(self):
+                print("ends", os.getpid(), flush=True)
+        @anyjob.background_job("nothing")
+        def nothing(): pass
+        from anyjob.backend import BackendConfig
+        from anyjob.store_backend import memory_backend
+        backend = memory_backend(BackendConfig(alias="main", url="memory:"))
+        manager = anyjob.JobManager(backend, registry=anyjob.default_registry, observers=[Told()])
+        manager.enqueue_for(nothing)
+        print("runs", os.getpid(), manager.drain(), flush=True)
+        if (child := os.fork()) == 0:
+            raise SystemExit
+        os.waitpid(child, 0)
+    """
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert told == ["runs", told[1], "1", "ends", told[1]]
+
+
+def test_what_a_job_sets_is_nothing_to_the_next_one_of_its_thread(world: World) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    seen = []
+
+    def action() -> None:
+        seen.append(tenant.get())
+        tenant.set("mine")
+
+    world.action = action
+    for _ in range(2):
+        world.run()
+    assert seen == ["nobody", "nobody"]
 
 
 def test_log_lines_tell_the_story_without_the_arguments(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -705,7 +855,7 @@ def test_a_policy_that_raises_parks(world: World, error: type[BaseException]) ->
     assert "the job's own" in outcome.failure.traceback
 
 
-@pytest.mark.parametrize("event", ["started", "succeeded", "failed", "abandoned", "snoozed"])
+@pytest.mark.parametrize("event", ["started", "succeeded", "failed", "abandoned", "snoozed", "lost", "process_ends"])
 def test_an_observer_that_exits_ends_no_try(world: World, event: str) -> None:
     def leave(*_: object) -> None:
         raise SystemExit(3)
@@ -717,6 +867,8 @@ def test_an_observer_that_exits_ends_no_try(world: World, event: str) -> None:
     for error, outcome in ((ValueError(), Retry), (GiveUp(), Abandoned), (Snooze(), Deferred)):
         world.action = partial(_throw, error)
         assert isinstance(executor.execute(raw), outcome)
+    assert isinstance(executor.execute(raw, redelivered=True), Retry)
+    executor.end_process()
 
 
 def _throw(error: BaseException) -> None:

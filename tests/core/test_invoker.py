@@ -5,7 +5,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -25,6 +25,7 @@ from anyjob import (
     current_job,
 )
 from anyjob.clock import SystemClock
+from anyjob.envelope import write_envelope
 from anyjob.invoker import JobInvoker, construct
 from anyjob.loop import JobLoop
 from anyjob.registry import JobConfiguration
@@ -241,10 +242,11 @@ def test_async_jobs_see_their_context(registry: JobRegistry, manager: JobManager
     async def look() -> None:
         seen.append((current_job().name, VARIABLE.get(), await asyncio.to_thread(lambda: current_job().id)))
 
-    VARIABLE.set("from the worker's thread")
-    job_id = manager.enqueue_by_name("look", {})
-    manager.drain()
-    assert seen == [("look", "from the worker's thread", job_id)]
+    envelope = manager.prepare_by_name("look", {})
+    context = copy_context()
+    context.run(VARIABLE.set, "from the native worker's thread")  # where its middleware may have a trace
+    context.run(manager.executor.execute, write_envelope(envelope))
+    assert seen == [("look", "from the native worker's thread", envelope.id)]
 
 
 # Time limits

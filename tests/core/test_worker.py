@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -258,7 +259,7 @@ def test_a_ctrl_c_that_somebody_swallowed_ends_drain_all_the_same(
     make_manager: Callable[..., JobManager], registry: JobRegistry
 ) -> None:
     class Interrupted(JobObserver):
-        def succeeded(self, job: JobExecutionContext) -> None:
+        def succeeded(self, job: JobExecutionContext, result: object) -> None:
             signal.raise_signal(signal.SIGINT)
 
     manager = make_manager(observers=[Interrupted()])
@@ -268,6 +269,93 @@ def test_a_ctrl_c_that_somebody_swallowed_ends_drain_all_the_same(
     with pytest.raises(KeyboardInterrupt):
         manager.drain()
     assert counts(manager) == {"waiting": 1}  # the first had succeeded, and is settled
+
+
+TENANT: ContextVar[Any] = ContextVar("TENANT", default=None)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_drain_runs_jobs_in_an_empty_context_as_workers_do(
+    registry: JobRegistry, manager: JobManager, *, is_async: bool
+) -> None:
+    seen = []
+
+    def look() -> None:
+        seen.append(TENANT.get())
+        TENANT.set("the job's")
+
+    async def alook() -> None:
+        look()
+
+    background_job("look", registry=registry)(alook if is_async else look)
+    token = TENANT.set("the test's")
+    try:
+        manager.enqueue_many([manager.prepare_by_name("look", {}) for _ in range(2)])
+        assert manager.drain() == 2
+        assert (seen, TENANT.get()) == ([None, None], "the test's")
+    finally:
+        TENANT.reset(token)
+
+
+def test_an_async_job_that_drain_runs_is_not_led_back_to_the_loop_that_waits_for_it(
+    registry: JobRegistry, manager: JobManager
+) -> None:
+    """As asgiref's `sync_to_async` leads: by a context variable, to the thread that is blocked in `drain`."""
+
+    @background_job("led", registry=registry, retry=None)
+    async def led() -> None:
+        if (loop := TENANT.get()) is not None:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop))
+
+    async def test() -> int:
+        TENANT.set(asyncio.get_running_loop())
+        manager.enqueue_by_name("led", {})
+        rescue = threading.Timer(10, manager.executor.close)  # so that a failure blocks nobody for ever
+        rescue.start()
+        try:
+            return manager.drain()
+        finally:
+            rescue.cancel()
+
+    assert asyncio.run(test()) == 1
+    assert counts(manager) == {}
+
+
+def test_observers_hear_of_what_goes_back_at_a_stop_and_of_what_was_lost(
+    make_manager: Callable[..., JobManager], clock: FakeClock, gate: Gate, wait_until: WaitUntil
+) -> None:
+    heard: list[tuple[str, str, int]] = []
+
+    class Heard(JobObserver):
+        def released(self, envelope: JobEnvelope) -> None:
+            heard.append(("released", envelope.id, envelope.lost_count))
+
+        def lost(self, envelope: JobEnvelope) -> None:
+            heard.append(("lost", envelope.id, envelope.lost_count))
+
+        def cancelled(self, envelope: JobEnvelope) -> None:
+            heard.append(("cancelled", envelope.id, envelope.lost_count))
+
+    manager = make_manager(observers=[Heard()])
+    worker = manager.start_worker()
+    job_id = manager.enqueue_by_name("gate", {})
+    assert gate.entered.acquire(timeout=10)
+    finished: list[bool] = []
+    stopper = threading.Thread(target=lambda: finished.append(worker.stop(timeout=30)))
+    stopper.start()
+    _travel_until(clock, wait_until, lambda: finished)
+    stopper.join(10)
+    assert heard == [("released", job_id, 0)]
+    gate.opened.set()
+    store = manager.backend().store  # type: ignore[attr-defined]
+    store.claim(queues=None, limit=1, lease=timedelta(seconds=60), worker="gone")
+    clock.travel(60)
+    assert manager.drain() == 1
+    assert heard[1:] == [("lost", job_id, 1)]
+    late = manager.enqueue_by_name("gate", {}, delay=60)
+    assert not manager.shelf().cancel(job_id)
+    assert manager.shelf().cancel(late)
+    assert heard[2:] == [("cancelled", late, 0)]
 
 
 # Threads

@@ -177,8 +177,8 @@ def test_the_manager_s_own_resolver_observers_and_policy_are_at_work(sandbox: Jo
             heard.append("enqueued")
             raise RuntimeError("logged, and goes no further")
 
-        def succeeded(self, job: anyjob.JobExecutionContext) -> None:
-            heard.append("succeeded")
+        def succeeded(self, job: anyjob.JobExecutionContext, result: object) -> None:
+            heard.append(f"succeeded {result}")
 
     class Built(BackgroundJob[Ping], registry=own):
         def __init__(self, where: list[Any]) -> None:
@@ -190,7 +190,7 @@ def test_the_manager_s_own_resolver_observers_and_policy_are_at_work(sandbox: Jo
     manager = manager_of(resolver=lambda job: job(done), observers=[Listener()], retry=None)
     manager.enqueue(Ping(3))
     sandbox.run()
-    assert (done, heard) == ([3], ["enqueued", "succeeded"])
+    assert (done, heard) == ([3], ["enqueued", "succeeded None"])
 
 
 def test_all_threads_are_caught(sandbox: JobSandbox) -> None:

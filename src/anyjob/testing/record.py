@@ -130,7 +130,7 @@ class JobWatcher(JobObserver):
         if enqueued:
             self._record.enqueued.append(seen)
 
-    def succeeded(self, job: JobExecutionContext) -> None:
+    def succeeded(self, job: JobExecutionContext, result: object) -> None:  # noqa: ARG002
         self._ended(job, None, None)
 
     def failed(self, job: JobExecutionContext, error: BaseException, next_try_at: datetime | None) -> None:

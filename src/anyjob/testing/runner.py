@@ -52,14 +52,13 @@ class JobLine(NamedTuple):
 
     def claim(self, chosen: JobChoice) -> JobDelivery | None:
         """Return the delivery of the chosen job that is first, if one is due."""
-        store = self.backend.store
-        store.recover()
-        claim = store.claim_chosen(self.rows(chosen), lease=self.backend.lease, worker="sandbox")
+        self._recover()
+        claim = self.backend.store.claim_chosen(self.rows(chosen), lease=self.backend.lease, worker="sandbox")
         return None if claim is None else JobDelivery(self.backend, self.watcher.executor, claim)
 
     def due_ids(self, chosen: JobChoice) -> set[str]:
         """Return the ids of the chosen jobs that are due."""
-        self.backend.store.recover()
+        self._recover()
         return self.backend.store.due_ids(self.rows(chosen))
 
     def rows(self, chosen: JobChoice) -> ChosenRow | None:
@@ -67,6 +66,10 @@ class JobLine(NamedTuple):
         if chosen.wanted is None:
             return None
         return lambda row: chosen.holds(row.raw, self.watcher)
+
+    def _recover(self) -> None:
+        for job in self.backend.store.recover():
+            self.watcher.executor.tell("lost", job.raw)
 
 
 class SandboxRunner:
