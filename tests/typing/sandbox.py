@@ -64,6 +64,11 @@ def test_claims(anyjob_sandbox: JobSandbox) -> None:
     assert_type(anyjob_sandbox.abandoned[0].failure.tries, int)
     with anyjob_sandbox.assert_enqueues(2, SendMail) as block:
         block.assert_nothing_abandoned()
+    assert_type(anyjob_sandbox.assert_enqueued(queue="mail"), EnqueuedJob)
+    anyjob_sandbox.assert_enqueued([SendMail, build_report], times=2)
+    anyjob_sandbox.assert_not_ran()
+    with anyjob_sandbox.assert_enqueues(0, queue="mail"):
+        anyjob_sandbox.clear()
 
     anyjob_sandbox.assert_enqueued(SendMail, dealy=5)  # type: ignore[call-arg]
     anyjob_sandbox.assert_enqueued(SendMail, delay="5")  # type: ignore[arg-type]
@@ -89,12 +94,18 @@ def test_running(anyjob_sandbox: JobSandbox) -> None:
     ):
         assert_type(anyjob_sandbox.receive("mail.send", {"address": "a"}, args_version=0), str)
 
+    anyjob_sandbox.run(queue="mail", only=SendMail)
+    anyjob_sandbox.run_all(queue=["mail", "web"], only=lambda job: job.args.to == "a", max_jobs=10)
+
+    anyjob_sandbox.run(queues="mail")  # type: ignore[call-arg]
+    anyjob_sandbox.run_one(queue=5)  # type: ignore[arg-type]
     anyjob_sandbox.travel_to(5)  # type: ignore[arg-type]
     anyjob_sandbox.run(max_jobs=1)  # type: ignore[call-arg]
 
 
 async def test_async_twins(anyjob_sandbox: JobSandbox) -> None:
     assert_type(await anyjob_sandbox.arun(), int)
+    assert_type(await anyjob_sandbox.arun(only=[SendMail]), int)
     assert_type(await anyjob_sandbox.arun_one(), bool)
     assert_type(await anyjob_sandbox.arun_all(raises=False), int)
 

@@ -57,7 +57,7 @@ class ChosenJobs(TypedDict, total=False):
     """Which of the waiting jobs are to run; all, if nothing is said."""
 
     queue: str | Collection[str]
-    only: object
+    only: Callable[[EnqueuedJob], object] | object
     """A job as in claims, or several, or a function of an `EnqueuedJob`."""
 
 
