@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from anyjob.errors import InvalidArgsError, JobDefinitionError, did_you_mean
-from anyjob.job_id import JobId
+from anyjob.errors import InvalidArgsError, JobDefinitionError
+from anyjob.fidelity import FidelityCheck
+from anyjob.plain_data import refuse_plain_changes, refuse_unknown_fields
+from anyjob.pydantic_models import WAYS, is_pydantic_model, read_model, write_model
+from anyjob.validation import asks_for_validation, validate
 
-__all__ = ["DEFAULT_MAX_ARGS_SIZE", "JobSerializer", "JsonJobSerializer", "is_pydantic_model"]
+__all__ = ["DEFAULT_MAX_ARGS_SIZE", "JobSerializer", "JsonJobSerializer"]
 
 DEFAULT_MAX_ARGS_SIZE: Final = 1024 * 1024
 
@@ -44,26 +47,41 @@ class JsonJobSerializer:
 
     def __init__(self, *, max_size: int = DEFAULT_MAX_ARGS_SIZE) -> None:
         self._max_size = max_size
-        self._encoder = msgspec.json.Encoder(enc_hook=_encode_other)
-        self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+        self._encoders = [msgspec.json.Encoder(enc_hook=partial(_encode_other, way)) for way in WAYS]
+        self._decoders: dict[Any, _Decoder] = {}
+        self._check = FidelityCheck()
 
     def prepare(self, args_type: Any) -> None:
         self._compiled(args_type)
 
     def serialize(self, args: object, args_type: Any) -> bytes:
         decoder = self._decoders.get(args_type) or self._compiled(args_type)
+        encoders = self._encoders
         try:
-            data = self._encode(args)
-            value = decoder.decode(data)
-            if data.find(b"null") >= 0:  # what JSON makes of NaN, without a word
-                _refuse_nan(msgspec.to_builtins(args, enc_hook=_encode_other), "$")
-            if isinstance(args, _PLAIN):  # plain data: an unknown field is a slip; a function's defaults travel along
-                refuse_unknown_fields(args, args_type)
-                data = self._encode(value)
-                decoder.decode(data)
+            if isinstance(args, _PLAIN):
+                args, encoders = self._read_plain(args, args_type), encoders[_ALL_FIELDS]
+            return self._encode_checked(args, decoder, encoders)
         except Exception as error:  # also what a property, __post_init__, validator or model_dump raises
             raise InvalidArgsError(f"{_name(args_type)}: {_told(error)}") from error
-        return data
+
+    def _encode_checked(self, args: object, decoder: _Decoder, encoders: Sequence[msgspec.json.Encoder]) -> bytes:
+        """Return the JSON of the first encoder whose JSON comes back as `args`; raise what ails that of the last."""
+        try:
+            data = self._encode(args, encoders[0])
+            self._check.refuse_changes(args, decoder.decode(data))
+        except Exception:
+            if len(encoders) == 1 or "pydantic" not in sys.modules:
+                raise
+        else:
+            return data
+        return self._encode_checked(args, decoder, encoders[1:])
+
+    def _read_plain(self, data: object, args_type: Any) -> Any:
+        """Return the arguments that plain data holds. An unknown field is a slip; defaults are filled in."""
+        args = self._compiled(args_type).decode(self._encode(data, self._encoders[0]))
+        refuse_unknown_fields(data, args_type)
+        refuse_plain_changes(self._check, data, args)
+        return args
 
     def deserialize(self, data: bytes | msgspec.Raw, args_type: Any) -> Any:
         decoder = self._decoders.get(args_type) or self._compiled(args_type)
@@ -72,8 +90,8 @@ class JsonJobSerializer:
         except Exception as error:  # also what a __post_init__ or validator raises
             raise InvalidArgsError(f"{_name(args_type)}: {_told(error)}") from error
 
-    def _encode(self, args: object) -> bytes:
-        data = self._encoder.encode(args)
+    def _encode(self, args: object, encoder: msgspec.json.Encoder) -> bytes:
+        data = encoder.encode(args)
         if len(data) > self._max_size:
             raise ValueError(
                 f"the arguments take {len(data):,} bytes of JSON; the limit is {self._max_size:,}. "
@@ -81,18 +99,32 @@ class JsonJobSerializer:
             )
         return data
 
-    def _compiled(self, args_type: Any) -> msgspec.json.Decoder[Any]:
+    def _compiled(self, args_type: Any) -> _Decoder:
         decoder = self._decoders.get(args_type)
         if decoder is None:
             decoder = self._decoders[args_type] = _compile(args_type)
         return decoder
 
 
-def _compile(args_type: Any) -> msgspec.json.Decoder[Any]:
+class _Decoder(Protocol):
+    def decode(self, data: bytes | msgspec.Raw, /) -> Any: ...
+
+
+class _ValidatingDecoder:
+    def __init__(self, decoder: _Decoder) -> None:
+        self._decoder = decoder
+
+    def decode(self, data: bytes | msgspec.Raw, /) -> Any:
+        value = self._decoder.decode(data)
+        validate(value)
+        return value
+
+
+def _compile(args_type: Any) -> _Decoder:
     if _is_orm_model(args_type):
         raise JobDefinitionError(f"{_name(args_type)} is a database model. {_ORM_ADVICE}")
     try:
-        return msgspec.json.Decoder(args_type, dec_hook=_decode_other)
+        decoder: _Decoder = msgspec.json.Decoder(args_type, dec_hook=_decode_other)
     except TypeError as error:
         advice = ""
         if "union" in str(error):
@@ -106,20 +138,29 @@ def _compile(args_type: Any) -> msgspec.json.Decoder[Any]:
             f"{_name(args_type)} can't be job arguments: {error}. "
             "Its annotations must be importable names, not only under TYPE_CHECKING."
         ) from error
+    return _ValidatingDecoder(decoder) if asks_for_validation(args_type) else decoder
 
 
-_PLAIN: Final = (dict, list)
+_PLAIN: Final = (dict, list, str, int, float, type(None))
+_ALL_FIELDS: Final = slice(1, None, 2)
+_PLAIN_OF: Final[Mapping[type, Callable[[Any], Any]]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    datetime: lambda moment: datetime.combine(moment.date(), moment.timetz()),
+}
 _ORM_ADVICE: Final = "Pass its primary key and load it in the job."
 
 
-def _encode_other(value: Any) -> Any:
+def _encode_other(way: Mapping[str, bool], value: Any) -> Any:
     """Encode what msgspec doesn't know."""
-    if type(value) is JobId:  # another job's id is a text like any
-        return str(value)
+    for base, plain in _PLAIN_OF.items():
+        if isinstance(value, base):
+            return plain(value)  # it won't come back as it was, which tells the place
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if is_pydantic_model(type(value)):
-        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
+        return write_model(value, **way)
     if _is_orm_model(type(value)):
         raise TypeError(f"{_name(type(value))} is a database model. {_ORM_ADVICE}")
     raise TypeError(f"{_name(type(value))} can't be written as JSON")
@@ -128,28 +169,11 @@ def _encode_other(value: Any) -> Any:
 def _decode_other(wanted: Any, value: Any) -> Any:
     """Decode what msgspec doesn't know."""
     if is_pydantic_model(wanted):
-        return _validate(wanted, value)
+        return read_model(wanted, value)
     is_path = isinstance(wanted, type) and issubclass(wanted, os.PathLike)
     if is_path and isinstance(value, str):
         return wanted(value)
     raise TypeError(f"expected {_name(wanted)}, which can't be read from JSON")
-
-
-def _validate(model: Any, value: Any) -> Any:
-    from pydantic import ValidationError
-
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:  # its own text quotes the input
-        faults = error.errors(include_input=False, include_url=False)
-        text = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
-        raise ValueError(f"{_name(model)}: {text}") from None
-
-
-def is_pydantic_model(cls: Any) -> bool:
-    """Tell pydantic's models without importing it."""
-    pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and isinstance(cls, type) and issubclass(cls, pydantic.BaseModel)
 
 
 def _is_orm_model(cls: Any) -> bool:
@@ -163,80 +187,3 @@ def _told(error: Exception) -> str:
 
 def _name(cls: Any) -> str:
     return getattr(cls, "__qualname__", None) or str(cls)
-
-
-def refuse_unknown_fields(data: Any, args_type: Any) -> None:
-    """Raise `ValueError` at the first key of plain data that no field of `args_type` takes, however deep."""
-
-    def walk(value: Any, info: Any, path: str) -> None:
-        for part in _parts(value, info, path):
-            walk(*part)
-
-    walk(data, _type_info(args_type), "$")
-
-
-def _parts(value: Any, info: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
-    """Yield what plain data holds, each part with its type and path."""
-    if hasattr(info, "types"):  # a union
-        yield from ((value, member, path) for member in info.types if _is_meant(member, value))
-    elif isinstance(value, Mapping) and hasattr(info, "value_type"):
-        yield from ((item, info.value_type, f"{path}[...]") for item in value.values())
-    elif isinstance(value, Mapping):
-        yield from _known_fields(value, info, path)
-    elif isinstance(value, list | tuple):
-        for index, (item, item_type) in enumerate(zip(value, _item_types(info), strict=False)):
-            yield item, item_type, f"{path}[{index}]"
-
-
-def _known_fields(value: Mapping[Any, Any], info: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
-    fields = _fields(info)
-    for key, item in value.items() if fields else ():
-        if key in fields:
-            yield item, fields[key], f"{path}.{key}"
-        elif key != getattr(info, "tag_field", None):
-            raise ValueError(f"unknown field {key!r} at `{path}`.{did_you_mean(str(key), fields)}")
-
-
-def _is_meant(member: Any, value: Any) -> bool:
-    """Whether plain data is for this member of a union, as far as a tag tells; the rest differ in kind."""
-    tag = getattr(member, "tag", None)
-    return tag is None or (isinstance(value, Mapping) and value.get(member.tag_field) == tag)
-
-
-def _fields(info: Any) -> dict[str, Any]:
-    """Return the fields that a type has on the wire, with the type of each; empty if it has none, or any."""
-    model: Any = getattr(info, "cls", None)
-    if not is_pydantic_model(model):
-        return {field.encode_name: field.type for field in getattr(info, "fields", ())}
-    if model.model_config.get("extra") == "allow":
-        return {}
-    return {
-        alias: _type_info(field.annotation)
-        for name, field in model.model_fields.items()
-        for alias in (name, field.alias, field.validation_alias)
-        if isinstance(alias, str)
-    }
-
-
-def _type_info(annotation: Any) -> Any:
-    from msgspec import inspect  # only plain data needs it, and it is not light
-
-    try:
-        return inspect.type_info(annotation)
-    except TypeError:  # pydantic understands more than msgspec
-        return inspect.AnyType()
-
-
-def _item_types(info: Any) -> Iterable[Any]:
-    """Return the types of the items that a JSON array holds, one for each."""
-    if hasattr(info, "item_type"):
-        return itertools.repeat(info.item_type)
-    return getattr(info, "item_types", None) or [field.type for field in getattr(info, "fields", ())]
-
-
-def _refuse_nan(value: Any, path: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} can't be written as JSON - at `{path}`. Pass None or a string.")
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, item in items:
-        _refuse_nan(item, f"{path}.{key}" if isinstance(value, dict) else f"{path}[{key}]")

@@ -351,7 +351,7 @@ def test_the_limit_counts_the_defaults_of_plain_data_too() -> None:
         (Nested(ratio=math.nan), r"Nested: nan .*at `\$\.ratio`"),
         (Nested(ratio=-math.inf), r"-inf .*at `\$\.ratio`"),
         (Nested(anything={"a": [1, math.nan]}), r"at `\$\.anything\.a\[1\]`"),
-        (Nested(anything={math.inf, None}), r"at `\$\.anything\[[01]\]`"),
+        (Nested(anything=[{"b": None}, {"b": math.inf}]), r"at `\$\.anything\[1\]\.b`"),
         (Nested(model=EmailModel(to="a", ratio=math.inf)), r"at `\$\.model\.ratio`"),
         (EmailModel(to="a", copies=[EmailModel(to="b", ratio=math.nan)]), r"at `\$\.copies\[0\]\.ratio`"),
         ({"ratio": math.nan}, r"at `\$\.ratio`"),
@@ -445,11 +445,6 @@ def test_plain_data_is_written_with_its_defaults(
     serializer: JsonJobSerializer, data: object, args_type: Any, written: object
 ) -> None:
     assert msgspec.json.decode(serializer.serialize(data, args_type)) == written
-
-
-def test_what_would_not_be_read_back_is_refused(serializer: JsonJobSerializer) -> None:
-    with pytest.raises(InvalidArgsError, match="from: Field required"):
-        serializer.serialize({"from": "a"}, ReadByOtherName)
 
 
 def _nested_lists(depth: int) -> list[Any]:

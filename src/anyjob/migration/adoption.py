@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from anyjob.backend import MoveMemory
 from anyjob.capabilities import Capabilities
@@ -18,8 +18,8 @@ from anyjob.errors import AnyjobError, InvalidArgsError
 from anyjob.moments import plain_moment
 from anyjob.natives import ADOPTED_HEADER, NativeJob, NativeMessage
 from anyjob.options import EnqueueOptions
+from anyjob.pydantic_models import is_pydantic_model
 from anyjob.registry import JobConfiguration
-from anyjob.serializer import is_pydantic_model
 from anyjob.shelf import JobShelf
 from anyjob.signature import JobFunction
 from anyjob.store import JobState
@@ -91,11 +91,12 @@ class NativeReader:
 def _bind(configuration: JobConfiguration, message: NativeMessage) -> Any:
     """Return the job's arguments for a call with the message's; raise `InvalidArgsError` as Python would `TypeError`.
 
-    A job that takes one object takes its fields, or a dict of them.
+    A job that takes one object takes its fields, or a dict of them. They stay plain data, to be read as declared: what
+    was a datetime for the task may be its text in the message.
     """
     job, wanted, args, kwargs = configuration.job, configuration.args_type, message.args, message.kwargs
     if isinstance(job, JobFunction) and wanted is not Any:
-        return job.bind(tuple(args), kwargs)
+        return asdict(job.bind(tuple(args), kwargs))
     takes_fields = _has_fields(wanted)
     if len(args) == 1 and not kwargs and (not takes_fields or isinstance(args[0], dict)):
         return args[0]
@@ -106,9 +107,18 @@ def _bind(configuration: JobConfiguration, message: NativeMessage) -> Any:
     try:
         if is_pydantic_model(wanted):  # which ignores what it has no field for
             inspect.signature(wanted).bind(*args, **kwargs)
-        return wanted(*args, **kwargs)
+        return _plain(wanted(*args, **kwargs))
     except Exception as error:  # also what a __post_init__ or validator raises
         raise InvalidArgsError(f"{wanted.__qualname__}(): {error}") from error
+
+
+def _plain(args: Any) -> Any:
+    """Return the fields of an object, as they are, under their names in JSON."""
+    if isinstance(args, tuple):
+        return list(args)
+    info = msgspec.inspect.type_info(type(args))
+    fields = info.fields if isinstance(info, _OF_FIELDS) else ()
+    return {field.encode_name: getattr(args, field.name) for field in fields} or args
 
 
 def _has_fields(wanted: Any) -> bool:
