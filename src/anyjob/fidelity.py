@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from anyjob.pydantic_models import is_pydantic_model, private_attributes
+from anyjob.pydantic_models import is_pydantic_model
 
 __all__ = ["FidelityCheck", "field_names", "place_of"]
 
@@ -40,7 +40,7 @@ class FidelityCheck:
     def refuse_changes(self, given: Any, arrives: Any, place: Place = None) -> None:
         """Raise `ValueError` at the first part that would arrive as something else."""
         pending = [(given, arrives, place)]  # not recursive: as deep as JSON goes
-        seen: set[tuple[int, int]] = set()
+        seen: set[tuple[int, int]] | None = None
         while pending:
             given, arrives, place = pending.pop()
             kind = type(given)
@@ -49,6 +49,7 @@ class FidelityCheck:
                 continue
             walk = self._walks.get(kind) or self._learn(kind)
             if kind in self._models:  # a validator may have tied a child to its parent
+                seen = seen or set()
                 if (id(given), id(arrives)) in seen:
                     continue
                 seen.add((id(given), id(arrives)))
@@ -109,11 +110,13 @@ def _fields(names: Sequence[str], given: Any, arrives: Any, place: Place, pendin
 
 def _model(names: Sequence[str], given: Any, arrives: Any, place: Place, pending: list[Any]) -> None:
     _fields(names, given, arrives, place, pending)
-    _entries(given.model_extra or {}, arrives.model_extra or {}, place, pending)
-    theirs = private_attributes(arrives)
-    for name, value in private_attributes(given).items():
+    extra = given.__pydantic_extra__
+    if extra:
+        _entries(extra, arrives.__pydantic_extra__, place, pending)
+    private = given.__pydantic_private__
+    for name, value in private.items() if private else ():
         # They don't travel. What a default makes anew on the other side is no loss, be it a lock or a cache.
-        other = theirs.get(name, _MISSING)
+        other = arrives.__pydantic_private__.get(name, _MISSING)
         if type(value) is not type(other) or (_has_equality(value) and not _is_equal(value, other)):
             raise ValueError(f"it would be lost - at {place_of((place, name))}. Private attributes don't travel.")
 
@@ -151,6 +154,8 @@ def _members(given: Set[Any], arrives: Set[Any], place: Place, pending: list[Any
 
 def _moment(given: Any, arrives: Any, place: Place, _: list[Any]) -> None:
     """Ask for the same instant at the same offset; where it has none, for the same time on the wall."""
+    if given.tzinfo is arrives.tzinfo and given.fold == arrives.fold and given == arrives:
+        return
     if (given.tzinfo is None) is not (arrives.tzinfo is None) or given.utcoffset() != arrives.utcoffset():
         raise ValueError(f"its UTC offset would be lost - at {place_of(place)}. {_OFFSET}")
     if given.replace(tzinfo=None, fold=0) != arrives.replace(tzinfo=None, fold=0):

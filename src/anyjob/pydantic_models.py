@@ -11,8 +11,10 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
+from datetime import date
 from functools import cache
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -20,7 +22,6 @@ __all__ = [
     "WAYS",
     "is_pydantic_dataclass",
     "is_pydantic_model",
-    "private_attributes",
     "read_model",
     "validate_dataclass",
     "write_model",
@@ -85,11 +86,6 @@ def _read(cls: Any, read: Callable[[], Any]) -> Any:
         raise ValueError(f"{cls.__qualname__}: {text}") from None
 
 
-def private_attributes(model: Any) -> Mapping[str, Any]:
-    """Return what a model keeps beside its fields."""
-    return model.__pydantic_private__ or {}
-
-
 @cache
 def _by_name() -> Mapping[str, Any]:
     from pydantic import BaseModel
@@ -100,19 +96,35 @@ def _by_name() -> Mapping[str, Any]:
 
 def _unset(value: Any) -> dict[Any, Any]:
     """Return what pydantic should leave out, in its form."""
-    if hasattr(value, "__pydantic_root_model__") and value.__pydantic_root_model__:
+    if isinstance(value, _LEAVES):
+        return {}
+    if isinstance(value, dict):
+        return {key: nested for key, item in value.items() if (nested := _unset(item))}
+    if isinstance(value, list | tuple):
+        return {index: nested for index, item in enumerate(value) if (nested := _unset(item))}
+    is_set = getattr(value, "__pydantic_fields_set__", None)
+    if is_set is None:
+        return {}
+    if value.__pydantic_root_model__:
         return _unset(value.root)
-    if is_pydantic_model(type(value)):
-        fields, is_set = type(value).model_fields, value.model_fields_set
-        return {
-            name: True if is_left_out else nested
-            for name, field in fields.items()
-            if (is_left_out := name not in is_set and _is_fixed(field)) or (nested := _unset(getattr(value, name)))
-        }
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    return {key: nested for key, item in items if (nested := _unset(item))}
+    unset: dict[Any, Any] = dict.fromkeys(_fixed_fields(value.__class__) - is_set, True)
+    for name in is_set:
+        if nested := _unset(getattr(value, name)):
+            unset[name] = nested
+    return unset
 
 
-def _is_fixed(field: Any) -> bool:
-    """Whether reading gives a field its default again. A factory makes another; a Literal tells a model from others."""
-    return field.default_factory is None and typing.get_origin(field.annotation) is not typing.Literal
+@cache
+def _fixed_fields(model: Any) -> frozenset[str]:
+    """Return the fields whose default comes back when it is left out.
+
+    A factory makes another one, and a Literal is what tells the model from others.
+    """
+    return frozenset(
+        name
+        for name, field in model.model_fields.items()
+        if field.default_factory is None and typing.get_origin(field.annotation) is not typing.Literal
+    )
+
+
+_LEAVES: Final = (str, int, float, type(None), UUID, date)
