@@ -11,6 +11,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import partial
+from operator import is_
 from typing import Any, Final
 from uuid import UUID
 
@@ -39,21 +40,21 @@ class FidelityCheck:
 
     def refuse_changes(self, given: Any, arrives: Any, place: Place = None) -> None:
         """Raise `ValueError` at the first part that would arrive as something else."""
-        pending = [(given, arrives, place)]  # not recursive: as deep as JSON goes
-        seen: set[tuple[int, int]] | None = None
-        while pending:
-            given, arrives, place = pending.pop()
+        pending: list[tuple[Any, Any, Place]] = []  # not recursive: as deep as JSON goes
+        seen: set[tuple[int, int]] = set()
+        while True:
             kind = type(given)
             if kind is not type(arrives):
                 _other_type(given, arrives, place, pending)
-                continue
-            walk = self._walks.get(kind) or self._learn(kind)
-            if kind in self._models:  # a validator may have tied a child to its parent
-                seen = seen or set()
-                if (id(given), id(arrives)) in seen:
-                    continue
-                seen.add((id(given), id(arrives)))
-            walk(given, arrives, place, pending)
+            else:
+                walk = self._walks.get(kind) or self._learn(kind)
+                if kind in self._models:  # a validator may have tied a child to its parent
+                    walk = walk if (id(given), id(arrives)) not in seen else _nothing
+                    seen.add((id(given), id(arrives)))
+                walk(given, arrives, place, pending)
+            if not pending:
+                return
+            given, arrives, place = pending.pop()
 
     def _learn(self, kind: type) -> Walk:
         if is_pydantic_model(kind):
@@ -97,6 +98,10 @@ def _walk_of(kind: type) -> Walk:
     return _value
 
 
+def _nothing(*_: Any) -> None:
+    """Walk no further."""
+
+
 def _fields(names: Sequence[str], given: Any, arrives: Any, place: Place, pending: list[Any]) -> None:
     for name in names:
         one, other = getattr(given, name, _MISSING), getattr(arrives, name, _MISSING)
@@ -124,8 +129,7 @@ def _model(names: Sequence[str], given: Any, arrives: Any, place: Place, pending
 def _items(given: Any, arrives: Any, place: Place, pending: list[Any]) -> None:
     if len(given) != len(arrives):
         raise _changed(place)
-    kinds = {*map(type, given)}
-    if kinds <= _PLAIN and [*map(type, given)] == [*map(type, arrives)] and given == arrives:
+    if {*map(type, given)} <= _PLAIN and given == arrives and all(map(is_, map(type, given), map(type, arrives))):
         return
     for index, (one, other) in enumerate(zip(given, arrives, strict=True)):
         if one is not other:

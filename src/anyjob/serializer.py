@@ -58,7 +58,7 @@ class JsonJobSerializer:
         decoder = self._decoders.get(args_type) or self._compiled(args_type)
         encoders = self._encoders
         try:
-            if isinstance(args, _PLAIN):
+            if type(args) is not args_type and isinstance(args, _PLAIN):
                 args, encoders = self._read_plain(args, args_type), encoders[_ALL_FIELDS]
             return self._encode_checked(args, decoder, encoders)
         except Exception as error:  # also what a property, __post_init__, validator or model_dump raises
@@ -67,7 +67,9 @@ class JsonJobSerializer:
     def _encode_checked(self, args: object, decoder: _Decoder, encoders: Sequence[msgspec.json.Encoder]) -> bytes:
         """Return the JSON of the first encoder whose JSON comes back as `args`; raise what ails that of the last."""
         try:
-            data = self._encode(args, encoders[0])
+            data = encoders[0].encode(args)
+            if len(data) > self._max_size:
+                self._refuse_size(data)
             self._check.refuse_changes(args, decoder.decode(data))
         except Exception:
             if len(encoders) == 1 or "pydantic" not in sys.modules:
@@ -78,10 +80,16 @@ class JsonJobSerializer:
 
     def _read_plain(self, data: object, args_type: Any) -> Any:
         """Return the arguments that plain data holds. An unknown field is a slip; defaults are filled in."""
-        args = self._compiled(args_type).decode(self._encode(data, self._encoders[0]))
+        args = self._compiled(args_type).decode(self._encoders[0].encode(data))
         refuse_unknown_fields(data, args_type)
         refuse_plain_changes(self._check, data, args)
         return args
+
+    def _refuse_size(self, data: bytes) -> None:
+        raise ValueError(
+            f"the arguments take {len(data):,} bytes of JSON; the limit is {self._max_size:,}. "
+            "Store the data and pass its key."
+        )
 
     def deserialize(self, data: bytes | msgspec.Raw, args_type: Any) -> Any:
         decoder = self._decoders.get(args_type) or self._compiled(args_type)
@@ -89,15 +97,6 @@ class JsonJobSerializer:
             return decoder.decode(data)
         except Exception as error:  # also what a __post_init__ or validator raises
             raise InvalidArgsError(f"{_name(args_type)}: {_told(error)}") from error
-
-    def _encode(self, args: object, encoder: msgspec.json.Encoder) -> bytes:
-        data = encoder.encode(args)
-        if len(data) > self._max_size:
-            raise ValueError(
-                f"the arguments take {len(data):,} bytes of JSON; the limit is {self._max_size:,}. "
-                "Store the data and pass its key."
-            )
-        return data
 
     def _compiled(self, args_type: Any) -> _Decoder:
         decoder = self._decoders.get(args_type)
