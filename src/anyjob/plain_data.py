@@ -55,7 +55,8 @@ def _counterparts(given: Any, arrives: Any) -> Iterator[tuple[Any, Any, Any]]:
         fields = _fields(_type_info(type(arrives))) or {}
         yield from ((key, item, getattr(arrives, fields[key].name)) for key, item in given.items() if key in fields)
     elif isinstance(arrives, Set):
-        yield from ((..., item, item) for item in given if type(item) not in _JSON and item not in arrives)
+        changed = [item for item in given if type(item) not in _JSON and item not in arrives]
+        yield from ((..., item, other) for item, other in zip(changed, arrives, strict=False))
     else:
         names = field_names(type(arrives))
         items = [getattr(arrives, name) for name in names] if names else arrives
