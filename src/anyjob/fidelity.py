@@ -158,14 +158,12 @@ def _members(given: Set[Any], arrives: Set[Any], place: Place, pending: list[Any
 
 def _moment(given: Any, arrives: Any, place: Place, _: list[Any]) -> None:
     """Ask for the same instant at the same offset; where it has none, for the same time on the wall."""
-    if given.tzinfo is arrives.tzinfo and given.fold == arrives.fold and given == arrives:
+    if given.tzinfo is arrives.tzinfo and given == arrives:
         return
     if (given.tzinfo is None) is not (arrives.tzinfo is None) or given.utcoffset() != arrives.utcoffset():
         raise ValueError(f"its UTC offset would be lost - at {place_of(place)}. {_OFFSET}")
-    if given.replace(tzinfo=None, fold=0) != arrives.replace(tzinfo=None, fold=0):
+    if given.replace(tzinfo=None) != arrives.replace(tzinfo=None):
         raise _changed(place)
-    if given.tzinfo is None and given.fold != arrives.fold:
-        raise ValueError(f"its `fold` would be lost - at {place_of(place)}. {_OFFSET}")
 
 
 def _float(given: float, arrives: float, place: Place, _: list[Any]) -> None:

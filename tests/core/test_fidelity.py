@@ -234,7 +234,6 @@ def test_a_subclass_is_refused_where_its_base_is_declared(base: Any, child: Any)
         datetime(1900, 1, 1, tzinfo=ZoneInfo("Europe/Amsterdam")),
         time(1, 2, tzinfo=timezone(timedelta(seconds=3601))),
         time(1, 2, tzinfo=BERLIN),
-        MOMENT.replace(fold=1),
     ],
     ids=str,
 )
@@ -324,7 +323,6 @@ def test_strict_models_are_read_by_the_rules_for_json(declared: Any, value: Any)
     assert trip(holder(type(args), args)).it == args
 
 
-@pytest.mark.skipif(not HAS_NAMES, reason="before pydantic 2.11 nobody can ask a model to be read by names")
 @pytest.mark.parametrize(
     ("options", "given"),
     [
@@ -340,6 +338,9 @@ def test_a_model_that_writes_other_names_than_it_reads_arrives(options: Any, giv
     kind = pydantic.create_model("Aliased", it=(int, Field(default, **options)))
     outer = pydantic.create_model("Outer", inner=(kind, ...), more=(list[kind], []))  # type: ignore[valid-type]
     args = kind(**given)
+    if not HAS_NAMES:  # nobody can ask such a model to be read by names
+        assert refusal(args)
+        return
     assert trip(args) == args
     nested = outer(inner=args, more=[args])
     assert trip(nested) == nested
