@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 
+from anyjob.job_id import JobId
 from anyjob.pydantic_models import is_pydantic_model
 
 __all__ = ["FidelityCheck", "field_names", "place_of"]
@@ -187,7 +188,7 @@ def _other_type(given: Any, arrives: Any, place: Place, pending: list[Any]) -> N
     kinds = (type(given), type(arrives))
     if kinds == (tuple, list):
         _items(given, arrives, place, pending)
-    elif kinds != (int, float) or given != arrives:
+    elif kinds not in _AS_GOOD or given != arrives:
         raise ValueError(_told(given, arrives, place))
 
 
@@ -240,6 +241,7 @@ _ONE_WAY: Final = (
     "Its class doesn't read back what it writes: a mask, an excluded field, an alias, a serializer or a __post_init__."
 )
 
+_AS_GOOD: Final = frozenset({(int, float), (JobId, str)})  # another job's id is a text like any
 _PLAIN: Final = frozenset({str, int, bool, float, type(None), bytes, UUID, date, timedelta})
 """Types whose objects are the same if they are equal; checked where they are found, without a call."""
 

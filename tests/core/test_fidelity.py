@@ -23,7 +23,7 @@ import pydantic
 import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, field_serializer
 
-from anyjob import InvalidArgsError, JobManager, JobRegistry, JsonJobSerializer, background_job, override
+from anyjob import InvalidArgsError, JobId, JobManager, JobRegistry, JsonJobSerializer, background_job, override
 
 T = TypeVar("T")
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001  # naive: it stays so
@@ -213,8 +213,11 @@ def test_what_would_be_read_as_another_type_is_refused(declared: Any, value: Any
     assert told in refusal(holder(declared, value))
 
 
-def test_an_int_may_arrive_as_the_float_that_equals_it() -> None:
+def test_an_int_may_arrive_as_the_float_that_equals_it_and_a_job_id_as_text() -> None:
     assert trip(holder(float, 3)).it == 3.0
+    arrived = trip(holder(str, JobId("x", "main"))).it
+    assert (type(arrived), arrived) == (str, "x")
+    assert trip({"it": [JobId("x", "main")]}, Any) == {"it": ["x"]}
 
 
 @pytest.mark.parametrize(("base", "child"), [(Base, Child()), (BaseStruct, ChildStruct()), (PlainModel, ChildModel())])
