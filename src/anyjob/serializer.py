@@ -42,6 +42,9 @@ class JsonJobSerializer:
     """The JSON codec of msgspec: dataclass, TypedDict, NamedTuple, Struct, attrs, pydantic models when installed, and
     datetime, date, time, timedelta, UUID, Decimal, Enum, bytes (base64), set, tuple, Path inside of them.
 
+    What it writes comes back as it was given, with the same types, or is refused; `FidelityCheck` has the exceptions.
+    Plain JSON data is read as `args_type` declares, and written with the defaults that it left out.
+
     `max_size`: bytes of JSON at most.
     """
 

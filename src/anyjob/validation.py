@@ -18,7 +18,10 @@ def asks_for_validation(args_type: Any) -> bool:
         return False
     from msgspec import inspect  # not light
 
-    pending: list[Any] = [inspect.type_info(args_type)]
+    try:
+        pending: list[Any] = [inspect.type_info(args_type)]
+    except TypeError:  # what can be decoded can't always be described
+        return True
     seen: set[int] = set()
     while pending:
         info = pending.pop()

@@ -341,7 +341,7 @@ def test_a_model_that_writes_other_names_than_it_reads_arrives(options: Any, giv
     kind = pydantic.create_model("Aliased", it=(int, Field(default, **options)))
     outer = pydantic.create_model("Outer", inner=(kind, ...), more=(list[kind], []))  # type: ignore[valid-type]
     args = kind(**given)
-    if not HAS_NAMES:  # nobody can ask such a model to be read by names
+    if not HAS_NAMES and "validation_alias" in options:  # nobody can ask such a model to be read by names
         assert refusal(args)
         return
     assert trip(args) == args

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, make_dataclass
-from datetime import datetime, time
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Optional, Union
+from uuid import UUID
 
 import msgspec
 import pydantic
@@ -79,6 +81,11 @@ class TextTree:
     children: list[TextTree] = field(default_factory=list)
 
 
+@dataclass
+class NothingNeeded:
+    a: int = 0
+
+
 class Cat(msgspec.Struct, tag=True):
     name: str
 
@@ -97,12 +104,32 @@ class LessCoordinates(NamedTuple):
 
 
 Short = Annotated[str, msgspec.Meta(max_length=10)]
+Worded = Annotated[str, pydantic.Field(pattern="a")]
 Shorter = Annotated[str, msgspec.Meta(max_length=5)]
 Long = Annotated[str, msgspec.Meta(max_length=20)]
 
 
 def one(kind: Any) -> Fields:
     return [("it", kind)]
+
+
+def model(kind: Any, extra: Literal["allow", "ignore", "forbid"] = "ignore") -> Fields:
+    return one(pydantic.create_model("Inner", __config__={"extra": extra}, it=(kind, ...)))
+
+
+def amount(kind: Any) -> Fields:
+    return one(pydantic.dataclasses.dataclass(make_dataclass("Amount", [("it", kind)])))
+
+
+def of(kind: Any, **limits: Any) -> Any:
+    return Annotated[kind, msgspec.Meta(**limits)]
+
+
+def pydantic_of(kind: Any, **limits: Any) -> Any:
+    return Annotated[kind, pydantic.Field(**limits)]
+
+
+OPEN_FIELDS = "takes no further fields, and what waits in them would be ignored"
 
 
 BREAKS: list[tuple[Any, Any, str]] = [
@@ -136,6 +163,42 @@ BREAKS: list[tuple[Any, Any, str]] = [
     (Tree, TextTree, "args.value: was integer, is string"),
     (one(Cat | Dog), one(Cat), "args.it: object is no longer accepted"),
     (Coordinates, LessCoordinates, "args: maxItems was 2, is 1"),
+    # keys
+    (one(dict[str, int]), one(dict[int, int]), "args.it[key]: was string, is integer"),
+    (one(dict[Any, int]), one(dict[int, int]), "args.it[key]: was string, is integer"),
+    (one(dict[str, int]), one(dict[UUID, int]), "args.it[key]: format was none, is uuid"),
+    (one(dict[Colour, int]), one(dict[FewerColours, int]), "args.it[key]: was one of 'blue', 'red', is one of 'red'"),
+    (one(dict[str, int]), one(dict[Short, int]), "args.it[key]: maxLength was none, is 10"),
+    (one(dict[str, int]), one(of(dict[str, int], max_length=3)), "args.it: maxProperties was none, is 3"),
+    (model(dict[str, int]), model(dict[int, int]), "args.it.it[key]: was string, is integer"),
+    (model(dict[str, int]), model(dict[Worded, int]), "args.it.it[key]: pattern was none, is a"),
+    (model(dict[Colour, int]), model(dict[FewerColours, int]), "args.it.it[key]: was one of"),
+    # metadata
+    (one(datetime), one(of(datetime, tz=True)), "args.it: tz was none, is True"),
+    (one(of(datetime, tz=False)), one(of(datetime, tz=True)), "args.it: tz was False, is True"),
+    (one(time), one(of(time, tz=False)), "args.it: tz was none, is False"),
+    (one(of(int, ge=1)), one(of(int, ge=2)), "args.it: minimum was 1, is 2"),
+    (one(of(float, lt=2)), one(of(float, lt=1)), "args.it: exclusiveMaximum was 2"),
+    (one(int), one(of(int, multiple_of=2)), "args.it: multipleOf was none, is 2"),
+    (one(of(str, pattern="a")), one(of(str, pattern="b")), "args.it: pattern was a, is b"),
+    (one(list[int]), one(of(list[int], min_length=1)), "args.it: minItems was none, is 1"),
+    (one(list[int]), one(set[int]), "args.it: uniqueItems was none, is True"),
+    (model(int), model(pydantic_of(int, gt=1)), "args.it.it: exclusiveMinimum was none, is 1"),
+    (model(datetime), model(pydantic.AwareDatetime), "args.it.it: tz was none, is aware"),
+    (model(datetime), model(pydantic.FutureDatetime), "args.it.it: now was none, is future"),
+    (model(date), model(pydantic_of(date, ge=date(2026, 1, 1))), "args.it.it: minimum was none, is 2026-01-01"),
+    (
+        model(pydantic_of(timedelta, le=timedelta(hours=2))),
+        model(pydantic_of(timedelta, le=timedelta(hours=1))),
+        "args.it.it: maximum was 7200.0, is 3600.0",
+    ),
+    (model(Decimal), model(pydantic_of(Decimal, decimal_places=2)), "args.it.it: decimalPlaces was none, is 2"),
+    (model(pydantic_of(Decimal, ge=2)), model(pydantic_of(Decimal, ge=10)), "args.it.it: minimum was 2, is 10"),
+    (amount(int), amount(pydantic_of(int, gt=1)), "args.it.it: exclusiveMinimum was none, is 1"),
+    # further fields
+    (model(int, "allow"), model(int), f"args.it: {OPEN_FIELDS}"),
+    (model(int, "allow"), model(int, "forbid"), f"args.it: {OPEN_FIELDS}"),
+    (one(dict[str, int]), one(NothingNeeded), f"args.it: {OPEN_FIELDS}"),
 ]
 KEEPS: list[tuple[Any, Any]] = [
     ([("to", str)], [("to", str), ("subject", str, "")]),
@@ -153,6 +216,20 @@ KEEPS: list[tuple[Any, Any]] = [
     (one(Path), one(str)),
     (Tree, Tree),
     (one(Cat), one(Cat | Dog)),
+    (one(dict[int, int]), one(dict[str, int])),
+    (one(dict[str, int]), one(dict[str, float])),
+    (one(dict[UUID, int]), one(dict[UUID, int])),
+    (one(dict[str, int]), one(dict[Any, int])),
+    (one(of(datetime, tz=True)), one(datetime)),
+    (one(of(int, ge=2)), one(of(int, ge=1))),
+    (one(set[int]), one(list[int])),
+    (model(pydantic.AwareDatetime), model(datetime)),
+    (model(pydantic_of(Decimal, ge=10)), model(pydantic_of(Decimal, ge=2))),
+    (model(dict[int, int]), model(dict[str, int])),
+    (amount(pydantic_of(int, gt=2)), amount(pydantic_of(int, gt=1))),
+    (model(int), model(int, "allow")),
+    (model(int, "allow"), model(int, "allow")),
+    (model(int), model(int, "forbid")),
 ]
 
 

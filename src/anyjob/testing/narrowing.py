@@ -10,8 +10,9 @@ __all__ = ["narrowings"]
 Schema = Mapping[str, Any]
 
 _LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
-_UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
-_SAME: Final = ("format", "pattern", "multipleOf", "uniqueItems")
+_UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties", "maxDigits", "decimalPlaces")
+_TEXT: Final[Schema] = {"type": "string"}
+_SAME: Final = ("format", "pattern", "multipleOf", "uniqueItems", "tz", "now")
 
 
 def narrowings(old: Schema, new: Schema, path: str = "args") -> Iterator[str]:
@@ -70,8 +71,12 @@ class _Comparison:
         for name in new.get("required", ()):
             if name not in old.get("required", ()):
                 yield f"{path}.{name}: {'lost its default' if name in had else 'is new and has no default'}"
-        if isinstance(old.get("additionalProperties"), Mapping) and isinstance(rest, Mapping):
-            yield from self.narrowed(old["additionalProperties"], rest, f"{path}[...]")
+        before = old.get("additionalProperties", False)
+        if before is not False and isinstance(rest, Mapping):
+            yield from self.narrowed({} if before is True else before, rest, f"{path}[...]")
+            yield from self.narrowed(old.get("propertyNames", _TEXT), new.get("propertyNames", {}), f"{path}[key]")
+        elif before is not False and rest is not True:
+            yield f"{path}: takes no further fields, and what waits in them would be ignored"
 
     def _array_narrowed(self, old: Schema, new: Schema, path: str) -> Iterator[str]:
         had, has = old.get("prefixItems", []), new.get("prefixItems", [])
@@ -120,8 +125,7 @@ def _bounds_narrowed(old: Schema, new: Schema, path: str) -> Iterator[str]:
     for key in (*_LOWER, *_UPPER):
         if key not in new:
             continue
-        sign = 1 if key in _LOWER else -1
-        if key not in old or new[key] * sign > old[key] * sign:
+        if key not in old or (new[key] > old[key] if key in _LOWER else new[key] < old[key]):
             yield f"{path}: {key} was {old.get(key, 'none')}, is {new[key]}"
     for key in (*_SAME, "contentEncoding"):
         if (key in new or key == "contentEncoding") and new.get(key) != old.get(key):  # base64 is no text to be read

@@ -11,6 +11,9 @@ from typing import Any, Final
 
 from msgspec import inspect
 
+from anyjob.pydantic_models import is_pydantic_dataclass, is_pydantic_model
+from anyjob.testing.pydantic_schema import ANY_KEY, pydantic_schema
+
 __all__ = ["schema_of"]
 
 
@@ -36,8 +39,7 @@ class _Writer:
         return {}
 
     def plain(self, info: Any) -> dict[str, Any]:
-        limits = {key: getattr(info, name, None) for name, key in _LIMITS.items()}
-        return {**_PLAIN[type(info)], **{key: value for key, value in limits.items() if value is not None}}
+        return {**_PLAIN[type(info)], **_said({key: getattr(info, name, None) for name, key in _LIMITS.items()})}
 
     def choice(self, info: Any) -> dict[str, Any]:
         values = [each.value for each in info.cls] if isinstance(info, inspect.EnumType) else info.values
@@ -50,12 +52,9 @@ class _Writer:
         return self.write(info.type)
 
     def array(self, info: Any) -> dict[str, Any]:
-        bounds = {"minItems": info.min_length, "maxItems": info.max_length}
-        return {
-            "type": "array",
-            "items": self.write(info.item_type),
-            **{key: value for key, value in bounds.items() if value is not None},
-        }
+        is_set = isinstance(info, inspect.SetType | inspect.FrozenSetType)
+        bounds = {"minItems": info.min_length, "maxItems": info.max_length, "uniqueItems": is_set or None}
+        return {"type": "array", "items": self.write(info.item_type), **_said(bounds)}
 
     def tuple(self, info: Any) -> dict[str, Any]:
         fields = getattr(info, "fields", ())
@@ -68,11 +67,16 @@ class _Writer:
         }
 
     def mapping(self, info: Any) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": self.write(info.value_type)}
+        keys = self.write(info.key_type)
+        bounds = {"minProperties": info.min_length, "maxProperties": info.max_length}
+        names = {} if keys in ANY_KEY else {"propertyNames": keys}
+        return {"type": "object", "additionalProperties": self.write(info.value_type), **_said(bounds), **names}
 
     def record(self, info: Any) -> dict[str, Any]:
         if getattr(info, "array_like", False):
             return self.tuple(info)
+        if is_pydantic_dataclass(info.cls):
+            return self._of_pydantic(info.cls)
         return self._named(info.cls.__qualname__, lambda: self._fields(info))
 
     def custom(self, info: Any) -> dict[str, Any]:
@@ -80,9 +84,10 @@ class _Writer:
         cls = info.cls
         if isinstance(cls, type) and issubclass(cls, os.PathLike):
             return {"type": "string"}
-        if not hasattr(cls, "model_json_schema"):
-            return {}
-        whole = cls.model_json_schema()
+        return self._of_pydantic(cls) if is_pydantic_model(cls) else {}
+
+    def _of_pydantic(self, cls: Any) -> dict[str, Any]:
+        whole = pydantic_schema(cls)
         return self._named(cls.__qualname__, lambda: self._rewritten(whole, whole.get("$defs", {})))
 
     def _fields(self, info: Any) -> dict[str, Any]:
@@ -122,6 +127,10 @@ class _Writer:
         }
 
 
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
 _LEFT_OUT: Final = frozenset({"title", "description", "default", "examples", "discriminator", "$defs"})
 
 _LIMITS: Final = {
@@ -133,6 +142,7 @@ _LIMITS: Final = {
     "min_length": "minLength",
     "max_length": "maxLength",
     "pattern": "pattern",
+    "tz": "tz",
 }
 
 _PLAIN: Final[Mapping[type[Any], Mapping[str, str]]] = {
