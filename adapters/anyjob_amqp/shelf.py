@@ -7,6 +7,7 @@ that wait it would, so they can't be listed or taken out one by one, but only al
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,8 +21,8 @@ from msgspec import Struct
 
 from anyjob.capabilities import ALL_STATES, Capabilities
 from anyjob.clock import Clock
-from anyjob.envelope import UNREADABLE, JobEnvelope, JobIds, read_envelope
-from anyjob.errors import EnvelopeError
+from anyjob.envelope import UNREADABLE, JobEnvelope, JobIds, copy_id, id_in, read_envelope
+from anyjob.errors import EnvelopeError, InvalidOptionError
 from anyjob.outcome import JobFailure
 from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
@@ -95,17 +96,28 @@ class AmqpShelf(JobShelf):
 
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         self.capabilities.refuse_listing(chosen.states)
-        first = int(cursor or 0)  # how many were read, chosen or not
-        found: list[StoredJob] = []
+        at = _Cursor.parse(cursor)
+        if limit < 1 or at is None:
+            raise InvalidOptionError(f"scan(cursor={cursor!r}, limit={limit!r}): a cursor of a page, and at least 1.")
+        found: list[tuple[str, StoredJob]] = []
+        following, reached = None, cursor is None
+        read = _ParkedReader(chosen).read
         with self._channel() as channel:
-            number = 0
-            for number, message in enumerate(self._messages(channel, self._names.parked), 1):
-                job = _parked(message, JobState.ABANDONED, self._names.parked)
-                if number > first and chosen.matches(job):
-                    found.append(job)
-                    if len(found) == limit:
-                        return JobPage(found, str(number))
-        return JobPage(found, None)
+            for message in self._messages(channel, self._names.parked):
+                key, job = _key_of(message), read(message, JobState.ABANDONED, self._names.parked)
+                if not reached and key in (at.last, at.following):  # what was found up to here was seen before
+                    found, following, reached = [], None, key == at.following
+                    if not reached:
+                        continue
+                if len(found) == limit:
+                    following = following or key
+                    if reached:
+                        break
+                elif chosen.matches(job):
+                    found.append((key, job))
+        return JobPage(
+            [job for _, job in found], None if following is None else _Cursor(found[-1][0], following).text()
+        )
 
     @contextmanager
     def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:  # noqa: ARG002
@@ -118,18 +130,18 @@ class AmqpShelf(JobShelf):
         return [held] * len(taken)
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
-        job_id = self._ids.new(self.clock.now())
+        key = self._ids.new(self.clock.now())
         message = Message(
             msgspec.json.encode(_Parked(raw, failure)),
             content_type="application/json",
             delivery_mode=2,
-            message_id=job_id,
+            message_id=key,
             application_headers={
                 "error": f"{failure.error_type}: {failure.message}"[:_LONGEST_ERROR]
             },  # for who reads the queue with other tools
         )
-        self._publisher.publish([Parcel(job_id, self._names.route_to_parked(), message)])
-        return job_id
+        self._publisher.publish([Parcel(key, self._names.route_to_parked(), message)])
+        return id_in(raw) or key
 
     def _come_past(self, channel: Any, chosen: JobFilter) -> Iterator[TakenJob]:
         """Take, one after the other, everything that nobody else holds, and hand out what is chosen.
@@ -158,7 +170,7 @@ class AmqpShelf(JobShelf):
                 for queue in map(self._names.queue, sorted(chosen.queues or ())) if named else self._queues:
                     yield JobState.WAITING, queue, self._read
         if JobState.ABANDONED in wanted:
-            yield JobState.ABANDONED, self._names.parked, _parked
+            yield JobState.ABANDONED, self._names.parked, _ParkedReader(chosen).read
 
     def _messages(self, channel: Any, queue: str) -> Iterator[Message]:
         """Yield each message that nobody else holds; it is held until the channel closes."""
@@ -220,13 +232,51 @@ def _acknowledge(held: Sequence[_TakenMessage]) -> bool:
     return True
 
 
-def _parked(message: Message, state: JobState, _queue: str) -> StoredJob:
-    body = body_of(message)
+class _Cursor(Struct, frozen=True, array_like=True):
+    """Where a page ended. Numbers would not do: the caller may take off what was shown, and others do as well."""
+
+    last: str = ""
+    """The key of what was shown last."""
+    following: str = ""
+    """The key of what came next; where neither is there any more, all is come past again."""
+
+    @classmethod
+    def parse(cls, text: str | None) -> _Cursor | None:
+        """Return the cursor that a page gave out, or None if none did."""
+        try:
+            return cls() if text is None else msgspec.json.decode(text, type=cls)
+        except UNREADABLE:
+            return None
+
+    def text(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+class _ParkedReader:
+    """Reads what is parked, in its order, and gives each its id: the first copy of a job has the job's own, unless it
+    is asked for by its id as a copy.
+    """
+
+    def __init__(self, chosen: JobFilter) -> None:
+        self._wanted = chosen.ids or frozenset()
+        self._seen: set[str] = set()
+
+    def read(self, message: Message, state: JobState, _queue: str) -> StoredJob:
+        raw, failure = _parked_in(body_of(message))
+        key = _key_of(message)
+        own = id_in(raw) or key
+        copy = copy_id(own, key)
+        job_id = copy if own in self._seen or copy in self._wanted else own
+        self._seen.add(own)
+        return StoredJob(job_id, state, raw, failure)
+
+
+def _parked_in(body: bytes) -> tuple[bytes, JobFailure]:
     try:
         parked = _decoder.decode(body)
     except UNREADABLE as error:
-        return StoredJob(_id_of(message), state, _raw_in(body), _unreadable(error))
-    return StoredJob(_id_of(message), state, parked.raw, parked.failure)
+        return _raw_in(body), _unreadable(error)
+    return parked.raw, parked.failure
 
 
 def _raw_in(body: bytes) -> bytes:
@@ -260,6 +310,11 @@ def jobs_in(open_message: Callable[[Message, bytes], bytes]) -> ReadMessage:
 
 def _id_of(message: Message) -> str:
     return message.properties.get("message_id") or f"unnamed-{message.delivery_tag}"
+
+
+def _key_of(message: Message) -> str:
+    """Return what tells a parked message from others, however often it is read."""
+    return message.properties.get("message_id") or f"unnamed-{hashlib.sha256(body_of(message)).hexdigest()[:16]}"
 
 
 def body_of(message: Message) -> bytes:

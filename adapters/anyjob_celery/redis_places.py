@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Final
 
 from anyjob.envelope import JobIds, read_envelope
@@ -69,10 +70,10 @@ class CeleryPlaces(Places):
         return _job(item, state), (f"scheduled {member}", item)
 
     def _waiting(self, queue: str, level: int, after: str) -> Iterator[Seen]:
-        for index, item in self._items(queue, level, self._index_after(queue, level, after)):
+        for index, item, following in self._items(queue, level, self._index_after(queue, level, after)):
             if not item.startswith(MARK.encode()):  # what it stands for is held
                 place = (f"waiting {queue} {level}", item)
-                yield Seen(f"{index} {_digest(item)}", _job(item, JobState.WAITING), place)
+                yield Seen(f"{index} {_digest(item)} {_digest(following)}", _job(item, JobState.WAITING), place)
 
     def _held(self) -> Iterator[tuple[str, StoredJob]]:
         for tag, (kind, item) in self._messages.held().items():
@@ -81,20 +82,24 @@ class CeleryPlaces(Places):
             yield tag, _job(item, state_at(float(due), self._messages.clock) if name == "scheduled" else _HELD[name])
 
     def _index_after(self, queue: str, level: int, after: str) -> int:
-        """Return where to go on in a list. What was seen last is there, or nearer to the front, or gone with all before
-        it.
+        """Return where to go on in a list. What was seen last is where it was, or nearer to the front; or it was taken
+        out, and what followed it is there; or both are gone with all before them.
         """
-        position, _, digest = after.partition(" ")
-        for index, item in self._items(queue, level, 0) if after else ():
-            if _digest(item) == digest:
-                return index + 1
-            if index >= int(position):
+        if not after:
+            return 0
+        position, last, following = after.split(" ")
+        for index, item, _ in self._items(queue, level, 0):
+            if (digest := _digest(item)) in (last, following):
+                return index + (digest == last)
+            if index > int(position):
                 break
         return 0
 
-    def _items(self, queue: str, level: int, first: int) -> Iterator[tuple[int, bytes]]:
-        while chunk := self._messages.waiting(queue, level, first, _CHUNK):
-            yield from enumerate(chunk, first)
+    def _items(self, queue: str, level: int, first: int) -> Iterator[tuple[int, bytes, bytes]]:
+        """Come past the messages of a list, each with its index and the one that follows."""
+        while found := self._messages.waiting(queue, level, first, _CHUNK + 1):
+            chunk = found[:_CHUNK]
+            yield from zip(count(first), chunk, [*found[1:], b""], strict=False)
             within = first + len(chunk) + _CHUNK  # who goes back may have come in front of it
             first = self._messages.index_after(queue, level, chunk[-1], within)
 

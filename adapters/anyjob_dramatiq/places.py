@@ -65,8 +65,9 @@ class DramatiqPlaces(Places):
         return [self._scheduled(*each) for each in self._messages.scheduled.find(ids)]
 
     def _waiting(self, level: str, after: str) -> Iterator[Seen]:
-        for ids in ids_after(self._client, self._names.key(level), MARK, after):
-            yield from (Seen(job_id.decode("latin-1"), job, level) for job_id, job in self._read(level, ids))
+        for found in ids_after(self._client, self._names.key(level), MARK, after):
+            positions = dict(found)
+            yield from (Seen(positions[job_id], job, level) for job_id, job in self._read(level, list(positions)))
 
     def _find_waiting(self, ids: Sequence[str]) -> Iterator[tuple[StoredJob, str]]:
         for job_id, place in zip(ids, self._client.hmget(self._names.places, ids), strict=True):

@@ -69,20 +69,42 @@ class KnownQueues:
         return sorted(each.decode() for each in members - foreign)
 
 
-def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[Sequence[bytes]]:
-    """Come past the ids in a list, some at a time, from what follows the id `after` (bytes, as latin-1) on.
+def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[Sequence[tuple[bytes, str]]]:
+    """Come past the ids in a list, each with its position, some at a time, from what follows the position `after` on.
 
-    Marks are left out.
+    Marks are left out. A position is the id and what follows it, for either may be taken out meanwhile.
     """
-    mark, last = mark_prefix.encode(), after.encode("latin-1")
+    mark = mark_prefix.encode()
+    last, following = _ids_in(after)
     within = 0  # the whole list
     while True:
-        places = [client.lpos(key, each, maxlen=within) for each in (last, mark + last)] if last else []
-        # If it is nowhere, a worker took it, and so all that were before it.
-        start = next((place + 1 for place in places if place is not None), 0)
-        chunk = client.lrange(key, start, start + CHUNK - 1)
-        yield [each for each in chunk if not each.startswith(mark)]
-        if len(chunk) < CHUNK:
+        start = _index_after(client, key, mark, last, following, within)
+        chunk: Sequence[bytes] = client.lrange(key, start, start + CHUNK)  # and what follows the last one
+        ids = [each.removeprefix(mark) for each in chunk]
+        pairs = list(zip(ids, [*ids[1:], b""], strict=False))[:CHUNK]
+        yield [
+            (pair[0], _position(*pair)) for pair, each in zip(pairs, chunk, strict=False) if not each.startswith(mark)
+        ]
+        if len(chunk) <= CHUNK:
             return
-        last = chunk[-1].removeprefix(mark)
+        last, following = pairs[-1]
         within = start + 2 * CHUNK  # it is not farther from the front than it was, but for what goes back
+
+
+def _index_after(client: Any, key: str, mark: bytes, last: bytes, following: bytes, within: int) -> int:
+    for item, further in ((last, 1), (following, 0)):
+        for each in (item, mark + item) if item else ():
+            place: int | None = client.lpos(key, each, maxlen=within)
+            if place is not None:
+                return place + further
+    return 0  # a worker took them, and so all that were before
+
+
+def _position(last: bytes, following: bytes) -> str:
+    return f"{len(last)} {(last + following).decode('latin-1')}"
+
+
+def _ids_in(position: str) -> tuple[bytes, bytes]:
+    length, _, both = position.partition(" ")
+    text, size = both.encode("latin-1"), int(length or 0)
+    return text[:size], text[size:]

@@ -132,10 +132,12 @@ class NativePlaces(Places):
     def _walk_list(self, key: NativeKey, after: str) -> Iterator[Seen]:
         first = self._index_after(key, after)
         passed: Sequence[bytes] = ()  # what is in the list before `first`, of that the last
-        while items := self._slice(key, first):
-            for number, (item, job) in enumerate(zip(items, self._layout.read(key, items), strict=True), first):
+        while found := self._slice(key, first, CHUNK + 1):
+            items, digests = found[:CHUNK], [*map(_digest, found), ""]
+            for number, (item, job) in enumerate(zip(items, self._layout.read(key, items), strict=True)):
                 if job is not None:
-                    yield Seen(f"{number} {_digest(item)}", job, _Place(key, item))
+                    position = f"{first + number} {digests[number]} {digests[number + 1]}"
+                    yield Seen(position, job, _Place(key, item))
             stay = self._that_stay(key, (*passed, *items))
             last = first - len(passed) + len(stay) - 1
             # If that is gone, so is what was before it; or somebody took it out, and all is come past once more.
@@ -148,28 +150,39 @@ class NativePlaces(Places):
         self._taken.difference_update([(key.key, item) for item in passed])
         return stay
 
-    def _slice(self, key: NativeKey, first: int) -> Sequence[bytes]:
+    def _slice(self, key: NativeKey, first: int, size: int = CHUNK) -> Sequence[bytes]:
         """Return items of a list from the index `first` on, the next one first."""
         if key.kind == "left":
-            found: list[bytes] = self._client.lrange(key.key, first, first + CHUNK - 1)
+            found: list[bytes] = self._client.lrange(key.key, first, first + size - 1)
             return found
-        found = self._client.lrange(key.key, -first - CHUNK, -first - 1)
+        found = self._client.lrange(key.key, -first - size, -first - 1)
         return found[::-1]
 
     def _index_after(self, key: NativeKey, after: str) -> int:
-        """Return where a later page goes on: after what was seen last, which is there, nearer to the front, or gone."""
-        position, _, digest = after.partition(" ")
-        last = int(position or -1)
+        """Return where a later page goes on: after what was seen last, or at what followed it if that was taken out; if
+        both are gone, so is what was before them.
+        """
+        if not after:
+            return 0
+        position, last, following = after.split(" ")
+        for digest, further in ((last, 1), (following, 0)):
+            index = self._index_of(key, digest, int(position) + 1 - further)
+            if index is not None:
+                return index + further
+        return 0
+
+    def _index_of(self, key: NativeKey, digest: str, near: int) -> int | None:
+        """Return where something is in a list that was at the index `near`: nearer to the front, as a rule."""
+        last = near
         while last >= 0:
             first = max(0, last - CHUNK + 1)
             items = self._slice(key, first)
             for number in reversed(range(len(items))):
                 if _digest(items[number]) == digest:
-                    return first + number + 1
+                    return first + number
             last = first - 1
-        after_it = int(position or 0) + 1  # something was put in front meanwhile
-        found = (number for number, item in enumerate(self._slice(key, after_it), after_it) if _digest(item) == digest)
-        return next(found, -1) + 1
+        behind = enumerate(self._slice(key, near + 1), near + 1)  # something was put in front meanwhile
+        return next((number for number, item in behind if _digest(item) == digest), None)
 
 
 def shelf_of_natives(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 from redis import Redis
 
 from anyjob.clock import Clock
-from anyjob.envelope import UNREADABLE, JobIds, read_envelope
-from anyjob.errors import EnvelopeError
+from anyjob.envelope import UNREADABLE, JobIds, copy_id, id_in
 from anyjob.outcome import JobFailure
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob_redis.connection import translated
-from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen, section_by_id
+from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen
 from anyjob_redis.scripts import FITS, register, run_each
 
 __all__ = ["ParkedJobs", "parked_key"]
@@ -30,9 +31,10 @@ def parked_key(namespace: str) -> str:
 class ParkedJobs(Places):
     """The parked jobs of a namespace, without expiry. `park` raises `EnqueueError`.
 
-    An id is the job's own if the bytes can be read and nothing else is parked under it, so that parking twice keeps one
-    copy; else it is a new one. Beside the hash of bytes there are one of failures, one of holds, and a sorted set of
-    the ids, all with one score: it pages by id.
+    Parking the same bytes twice keeps one copy. What is held makes room for what is parked meanwhile, for that may be
+    the same job, retried and given up again: it is a copy from then on, marked by its hold. Beside the hash of bytes
+    there are one of failures, one of holds, and a sorted set of the ids, all with one score: it pages by id. An entry
+    is the id that was held, and the one that it has if it made room.
     """
 
     def __init__(self, client: Redis, namespace: str, clock: Clock) -> None:
@@ -46,13 +48,10 @@ class ParkedJobs(Places):
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         """Keep `raw` with its failure; return the id it got."""
-        other = self._ids.new(self._clock.now())
-        try:
-            wanted = read_envelope(raw).id
-        except EnvelopeError:
-            wanted = other
+        new = self._ids.new(self._clock.now())
+        own = id_in(raw) or new
         with translated():
-            got: bytes = self._park(self._keys, [wanted, other, raw, msgspec.json.encode(failure)])
+            got: bytes = self._park(self._keys, [own, copy_id(own, new), raw, msgspec.json.encode(failure)])
         return got.decode()
 
     def count(self) -> Mapping[JobState, int]:
@@ -60,7 +59,7 @@ class ParkedJobs(Places):
 
     def find(self, ids: Iterable[str]) -> Sequence[StoredJob]:
         """Return those of the ids that are parked."""
-        return tuple(job for _, job in self._find([each.encode() for each in ids]))
+        return tuple(seen.job for seen in self._walk_ids(ids, ""))
 
     def page(self, after: str, limit: int) -> Sequence[StoredJob]:
         """Return up to `limit` of them, in the order of their ids, which follow `after` ("" is the beginning)."""
@@ -70,30 +69,29 @@ class ParkedJobs(Places):
         if chosen.ids is None:
             yield Section("parked", _STATES, self._walk)
         else:
-            yield section_by_id("parked", _STATES, chosen.ids, self._find_chosen)
+            yield Section("parked", _STATES, partial(self._walk_ids, chosen.ids))
 
-    def _find_chosen(self, ids: Sequence[str]) -> Sequence[tuple[StoredJob, bytes]]:
-        return [(job, job_id) for job_id, job in self._find([each.encode() for each in ids])]
+    def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[Sequence[bytes], StoredJob]]:
+        now = self._clock.now()
+        until = now.timestamp() + LONGEST_HOLD
+        entries = [(seen.place, f"{_SIGN}{self._ids.new(now)}") for seen in found]
+        wanted = [each for entry in entries for each in entry]
+        held = self._hold(self._keys, [holder, now.timestamp(), until, *wanted])
+        return [((job_id, job_id + copy), _stored(job_id, raw, failure)) for job_id, copy, raw, failure in held]
 
-    def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[bytes, StoredJob]]:
-        now = self._clock.now().timestamp()
-        ids = [seen.place for seen in found]
-        held: Sequence[bytes] = self._hold(self._keys, [holder, now, now + LONGEST_HOLD, *ids])
-        return self._find(held)
+    def holds(self, holder: str, entry: Sequence[bytes]) -> bool:
+        held: Sequence[bytes | None] = self._client.hmget(self._holds, entry)
+        return any(by is not None and by.partition(b" ")[0] == holder.encode() for by in held)
 
-    def holds(self, holder: str, entry: bytes) -> bool:
-        value: bytes | None = self._client.hget(self._holds, entry)
-        return value is not None and value.partition(b" ")[0] == holder.encode()
-
-    def acknowledge(self, holder: str, entries: Sequence[bytes]) -> Sequence[bool]:
-        return run_each(self._client, self._end, ([holder, 1, each] for each in entries), keys=self._keys)
+    def acknowledge(self, holder: str, entries: Sequence[Sequence[bytes]]) -> Sequence[bool]:
+        return run_each(self._client, self._end, ([holder, 1, *each] for each in entries), keys=self._keys)
 
     def give_back(self, holder: str) -> None:
         mine = holder.encode()
         held: Mapping[bytes, bytes] = self._client.hgetall(self._holds)
         ids = [job_id for job_id, by in held.items() if by.partition(b" ")[0] == mine]
         for first in range(0, len(ids), CHUNK):
-            self._end(self._keys, [holder, 0, *ids[first : first + CHUNK]])
+            self._end(self._keys, [holder, 0, *(each for each in ids[first : first + CHUNK] for _ in range(2))])
 
     def _walk(self, after: str) -> Iterator[Seen]:
         last = after.encode("latin-1")  # a position is the bytes of the id: not all in here need be text
@@ -106,6 +104,25 @@ class ParkedJobs(Places):
             if not ids:
                 return
             last = max(ids)
+
+    def _walk_ids(self, ids: Iterable[str], after: str) -> Iterator[Seen]:
+        wanted = sorted(each for each in ids if each > after)
+        found = dict(self._find([each.encode() for each in wanted]))
+        copies = self._copies_of([each for each in wanted if each.encode() not in found])
+        found.update(self._find(list(copies.values())))
+        for each in wanted:
+            key = copies.get(each, each.encode())
+            if key in found:
+                yield Seen(each, replace(found[key], id=each), key)
+
+    def _copies_of(self, ids: Sequence[str]) -> Mapping[str, bytes]:
+        """Return of each id the first copy's, if there is one."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for each in ids:
+                first, last = f"[{copy_id(each, '')}", f"({copy_id(each, _BEHIND_ALL)}"
+                pipe.zrangebylex(self._order, first, last, start=0, num=1)
+            found = pipe.execute() if ids else ()
+        return {job_id: copies[0] for job_id, copies in zip(ids, found, strict=True) if copies}
 
     def _find(self, ids: Sequence[bytes]) -> Sequence[tuple[bytes, StoredJob]]:
         if not ids:
@@ -132,6 +149,10 @@ def _failure(failure: bytes) -> JobFailure:
 
 _STATES: Final = frozenset({JobState.ABANDONED})
 
+_SIGN: Final = copy_id("", "")
+_BEHIND_ALL: Final = "\x7f"
+"""Sorts behind the end of any copy's id."""
+
 _NAMES: Final = (
     FITS
     + """
@@ -142,12 +163,23 @@ end
 """
 )
 
+# id, id as a copy, bytes, failure. Returns the id that it got.
 _PARK: Final = (
     _NAMES
     + """
 local id = ARGV[1]
-local there = redis.call('HGET', raw, id)
-if there and there ~= ARGV[3] then id = ARGV[2] end
+local there, hold = redis.call('HGET', raw, id), redis.call('HGET', holds, id)
+if there and hold then
+    local copy = id .. string.match(hold, '%S+$')
+    for _, hash in ipairs({raw, failures, holds}) do
+        local value = redis.call('HGET', hash, id)
+        if value then redis.call('HSET', hash, copy, value) end
+    end
+    redis.call('ZADD', order, 0, copy)
+elseif there and there ~= ARGV[3] then
+    id = ARGV[2]
+end
+redis.call('HDEL', holds, id)
 redis.call('HSET', raw, id, ARGV[3])
 redis.call('HSET', failures, id, ARGV[4])
 redis.call('ZADD', order, 0, id)
@@ -155,30 +187,34 @@ return id
 """
 )
 
+# holder, now, until, then of each: id, end of its id as a copy. Returns those that it got, with bytes and failure. A
+# hold is the three, by a space: holder, until, end.
 _HOLD: Final = (
     _NAMES
     + """
 local held = {}
-for i = 4, #ARGV do
-    local id = ARGV[i]
+for i = 4, #ARGV, 2 do
+    local id, copy = ARGV[i], ARGV[i + 1]
     local hold = redis.call('HGET', holds, id)
-    local free = not hold or tonumber(string.match(hold, ' (.*)$')) <= tonumber(ARGV[2])
-    if free and redis.call('HEXISTS', raw, id) == 1 then
-        redis.call('HSET', holds, id, ARGV[1] .. ' ' .. ARGV[3])
-        held[#held + 1] = id
+    local free = not hold or tonumber(string.match(hold, ' (%S+)')) <= tonumber(ARGV[2])
+    local bytes = free and redis.call('HGET', raw, id)
+    if bytes then
+        redis.call('HSET', holds, id, ARGV[1] .. ' ' .. ARGV[3] .. ' ' .. copy)
+        held[#held + 1] = {id, copy, bytes, redis.call('HGET', failures, id)}
     end
 end
 return held
 """
 )
 
-# holder, '1' to discard, ids. Returns how many it held.
+# holder, '1' to discard, then of each: id, id as a copy. Returns how many it held.
 _END: Final = (
     _NAMES
     + """
 local ended = 0
-for i = 3, #ARGV do
+for i = 3, #ARGV, 2 do
     local id = ARGV[i]
+    if redis.call('HEXISTS', holds, ARGV[i + 1]) == 1 then id = ARGV[i + 1] end -- it made room
     local hold = redis.call('HGET', holds, id)
     if hold and string.match(hold, '^%S+') == ARGV[1] then
         ended = ended + 1

@@ -82,9 +82,10 @@ class RQPlaces(Places):
                 yield Seen(position_of(row.native_id.encode(), score), job, place)
 
     def _waiting(self, queue: str, after: str) -> Iterator[Seen]:
-        for ids in ids_after(self._client, f"{KEY_PREFIX}:queue:{queue}", self._names.mark_prefix, after):
-            for row in self._free(map(_text, ids)):
-                yield Seen(row.native_id, *self._seen("waiting", queue, row, JobState.WAITING))
+        for found in ids_after(self._client, f"{KEY_PREFIX}:queue:{queue}", self._names.mark_prefix, after):
+            positions = {_text(native_id): position for native_id, position in found}
+            for row in self._free(positions):
+                yield Seen(positions[row.native_id], *self._seen("waiting", queue, row, JobState.WAITING))
 
     def _held(self) -> Iterator[tuple[str, StoredJob]]:
         namespace = self._names.namespace

@@ -29,8 +29,11 @@ __all__ = [
     "JobEnvelope",
     "JobIds",
     "JobPriority",
+    "copy_id",
     "count_loss",
     "count_loss_in",
+    "id_in",
+    "own_id",
     "read_envelope",
     "write_envelope",
     "write_envelope_tightly",
@@ -54,6 +57,8 @@ class JobPriority(IntEnum):
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 QUEUE_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+
+_COPY: Final = "~"  # in no `JOB_ID`
 
 JobName = Annotated[str, Meta(min_length=1, max_length=128)]
 MAX_COUNT: Final = 1_000_000
@@ -108,7 +113,12 @@ class _AnyVersion(Struct):
     v: int
 
 
+class _AnyJob(_AnyVersion):
+    id: str
+
+
 _version_decoder = msgspec.json.Decoder(_AnyVersion)
+_id_decoder = msgspec.json.Decoder(_AnyJob)
 
 
 def write_envelope(envelope: JobEnvelope) -> bytes:
@@ -144,6 +154,25 @@ def read_envelope(raw: bytes) -> JobEnvelope:
     if queue != "default" and not QUEUE_NAME.fullmatch(queue):
         raise EnvelopeError(f"Not a job envelope: {queue!r} is no queue's name")
     return envelope
+
+
+def id_in(raw: bytes) -> str | None:
+    """Return the id of the job in `raw`, that `enqueue` returned, of whatever version; None if there is none."""
+    try:
+        job_id = _id_decoder.decode(raw).id
+    except UNREADABLE:
+        return None
+    return job_id if JOB_ID.fullmatch(job_id) else None
+
+
+def copy_id(job_id: str, mark: str) -> str:
+    """Return the id of a job that is parked while its own id is taken; `mark` tells it from other copies."""
+    return f"{job_id}{_COPY}{mark}"
+
+
+def own_id(copy: str) -> str:
+    """Return the job's own id of which that is a `copy_id`."""
+    return copy.partition(_COPY)[0]
 
 
 def count_loss(envelope: JobEnvelope) -> JobEnvelope:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anyjob.clock import Clock, SystemClock
-from anyjob.envelope import JobEnvelope, JobIds, count_loss_in, write_envelope_tightly
+from anyjob.envelope import JobEnvelope, JobIds, copy_id, count_loss_in, id_in, own_id, write_envelope_tightly
 from anyjob.errors import DuplicateJobIdError, InvalidOptionError
 from anyjob.forks import in_each_process
 from anyjob.lanes import JobLane, JobRow
@@ -55,6 +55,7 @@ class InMemoryJobStore(JobStore):
         self._rows: dict[str, JobRow] = {}
         self._leases: dict[str, _Lease] = {}
         self._failures: dict[str, JobFailure] = {}
+        self._copies: dict[str, dict[str, None]] = {}  # ids of what is parked beside a job of the same id, by that
         self._lanes: dict[int, dict[str, JobLane]] = {}  # by priority, highest first, then by queue
 
     def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
@@ -90,13 +91,12 @@ class InMemoryJobStore(JobStore):
             if isinstance(outcome, Completed):
                 self._drop(row)
             elif isinstance(outcome, Abandoned):
-                self._drop(row)
-                self._rows[row.id], self._failures[row.id] = row, outcome.failure
-                row.raw = outcome.raw
+                del self._leases[row.id]
+                self._failures[row.id], row.raw = outcome.failure, outcome.raw
             else:
-                known_by = outcome.envelope.id  # another than the row's, if this was parked as unreadable
-                if known_by != row.id:
-                    self._refuse_taken(known_by, [outcome.envelope])
+                job_id = outcome.envelope.id  # another than the row's, if this was parked as a copy, or as unreadable
+                if job_id != row.id:
+                    self._refuse_taken(job_id, [outcome.envelope])
                 again = self._row(outcome.envelope)  # first, for it may not be encodable
                 self._drop(row)
                 self._add(again, outcome.envelope)
@@ -150,10 +150,15 @@ class InMemoryJobStore(JobStore):
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         now = self.clock.now()
-        row = JobRow(now, next(self._sequence), self._ids.new(now), "", 0, raw)
+        new = self._ids.new(now)
+        own = job_id = id_in(raw) or new
         with self._lock:
-            self._rows[row.id], self._failures[row.id] = row, failure
-        return row.id
+            if own in self._rows:
+                job_id = copy_id(own, new)
+                self._copies.setdefault(own, {})[job_id] = None
+            self._rows[job_id] = JobRow(now, next(self._sequence), job_id, "", 0, raw)
+            self._failures[job_id] = failure
+        return job_id
 
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         if limit < 1 or not (cursor or "0").isdecimal():
@@ -162,7 +167,7 @@ class InMemoryJobStore(JobStore):
         with self._lock:
             found = [row for row in self._chosen(chosen) if row.seq > after]
             page = heapq.nsmallest(limit, found, key=attrgetter("seq"))
-            jobs = [self._show(row, now) for row in page]
+            jobs = [self._show(row, now, chosen) for row in page]
         return JobPage(jobs, str(page[-1].seq) if len(found) > len(page) else None)
 
     def count(self) -> Mapping[JobState, int]:
@@ -201,14 +206,24 @@ class InMemoryJobStore(JobStore):
 
     def _drop(self, row: JobRow) -> None:
         del self._leases[row.id], self._rows[row.id]
-        if self._failures:
-            self._failures.pop(row.id, None)
+        if self._failures and self._failures.pop(row.id, None) is not None:
+            self._forget_copy(row.id)
 
     def _out_of_its_lane(self, row: JobRow) -> JobRow:
         """Return what goes on in place of a row in the middle of a lane: another one."""
-        self._lanes[row.priority][row.queue].leave_stale()
-        self._rows[row.id] = replace(row)
-        return self._rows[row.id]
+        another = self._rows[row.id] = replace(row)
+        self._lanes[row.priority][row.queue].leave_stale()  # only now, for it looks which rows are still the same
+        return another
+
+    def _copy_of(self, job_id: str) -> str | None:
+        return next(iter(self._copies.get(job_id, ())), None)
+
+    def _forget_copy(self, job_id: str) -> None:
+        of = own_id(job_id)
+        if copies := self._copies.get(of):
+            copies.pop(job_id, None)
+            if not copies:
+                del self._copies[of]
 
     def _lease(self, row: JobRow, worker: str, until: float, running: bool) -> JobClaim:
         token = next(self._tokens)
@@ -228,14 +243,16 @@ class InMemoryJobStore(JobStore):
     def _chosen(self, chosen: JobFilter) -> Iterator[JobRow]:
         rows: Iterable[JobRow] = self._rows.values()
         if chosen.ids is not None:
-            rows = [self._rows[job_id] for job_id in chosen.ids if job_id in self._rows]
+            found = (job_id if job_id in self._rows else self._copy_of(job_id) for job_id in chosen.ids)
+            rows = [self._rows[each] for each in found if each is not None]
         now = self.clock.now()
-        return (row for row in rows if chosen.matches(self._show(row, now)))
+        return (row for row in rows if chosen.matches(self._show(row, now, chosen)))
 
-    def _show(self, row: JobRow, now: datetime) -> StoredJob:
+    def _show(self, row: JobRow, now: datetime, chosen: JobFilter) -> StoredJob:
         held = self._leases.get(row.id)
         state = self._state(row, now)
-        return StoredJob(row.id, state, row.raw, self._failures.get(row.id), held.worker if held else None)
+        job_id = row.id if chosen.ids is None or row.id in chosen.ids else own_id(row.id)
+        return StoredJob(job_id, state, row.raw, self._failures.get(row.id), held.worker if held else None)
 
     def _state(self, row: JobRow, now: datetime) -> JobState:
         if row.id in self._failures:

@@ -77,7 +77,7 @@ class JobShelf(ABC):
 
     @abstractmethod
     def park(self, raw: bytes, failure: JobFailure) -> str:
-        """Keep what can't run, with why, without expiry; return the id it got."""
+        """Keep what can't run, with why, without expiry; return the id it got, by the rule of `JobStore.park`."""
 
     def recover(self) -> None:
         """Give back what dead workers held, by the rules of the system's own workers, where it takes somebody to."""
@@ -96,7 +96,7 @@ class JobShelf(ABC):
             yield list(islice(taken, limit))
 
     def find(self, job_id: str) -> StoredJob | None:
-        """Return the job of that id in any state, or None."""
+        """Return the job of that id in any state, or None; here and below it is the one that `enqueue` returned."""
         jobs = self.scan(JobFilter(ids=frozenset({job_id})), limit=1).jobs
         return jobs[0] if jobs else None
 

@@ -36,6 +36,7 @@ class StoredJob(Struct, frozen=True):
     """A job seen from outside, as it is kept. Looking at it imports no job code and decodes no arguments."""
 
     id: str
+    """The job's own, which `enqueue` returned; see `JobStore.park` for those that can't have it."""
     state: JobState
     raw: bytes
     failure: JobFailure | None = None
@@ -82,6 +83,7 @@ class JobFilter:
     """Chooses jobs; what is None chooses all. `name` is a pattern (`mail.*`, case matters)."""
 
     ids: frozenset[str] | None = None
+    """A parked copy is chosen by its job's own id, and shown under that, once no other job has it."""
     states: frozenset[JobState] | None = None
     queues: frozenset[str] | None = None
     name: str | None = None
@@ -166,7 +168,11 @@ class JobStore(ABC):
 
     @abstractmethod
     def park(self, raw: bytes, failure: JobFailure) -> str:
-        """Keep what can't run (raw bytes from anywhere) as abandoned; return the id it got here."""
+        """Keep what can't run (raw bytes from anywhere) as abandoned; return the id it got here.
+
+        That is the job's own (`id_in`), by which whoever enqueued it finds it; a `copy_id` if another job has that, so
+        that they can be told apart; and a new one for what has none.
+        """
 
     @abstractmethod
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:

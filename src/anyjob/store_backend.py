@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -29,7 +29,7 @@ logger = JobLogger("anyjob.worker")
 
 
 class StoreBackend(JobBackend):
-    """Sends into a store; its workers, woken at once by a `send` of this process, claim from it.
+    """Sends into a store; its workers claim from it, woken at once by what this process sends, retries or runs now.
 
     Any store can be listed, counted and taken from, and its workers end by themselves: `capabilities` need not say so.
     """
@@ -44,7 +44,7 @@ class StoreBackend(JobBackend):
             counts=dict.fromkeys(JobState, Quality.EXACT),
             bounded_worker=True,
         )
-        self.shelf = _StoreShelf(store, capabilities)
+        self.shelf = _StoreShelf(store, capabilities, self._wake)
         self._workers: list[weakref.ref[JobWorker]] = []
         in_each_process(self._begin)
 
@@ -53,16 +53,22 @@ class StoreBackend(JobBackend):
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self.store.insert(envelopes)
+        self._wake()
+
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
+        return self.woken(JobWorker(self.store, executor, options))
+
+    def woken(self, worker: JobWorker) -> JobWorker:
+        """Wake a worker that looks into this backend's store by a way of its own; return it."""
+        with self._lock:
+            self._workers = [*(each for each in self._workers if each() is not None), weakref.ref(worker)]
+        return worker
+
+    def _wake(self) -> None:
         for reference in self._workers:
             worker = reference()
             if worker is not None:
                 worker.wake()
-
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
-        worker = JobWorker(self.store, executor, options)
-        with self._lock:
-            self._workers = [*(each for each in self._workers if each() is not None), weakref.ref(worker)]
-        return worker
 
 
 def memory_capabilities(lease: float) -> Capabilities:
@@ -101,25 +107,29 @@ def _report_unrun(store: weakref.ref[JobStore]) -> None:
 
 
 class _TakenFromStore(TakenJob):
-    def __init__(self, store: JobStore, claim: JobClaim, job: StoredJob) -> None:
+    def __init__(self, store: JobStore, claim: JobClaim, job: StoredJob, wake: Callable[[], None]) -> None:
         self._store = store
         self._claim = claim
+        self._wake = wake
         self.job = job
 
     def acknowledge(self) -> bool:
         return self._store.settle(self._claim, Completed())
 
     def replace(self, envelope: JobEnvelope) -> bool:
-        return self._store.settle(self._claim, Deferred(envelope))
+        held = self._store.settle(self._claim, Deferred(envelope))
+        self._wake()
+        return held
 
 
 class _StoreShelf(JobShelf):
     """A store's jobs, held by its leases."""
 
-    def __init__(self, store: JobStore, capabilities: Capabilities) -> None:
+    def __init__(self, store: JobStore, capabilities: Capabilities, wake: Callable[[], None]) -> None:
         self._store = store
         self.clock = store.clock
         self.capabilities = capabilities
+        self._wake = wake
 
     def count(self) -> Mapping[JobState, int]:
         return self._store.count()
@@ -137,15 +147,17 @@ class _StoreShelf(JobShelf):
                 ids = frozenset(claim.id for claim in claims)
                 by_id = {job.id: job for job in self._store.scan(JobFilter(ids=ids), limit=len(claims)).jobs}
                 for claim in claims:
-                    yield _TakenFromStore(self._store, claim, by_id[claim.id])
+                    yield _TakenFromStore(self._store, claim, by_id[claim.id], self._wake)
 
         try:
             yield come_past()
         finally:
             self._store.release(held)  # those settled are no longer held
+            self._wake()
 
     def recover(self) -> None:
         self._store.recover()
+        self._wake()
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return self._store.park(raw, failure)

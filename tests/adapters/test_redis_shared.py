@@ -149,11 +149,15 @@ def test_a_walk_past_a_list_leaves_marks_out_and_goes_on_after_one(fake: fakered
     fake.rpush("list", *(f"held {number}" if number % 2 else str(number) for number in range(1000)))
 
     def after(position: str) -> list[bytes]:
-        return [each for ids in ids_after(fake, "list", "held ", position) for each in ids]
+        return [each for ids in ids_after(fake, "list", "held ", position) for each, _ in ids]
 
-    assert after("") == [str(number).encode() for number in range(0, 1000, 2)]
-    assert after("991") == after("990") == [b"992", b"994", b"996", b"998"]
-    assert after("gone") == after("")
+    positions = {each: at for ids in ids_after(fake, "list", "held ", "") for each, at in ids}
+    assert after("") == [*positions] == [str(number).encode() for number in range(0, 1000, 2)]
+    assert after(positions[b"990"]) == [b"992", b"994", b"996", b"998"]
+    fake.lrem("list", 1, "990")
+    assert after(positions[b"990"]) == [b"992", b"994", b"996", b"998"]  # what followed it is there
+    fake.lrem("list", 1, "held 991")
+    assert after(positions[b"990"]) == after("")  # nothing tells any more
 
 
 def test_a_presence_is_steady_after_two_beats_that_found_it(fake: fakeredis.FakeRedis) -> None:

@@ -141,9 +141,8 @@ class _StoreWorld(World):
             max_jobs=max_jobs,
             lease=manager.worker_options.lease,
             stop_timeout=manager.worker_options.stop_timeout,
-            poll=0.02,  # nobody wakes it
         )
-        worker = _ThreadedWorker(store, JobWorker(store, manager.executor, options))
+        worker = _ThreadedWorker(store, self.backend.woken(JobWorker(store, manager.executor, options)))
         self._workers.append(worker)
         return worker
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from anyjob.capabilities import Quality
-from anyjob.envelope import JobPriority
+from anyjob.envelope import JobPriority, write_envelope
 from anyjob.errors import UnknownJobError
 from anyjob.store import JobFilter, JobState
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
@@ -151,45 +153,96 @@ class ShelfConformance(KitFixtures):
     @needs("delay", "removal")
     def test_run_now(self, *, world: World) -> None:
         world.start_worker()
+        world.enqueue("first")
+        world.journal.wait(1)  # the worker is there, and idle
         (job_id,) = world.enqueue("a", delay=FAR)
         shelf = world.manager.shelf()
         assert shelf.run_now(job_id)
-        (end,) = world.journal.wait(1)
-        assert end.id == job_id
+        _begins_soon(world, job_id)
         assert not shelf.run_now(job_id)
 
     @needs("parked jobs")
-    def test_a_parked_job_is_retried_with_its_whole_budget(self, *, world: World) -> None:
-        world.start_worker()
+    def test_a_parked_job_is_retried_by_the_id_that_enqueue_returned(self, *, world: World) -> None:
+        """With its whole budget, at once, and again and again; it may fail before the retry returned."""
+        worker = world.start_worker()
+        shelf = world.manager.shelf()
         job_id = world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
-        for number in range(1, 3):
+        for number in range(1, 9):
             (parked,) = world.wait_parked()
             assert len(world.journal.entries("begin", "a")) == number
-            assert world.manager.shelf().retry(parked.id)
-            world.journal.wait(number + 1, "begin", "a")
+            assert parked.id == job_id
+            # Until its message is acknowledged, it is running as well.
+            wait_until(lambda parked=parked: shelf.find(job_id) == parked, what="the job to be parked")  # type: ignore[misc]
+            assert shelf.retry(job_id)
+            _begins_soon(world, job_id, number + 1)
         tries = world.journal.entries("begin", "a")
-        assert [(each.id, each.try_count) for each in tries] == [(job_id, 1)] * 3
-
-    @needs("parked jobs")
-    def test_a_parked_job_is_retried_once(self, *, world: World) -> None:
-        worker = world.start_worker()
-        world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
-        (parked,) = world.wait_parked()
+        assert [(each.id, each.try_count) for each in tries] == [(job_id, 1)] * 9
+        world.wait_parked()
         worker.stop()  # else it may be parked again
-        assert world.manager.shelf().retry(parked.id)
-        assert not world.manager.shelf().retry(parked.id)
+        assert shelf.retry(job_id)
+        assert not shelf.retry(job_id)
 
     @needs("parked jobs")
-    def test_a_parked_job_is_discarded(self, *, world: World) -> None:
+    def test_a_parked_job_is_discarded_by_the_id_that_enqueue_returned(self, *, world: World) -> None:
         world.start_worker()
-        world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
-        (parked,) = world.wait_parked()
+        job_id = world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
+        world.wait_parked()
         shelf = world.manager.shelf()
+        assert shelf.retry(job_id)
+        _begins_soon(world, job_id, 2)
+        world.wait_parked()
         if JobState.WAITING in world.can.removal:
-            assert not shelf.cancel(parked.id)
-        assert shelf.discard(parked.id)
-        assert not shelf.discard(parked.id)
+            assert not shelf.cancel(job_id)
+        assert shelf.discard(job_id)
+        assert not shelf.discard(job_id)
+        assert shelf.find(job_id) is None
         assert world.jobs(JobState.ABANDONED) == []
+
+    @needs("parked jobs")
+    def test_parked_copies_of_a_job_are_told_apart(self, *, world: World) -> None:
+        """A job that ran twice may be given up twice; one that is retried may be back before its old copy is gone."""
+        shelf = world.manager.shelf()
+        job = world.manager.prepare(world.probe("a"))
+        raws = [write_envelope(replace(job, try_count=number)) for number in range(4)]
+        assert _park(world, raws[0]) == job.id
+        with shelf.take(JobFilter(ids=frozenset({job.id})), limit=1) as (held,):
+            _park(world, raws[1])
+            assert held.acknowledge()
+        for raw in raws[2:]:
+            _park(world, raw)
+        for left in (raws[1:], raws[2:], raws[3:]):
+            ids = [each.id for each in world.jobs(JobState.ABANDONED)]
+            assert len({*ids}) == len(left)
+            assert sorted(_raw_of(world, each) for each in ids) == sorted(left)
+            assert _raw_of(world, job.id) in left
+            copy = next(each for each in ids if _raw_of(world, each) == left[0])
+            assert shelf.discard(copy)
+        assert shelf.find(job.id) is None
+
+    @needs("parked jobs")
+    def test_pages_of_parked_jobs_stand_what_is_done_to_them(self, *, world: World) -> None:
+        shelf = world.manager.shelf()
+        ids = [_park(world, write_envelope(world.manager.prepare(world.probe("a")))) for _ in range(25)]
+        done = [shelf.discard, shelf.retry, shelf.find]
+        assert sorted(_walk(world, JobState.ABANDONED, done)) == sorted(ids)
+        left = [each.id for each in world.jobs(JobState.ABANDONED)]
+        assert 0 < len(left) < len(ids)
+        assert sorted(_walk(world, JobState.ABANDONED, [shelf.discard])) == sorted(left)
+        assert world.jobs(JobState.ABANDONED) == []
+
+    @needs("delay", "listing", "removal")
+    def test_pages_of_jobs_that_wait_stand_what_is_done_to_them(self, *, world: World) -> None:
+        shelf = world.manager.shelf()
+        probe = world.probe("a")
+        waiting = world.manager.enqueue_many([probe] * 25)
+        later = world.manager.enqueue_many([probe] * 25, delay=FAR)
+        assert sorted(_walk(world, JobState.WAITING, [shelf.find, shelf.cancel])) == sorted(waiting)
+        assert sorted(_walk(world, JobState.SCHEDULED, [shelf.find, shelf.cancel, shelf.run_now])) == sorted(later)
+        for state in (JobState.WAITING, JobState.SCHEDULED):
+            left = [each.id for each in world.jobs(state)]
+            assert left
+            assert sorted(_walk(world, state, [shelf.cancel])) == sorted(left)
+        assert world.jobs() == []
 
     @needs("parked jobs")
     def test_what_cant_be_read_is_kept_to_the_byte(self, *, world: World) -> None:
@@ -248,6 +301,40 @@ class ShelfConformance(KitFixtures):
         world.start_worker()
         world.journal.wait(2)
         assert sorted(world.journal.begun()) == ["b", "c"]
+
+
+def _begins_soon(world: World, job_id: str, count: int = 1) -> None:
+    """See a job begin within the bound for what is due, on a worker that is idle: it need not wait for a poll."""
+    bound = world.can.delay_bound.total_seconds()
+    wait_until(
+        lambda: len([each for each in world.journal.entries("begin") if each.id == job_id]) >= count,
+        timeout=bound,
+        what=f"{job_id} to begin for the {count}. time, {bound:g} s after it became due",
+    )
+
+
+def _park(world: World, raw: bytes) -> str:
+    return world.manager.shelf().park(raw, world.manager.executor.refuse(raw, "a reason").failure)
+
+
+def _raw_of(world: World, job_id: str) -> bytes:
+    found = world.manager.shelf().find(job_id)
+    assert found is not None
+    return found.raw
+
+
+def _walk(world: World, state: JobState, acts: Sequence[Callable[[str], object]]) -> list[str]:
+    """Go from page to page of the jobs in a state, and do something to each; return the ids in their order."""
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = world.manager.shelf().scan(JobFilter(states=frozenset({state})), cursor=cursor, limit=7)
+        for job in page.jobs:
+            assert acts[len(seen) % len(acts)](job.id)
+            seen.append(job.id)
+        cursor = page.cursor
+        if cursor is None:
+            return seen
 
 
 def _level(world: World) -> JobPriority:
