@@ -9,6 +9,7 @@ import fakeredis
 import pytest
 import redis
 from envelopes import make_envelope
+from msgspec.structs import replace
 
 from anyjob import JobEnvelope, SystemClock
 from anyjob.capabilities import Capabilities, Quality
@@ -96,6 +97,39 @@ def test_what_is_held_is_held_by_one_until_the_hold_lapses(
             assert second.replace(envelope)
             assert not second.acknowledge()
     assert sent == [envelope]
+    assert shelf.count() == {JobState.ABANDONED: 0}
+
+
+def test_a_job_that_fails_before_its_retry_returned_keeps_its_id(
+    parked: ParkedJobs, failure: JobFailure, clock: FakeClock
+) -> None:
+    """The worker was quicker than the retry, which takes the old copy off last."""
+    again: list[str] = []
+
+    def fail_at_once(envelope: JobEnvelope) -> None:
+        again.append(parked.park(write_envelope(envelope), failure))
+
+    only = frozenset({JobState.ABANDONED})
+    can = Capabilities(listing=only, removal=only, counts={JobState.ABANDONED: Quality.EXACT})
+    shelf = RedisShelf(parked, resend=fail_at_once, clock=clock, capabilities=can)
+    shelf.park(write_envelope(make_envelope(clock.now(), "one")), failure)
+    for number in range(1, 4):
+        clock.travel(1)
+        assert shelf.retry("one")
+        (job,) = shelf.scan(JobFilter()).jobs
+        assert (job.id, job.envelope and job.envelope.first_due_at) == ("one", clock.now())
+        assert again == ["one"] * number
+    with shelf.take(these("one"), limit=1) as (held,):  # if the retry fails after that, both are there
+        shelf.park(write_envelope(make_envelope(clock.now(), "one")), failure)
+        with shelf.take(these("one"), limit=1) as (other,):
+            assert other.acknowledge()
+            assert not other.acknowledge()
+        assert held.job == job
+    (copy,) = shelf.scan(JobFilter()).jobs
+    assert copy.id != "one"
+    assert shelf.find("one") == replace(copy, id="one")
+    assert shelf.retry(copy.id)
+    assert shelf.discard("one")
     assert shelf.count() == {JobState.ABANDONED: 0}
 
 

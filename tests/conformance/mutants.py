@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobFailure, JobFilter, JobPriority, JobState, StoreBackend
 from anyjob.backend import BackendConfig
+from anyjob.envelope import id_in
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome, Retry
 from anyjob.postponing import SNOOZES_HEADER
 from anyjob.store import JobClaim, JobPage, LostJob
@@ -244,6 +245,31 @@ class TrimsWhatIsParked(InMemoryJobStore):
         return super().park(raw.decode(errors="replace").encode(), failure)
 
 
+class ParksUnderNewIds(InMemoryJobStore):
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        job_id = super().park(b"no id", failure)
+        self._rows[job_id].raw = raw
+        return job_id
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        if not isinstance(outcome, Abandoned):
+            return super().settle(claim, outcome)
+        self.park(outcome.raw, outcome.failure)
+        return super().settle(claim, Completed())
+
+
+class OverwritesCopies(InMemoryJobStore):
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        self._rows.pop(id_in(raw) or "", None)
+        return super().park(raw, failure)
+
+
+class CountsPagesFromTheFront(InMemoryJobStore):
+    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        first, found = int(cursor or 0), super().scan(chosen, limit=10_000).jobs
+        return JobPage(found[first : first + limit], str(first + limit) if len(found) > first + limit else None)
+
+
 class IsBlockedByFarJobs(InMemoryJobStore):
     def claim(self, **rest: Any) -> Sequence[JobClaim]:
         return () if self.count()[JobState.SCHEDULED] > 1_000 else super().claim(**rest)
@@ -399,7 +425,10 @@ FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
     CancelsNothing: "test_a_cancelled_job_never_runs",
     LetsTakenJobsRun: "test_what_is_taken_is_nobody_elses_and_goes_back",
     KeepsWhatWasTaken: "test_a_delayed_job_that_was_taken_goes_back_as_it_was",
-    KeepsTheOldBudget: "test_a_parked_job_is_retried_with_its_whole_budget",
+    KeepsTheOldBudget: "test_a_parked_job_is_retried_by_the_id_that_enqueue_returned",
+    ParksUnderNewIds: "test_a_parked_job_is_discarded_by_the_id_that_enqueue_returned",
+    OverwritesCopies: "test_parked_copies_of_a_job_are_told_apart",
+    CountsPagesFromTheFront: "test_pages_of_parked_jobs_stand_what_is_done_to_them",
     CountsWrong: "test_counts",
     HidesWhatWaits: "test_lists_what_waits_without_touching_it",
     RepeatsPages: "test_pages_hold_every_job_once",

@@ -11,10 +11,23 @@ import pytest
 from envelopes import make_envelope
 from msgspec.structs import replace
 
-from anyjob import EnqueueError, JobEnvelope, JobFilter, JobState, StoreBackend
+from anyjob import (
+    EnqueueError,
+    InMemoryJobStore,
+    JobEnvelope,
+    JobFilter,
+    JobManager,
+    JobRegistry,
+    JobState,
+    StoreBackend,
+    background_job,
+)
 from anyjob.capabilities import Quality
 from anyjob.outcome import Deferred, Retry
+from anyjob.store_backend import memory_capabilities
 from anyjob.testing import FakeClock
+from anyjob.testing.probes.journal import wait_until
+from anyjob.worker import WorkerOptions
 
 
 @pytest.fixture
@@ -24,6 +37,28 @@ def envelope(clock: FakeClock) -> JobEnvelope:
 
 def _parked(backend: StoreBackend) -> list[Any]:
     return [job for job in backend.store.scan(JobFilter()).jobs if job.state is JobState.ABANDONED]
+
+
+def test_what_the_shelf_makes_due_wakes_the_workers(registry: JobRegistry) -> None:
+    ran: list[str] = []
+
+    @background_job("note", registry=registry, retry=None)
+    def note(word: str) -> None:
+        ran.append(word)
+        if len(ran) == 1:
+            raise ValueError("once")
+
+    backend = StoreBackend(InMemoryJobStore(), memory_capabilities(30.0))
+    manager = JobManager(backend, registry=registry)
+    shelf = manager.shelf()
+    with backend.worker(manager.executor, WorkerOptions(poll=60.0)).start():
+        failed = manager.enqueue_by_name("note", {"word": "failed"})
+        wait_until(lambda: shelf.find(failed) and shelf.count()[JobState.ABANDONED], timeout=5)
+        assert shelf.retry(failed)
+        wait_until(lambda: ran == ["failed"] * 2, timeout=5, what="the retried job")
+        later = manager.enqueue_by_name("note", {"word": "later"}, delay=3600)
+        assert shelf.run_now(later)
+        wait_until(lambda: ran[2:] == ["later"], timeout=5, what="the job that was to run now")
 
 
 @pytest.mark.parametrize("outcome", [Retry, Deferred])

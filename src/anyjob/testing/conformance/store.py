@@ -14,7 +14,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from anyjob.clock import Clock
-from anyjob.envelope import JobEnvelope, JobPriority, read_envelope
+from anyjob.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
 from anyjob.errors import DuplicateJobIdError
 from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
 from anyjob.store import JobClaim, JobFilter, JobState, JobStore
@@ -342,6 +342,39 @@ class StoreConformance:
         assert len(store.scan(JobFilter()).jobs) == 2
         store.settle(held, Deferred(replace(job, id="another")))
         assert claimed_ids(store) == [job.id, "another"]
+
+    def test_what_is_parked_has_its_jobs_own_id_if_that_is_free(self, store: JobStore, clock: FakeClock) -> None:
+        job, newer = envelope(clock), b'{"v":99,"id":"from-tomorrow","args":[]}'
+        raws = [write_envelope(replace(job, try_count=number)) for number in range(3)]
+        why = failure(clock.now())
+        assert (store.park(raws[0], why), store.park(newer, why)) == (job.id, "from-tomorrow")
+        for junk in (b"", b'{"v":1,"id":"no id!"}', b'{"id":"no-version"}'):
+            assert store.park(junk, why) not in ("", "no id!", "no-version")
+        copies = [store.park(raw, why) for raw in raws[1:]]
+        assert len({job.id, *copies}) == 3
+
+        def found(job_id: str) -> list[tuple[str, bytes]]:
+            return [(each.id, each.raw) for each in store.scan(JobFilter(ids=frozenset({job_id}))).jobs]
+
+        def take(job_id: str) -> JobClaim:
+            (held,) = store.take(JobFilter(ids=frozenset({job_id})), limit=5, lease=LEASE, worker="w")
+            return held
+
+        assert [found(each) for each in (job.id, *copies)] == [
+            [(each, raw)] for each, raw in zip((job.id, *copies), raws, strict=True)
+        ]
+        with pytest.raises(DuplicateJobIdError):
+            store.settle(take(copies[1]), Deferred(job))
+        clock.travel(61)
+        store.recover()
+        assert store.settle(take(job.id), Completed())
+        # Now each of the copies is found by the id of the job, one after the other, and by its own as well.
+        assert found(job.id) in ([(job.id, raws[1])], [(job.id, raws[2])])
+        assert [found(each) for each in copies] == [[(copies[0], raws[1])], [(copies[1], raws[2])]]
+        assert store.settle(take(job.id), Completed())
+        assert store.settle(take(job.id), Deferred(job))
+        assert claimed_ids(store) == [job.id]
+        assert store.park(raws[0], why) not in (job.id, *copies)  # it is running
 
     def test_taking_most_of_a_crowd_leaves_the_rest_in_order(self, store: JobStore, clock: FakeClock) -> None:
         jobs = [envelope(clock, delay=1 + n % 7) for n in range(700)]
