@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -65,15 +66,29 @@ def test_pages_name_the_servers_that_the_table_has(page: str, servers: list[str]
     assert re.findall(r"^Servers: (.*) \(\[what it was run on\]", text, re.MULTILINE) == [ranges(*servers)]
 
 
+EXAMPLES = {path.parent for path in ROOT.glob("examples/*/*.py")}
+PRINTED = {
+    command: path.parent
+    for path in sorted(ROOT.glob("examples/*/*.py"))
+    for command in re.findall(r"^(?:python|pytest) .+$", path.read_text().split('"""')[1], re.MULTILINE)
+}
 # tests/conformance/test_folder.py, adapters/test_three_backends.py and migration/test_example.py run the others.
 ELSEWHERE = ("05_write_an_adapter", "06_three_backends", "07_move_to_another_broker")
-EXAMPLES = [path for path in sorted(ROOT.glob("examples/*/*.py")) if path.parent.name not in ELSEWHERE]
+# With pytest alone, as a newcomer has it.
+RUNNERS = {
+    "python": ["-B"],
+    "pytest": ["-B", "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:timeout", "-p", "no:xdist"],
+}
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.parent.name)
-def test_the_examples_run(example: Path, tmp_path: Path) -> None:
-    runner = ["-m", "pytest", "-q", "-p", "no:cacheprovider"] if example.name.startswith("test_") else []
+def test_every_example_says_how_it_is_run() -> None:
+    assert set(PRINTED.values()) == EXAMPLES
+
+
+@pytest.mark.parametrize("command", [each for each, folder in PRINTED.items() if folder.name not in ELSEWHERE])
+def test_the_examples_run_as_printed(command: str) -> None:
+    program, *arguments = shlex.split(command, comments=True)
     done = subprocess.run(
-        [sys.executable, *runner, str(example)], capture_output=True, text=True, cwd=tmp_path, timeout=15, check=False
+        [sys.executable, *RUNNERS[program], *arguments], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

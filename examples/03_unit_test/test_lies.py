@@ -1,5 +1,6 @@
 """What mocks and eager modes hide, and the sandbox shows. Each of these passes elsewhere and fails in production.
 
+pip install pytest
 pytest examples/03_unit_test
 """
 

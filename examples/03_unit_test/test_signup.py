@@ -1,5 +1,6 @@
 """Unit tests of an application with jobs: nothing is mocked, nothing sleeps, no server is needed.
 
+pip install pytest
 pytest examples/03_unit_test
 """
 

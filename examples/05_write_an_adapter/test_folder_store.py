@@ -1,4 +1,8 @@
-"""The folder passes the conformance kit: `pytest test_folder_store.py`."""
+"""The folder passes the conformance kit, which takes some minutes.
+
+pip install pytest
+pytest examples/05_write_an_adapter
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -2,7 +2,8 @@
 
 Which job goes where is in anyjob.toml, beside this file:
 
-pip install 'anyjob[all]'
+pip install '.[all]'       # in the folder of a clone
+cd examples/06_three_backends
 export REDIS_URL=redis://localhost:6379/0 AMQP_URL=amqp://guest:guest@localhost
 python signup.py          # enqueues three jobs
 anyjob worker --all       # runs them, each by the worker of its own job system, until Ctrl-C

@@ -1,6 +1,7 @@
 """Jobs that wait are moved from Celery over Redis to Dramatiq over RabbitMQ, and none is lost on the way.
 
-pip install 'anyjob[all]'
+pip install '.[all]'       # in the folder of a clone
+cd examples/07_move_to_another_broker
 export REDIS_URL=redis://localhost:6379/0 AMQP_URL=amqp://guest:guest@localhost
 python move.py
 
