@@ -32,7 +32,7 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
     options: Mapping[str, Any] = {}
     """Handed to the native library as they are."""
     unset: str = ""
-    """Why the URL can't be used, if `load_settings` was told to make nothing of that."""
+    """What the URL lacks to be used, where nobody `connects`."""
 
     def __repr__(self) -> str:
         return f"BackendSettings(url={hide_password(self.url)!r}, queues={self.queues!r})"

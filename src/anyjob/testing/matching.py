@@ -24,7 +24,7 @@ __all__ = [
     "JobKind",
     "Matcher",
     "describe",
-    "refuse_no_queues",
+    "refuse_bad_queues",
 ]
 
 Matcher = Callable[[Any], object]
@@ -76,7 +76,12 @@ class JobExpectation:
     """The jobs that a test means, each a `JobKind`, and what they must have been enqueued with."""
 
     def __init__(self, job: object, args: object, fields: Mapping[str, Any], known: Sequence[JobConfiguration]) -> None:
-        self._kinds = [JobKind(each, args, known) for each in (job if type(job) in _SEVERAL else [job])]  # type: ignore[attr-defined]
+        named = [job]
+        if isinstance(job, list | tuple | set | frozenset) and not hasattr(
+            job, "_fields"
+        ):  # of a NamedTuple: arguments
+            named = list(job)
+        self._kinds = [JobKind(each, args, known) for each in named]
         if not self._kinds:
             raise InvalidOptionError(f"{job!r} names no job, so nothing could ever be one of them.")
         self._args = args
@@ -181,8 +186,8 @@ def _refuse_impossible(configuration: JobConfiguration, args: object) -> None:
         raise InvalidArgsError(f"{configuration.name} takes {wanted.__qualname__}, not {type(args).__qualname__}.")
 
 
-def refuse_no_queues(names: Collection[str] | None) -> None:
-    """Raise if these are names of no queues, so that no job could ever be in them: a slip in the test."""
+def refuse_bad_queues(names: Collection[str] | None) -> None:
+    """Raise if no queue can have one of these names, or if there are none: a slip in the test."""
     wrong = [name for name in names or () if not QUEUE_NAME.fullmatch(name)]
     if wrong or names == frozenset():
         raise InvalidOptionError(f"queue = {wrong[0] if wrong else ()!r}: {QUEUE_RULE}")
@@ -204,7 +209,7 @@ def _args(seen: EnqueuedJob, expected: Any) -> Iterator[Difference]:
 
 def _prepared(name: str, value: Any) -> Any:
     if name == "queue" and isinstance(value, str):
-        refuse_no_queues([value])
+        refuse_bad_queues([value])
     if name == "delay" and isinstance(value, int | float):
         return timedelta(seconds=value)
     if name == "run_at" and isinstance(value, datetime) and value.utcoffset() is None:
@@ -283,8 +288,6 @@ def _error(path: str, actual: BaseException | None, expected: Any) -> Iterator[D
         return
     yield from _differences(path, actual, expected)
 
-
-_SEVERAL: Final = (list, tuple, set, frozenset)  # and nothing derived: a NamedTuple is arguments
 
 _FIELDS: Final[Mapping[str, Callable[[str, Any, Any], Iterator[Difference]]]] = {
     "headers": _headers,

@@ -18,7 +18,7 @@ from anyjob.job import FunctionJob
 from anyjob.manager import JobManager
 from anyjob.testing.assertions import JobAssertions
 from anyjob.testing.faults import Fault
-from anyjob.testing.matching import ChosenJobs, JobExpectation, refuse_no_queues
+from anyjob.testing.matching import ChosenJobs, JobExpectation, refuse_bad_queues
 from anyjob.testing.record import EnqueuedJob, JobRecord
 from anyjob.testing.runner import EVERY_JOB, JobChoice
 from anyjob.testing.sandbox_backend import capabilities_of
@@ -216,7 +216,7 @@ class JobSandbox(JobAssertions):
             return EVERY_JOB
         queue, only = chosen.get("queue"), chosen.get("only", UNSET)
         queues = None if queue is None else frozenset([queue] if isinstance(queue, str) else queue)
-        refuse_no_queues(queues)
+        refuse_bad_queues(queues)
         fits: Callable[[EnqueuedJob], object]
         if callable(only) and not isinstance(only, type | FunctionJob):
             fits = only
