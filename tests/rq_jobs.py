@@ -66,6 +66,12 @@ def fail(word: str) -> None:
     raise ValueError(word)
 
 
+@background_job("fail-later", retry=RetryPolicy(max_tries=2, first_wait=3600))
+def fail_later(word: str) -> None:
+    note("fail-later", word)
+    raise ValueError(word)
+
+
 @background_job("compute", retry=RetryPolicy(max_tries=2, first_wait=0.1), time_limit=0.5)
 def compute(word: str) -> None:
     """Stay in a single call of C code, which keeps the interpreter's lock."""

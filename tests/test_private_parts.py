@@ -6,6 +6,7 @@ An upgrade that changes it is to fail here, with the name of the part, and not i
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import logging
@@ -387,6 +388,25 @@ class TestRQ:
         assert not worker.take_stopped("other")
         assert worker.take_stopped("id")
         assert not worker.take_stopped("id")
+
+    def test_who_surrounds_rqs_enqueue_sees_what_is_announced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from redis import Redis
+        from rq import Queue
+        from rq.job import Job
+
+        assert not of_rq.is_enqueue_wrapped()
+        seen: list[object] = []
+        enqueue_job = Queue.enqueue_job
+
+        @functools.wraps(enqueue_job)
+        def surround(queue: Queue, job: Job, **options: Any) -> Job:
+            seen.append((queue.name, job.id))
+            return enqueue_job(queue, job, **options)
+
+        monkeypatch.setattr(Queue, "enqueue_job", surround)
+        assert of_rq.is_enqueue_wrapped()
+        of_rq.announce(Job("id", connection=Redis(port=1)), "mail")  # nobody listens there
+        assert seen == [("mail", "id")]
 
     def test_rqs_own_code_goes_by_the_same_names(self) -> None:
         from rq import command

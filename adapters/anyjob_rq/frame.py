@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 from msgspec import Raw
 
+from anyjob.envelope import UNREADABLE
 from anyjob.errors import ConfigurationError
 
 __all__ = ["ENTRY", "LONGEST_DATA", "EnvelopeSerializer", "execute", "find_fault", "unpack"]
@@ -26,18 +27,54 @@ def execute(_envelope: object) -> NoReturn:
 
 
 class EnvelopeSerializer:
-    """RQ's serializer of our jobs: JSON in which the envelope's bytes stand as they are. No pickle, no imports."""
+    """RQ's serializer of our jobs: JSON in which the envelope's bytes stand as they are, behind a label for monitors.
+
+    These unpickle what they show, rq-dashboard even if it is told to read JSON, and fail if they can't. So there is a
+    pickle first, of a call of `ENTRY` with the job's name; what follows a pickle is not read with it. Here nothing is
+    unpickled, nor imported.
+    """
 
     @staticmethod
     def dumps(value: Any, /) -> bytes:
-        return msgspec.json.encode(value)
+        call = msgspec.json.encode(value)
+        return _label_of(call) + call
 
     @staticmethod
     def loads(data: bytes, /) -> Any:
-        return msgspec.json.decode(data)
+        return msgspec.json.decode(_call_in(data))
 
 
-_PREFIX, _SUFFIX = EnvelopeSerializer.dumps((ENTRY, None, [Raw(b"0")], {})).split(b"0")
+class _Named(msgspec.Struct):
+    name: str
+
+
+_name_in: Final = msgspec.json.Decoder(tuple[Any, None, tuple[_Named], dict[str, Any]])
+
+
+def _label_of(call: bytes) -> bytes:
+    try:
+        name = _name_in.decode(call)[2][0].name.encode()
+    except UNREADABLE:
+        name = b""
+    return b"".join((_LABEL, len(name).to_bytes(4, "little"), name, _LABEL_END))
+
+
+def _call_in(message: bytes) -> bytes:
+    """Return what follows the label; all of a message that has none."""
+    begin = len(_LABEL) + 4
+    end = begin + int.from_bytes(message[len(_LABEL) : begin], "little")
+    if message.startswith(_LABEL) and message.startswith(_LABEL_END, end):
+        return message[end + len(_LABEL_END) :]
+    return message
+
+
+def _pickled(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+_LABEL: Final = b"\x80\x02(" + _pickled(ENTRY) + b"NX"
+_LABEL_END: Final = b"\x85}t."
+_PREFIX, _SUFFIX = msgspec.json.encode((ENTRY, None, [Raw(b"0")], {})).split(b"0")
 
 
 def unpack(data: bytes) -> tuple[bytes, str | None]:
@@ -52,9 +89,10 @@ def unpack(data: bytes) -> tuple[bytes, str | None]:
         return data, "Its data is not what RQ's compression makes."
     if unpacker.unconsumed_tail:
         return data, f"Its data unpacks into more than {LONGEST_DATA:,} bytes."
-    if not (message.startswith(_PREFIX) and message.endswith(_SUFFIX)):
+    call = _call_in(message)
+    if call is message or not (call.startswith(_PREFIX) and call.endswith(_SUFFIX)):
         return message, f"It is no call of {ENTRY} with one envelope, and nothing else is run here."
-    return message[len(_PREFIX) : len(message) - len(_SUFFIX)], None
+    return call[len(_PREFIX) : len(call) - len(_SUFFIX)], None
 
 
 def find_fault(fields: Mapping[bytes, bytes]) -> str | None:

@@ -75,14 +75,18 @@ class ForkingMixin(JobWorkerMixin, Worker):
         error = JobTimeLimitError(f"The job ran longer than its time limit of {limit:g} s; its process was killed.")
         self._settle(message, self._executor.fail(message.raw, error, started_at=began_at))
 
-    def perform_job(self, job: Job, queue: Queue, execution: Execution | None = None) -> bool:
+    def perform_job(self, job: Job, queue: Queue, *execution: Execution) -> bool:
         try:
-            return super().perform_job(job, queue, execution)
+            return super().perform_job(job, queue, *execution)
         finally:
-            self._executor.end_process()
-            for stream in (sys.stdout, sys.stderr):  # the horse ends by os._exit
-                with suppress(OSError, ValueError):
-                    stream.flush()
+            self._end_horse()
+
+    def _end_horse(self) -> None:
+        """Do what a process does at its end, in the child: RQ ends it by `os._exit`."""
+        self._executor.end_process()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
 
     def setup_work_horse_signals(self) -> None:
         """In the child: INT is the parent's affair, TERM tells the job."""

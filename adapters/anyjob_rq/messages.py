@@ -24,9 +24,10 @@ from anyjob_redis.scripts import SLICE, register, run_each, run_in_slices
 from anyjob_redis.sending import send_in_batches
 from anyjob_redis.skew import is_of_a_machine
 from anyjob_rq import scripts
+from anyjob_rq.announcing import announced
 from anyjob_rq.frame import ENTRY, LONGEST_DATA, EnvelopeSerializer, find_fault, unpack
 from anyjob_rq.names import Names
-from anyjob_rq.private import KEY_PREFIX
+from anyjob_rq.private import KEY_PREFIX, is_enqueue_wrapped
 
 __all__ = ["HeldMessage", "Messages", "Place"]
 
@@ -79,6 +80,8 @@ class Messages:
         """Put jobs where they wait, in batches that are atomic; `again`: in place of what is there by their ids;
         `moved`: the key of the move that brings them.
         """
+        if not moved and is_enqueue_wrapped():
+            envelopes = [announced(envelope, self.names, self.client) for envelope in envelopes]
         jobs = [(envelope.id, self._native(envelope)) for envelope in envelopes]
         held = getattr(self._settling, "held", _NOTHING) if again else _NOTHING
         start = [*self._common, "again" if again else "new", moved, *held]

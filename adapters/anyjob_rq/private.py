@@ -21,11 +21,26 @@ from rq.worker import BaseWorker
 if TYPE_CHECKING:
     from rq.worker_pool import WorkerPool
 
-__all__ = ["KEY_PREFIX", "WorkerParts", "use_in_command_line"]
+__all__ = ["KEY_PREFIX", "WorkerParts", "announce", "is_enqueue_wrapped", "use_in_command_line"]
 
 # RQ 3 lets an environment variable set it, and names it; before, it is a part of other names.
 KEY_PREFIX: Final = Queue.redis_queue_namespace_prefix.removesuffix(":queue:")
 """What all of RQ's own keys begin with."""
+
+
+def is_enqueue_wrapped() -> bool:
+    """Whether somebody surrounds RQ's enqueue, as tracers do."""
+    return hasattr(Queue.enqueue_job, "__wrapped__")
+
+
+def announce(job: Job, queue: str) -> None:
+    """Have who surrounds RQ's enqueue see a job; nothing is sent."""
+    _Announced(queue, connection=job.connection).enqueue_job(job, pipeline=job.connection.pipeline())
+
+
+class _Announced(Queue):
+    def _enqueue_job(self, job: Job, *_: Any, **__: Any) -> Job:
+        return job
 
 
 def use_in_command_line(pool: type[WorkerPool]) -> None:

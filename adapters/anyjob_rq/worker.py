@@ -1,8 +1,9 @@
 """Our messages run by RQ's own workers: taken, executed and acknowledged our way, shown in RQ's way.
 
 Of RQ's worker we keep what operators know: command line, process model, registration, states, counters, remote
-commands, suspension. What it does with a job (results, failures, retries, callbacks, webhooks, dependencies, clean-up
-of registries, scheduler) never runs: no RQ job is ever read back from Redis, so that nothing in there can name code.
+commands, suspension, exception handlers. What it does with a job (results, failures, retries, callbacks, webhooks,
+dependencies, clean-up of registries, scheduler) never runs: no RQ job is ever read back from Redis, so that nothing in
+there can name code.
 """
 
 from __future__ import annotations
@@ -41,18 +42,17 @@ from anyjob_redis.skew import ClockSkew
 from anyjob_rq.backend import ALL_QUEUES, RQBackend
 from anyjob_rq.frame import EnvelopeSerializer
 from anyjob_rq.messages import HeldMessage
-from anyjob_rq.private import WorkerParts
+from anyjob_rq.performing import JobRun, PerformingMixin
 from anyjob_rq.wake import Wake
 
 __all__ = ["JobWorkerMixin"]
 
 logger = JobLogger("anyjob.worker")
-_RQ_LOG: Final = JobLogger("rq.worker")
 
 T = TypeVar("T")
 
 
-class JobWorkerMixin(WorkerParts):
+class JobWorkerMixin(PerformingMixin):
     """Makes a worker of RQ's run our messages, one at a time.
 
     `queues` are logical ones, in the order in which they count within a level; `ALL_QUEUES` serves all in turn. Of RQ's
@@ -67,11 +67,8 @@ class JobWorkerMixin(WorkerParts):
         backend: RQBackend,
         executor: JobExecutor,
         stop_timeout: float = 30.0,
-        exception_handlers: Any = None,
         **options: Any,
     ) -> None:
-        if exception_handlers:
-            raise ConfigurationError("RQ's exception handlers never see our failures: give the manager an observer.")
         self._backend = backend
         self._messages = backend.messages
         self._executor = executor
@@ -248,15 +245,6 @@ class JobWorkerMixin(WorkerParts):
 
         return self._insist(prepare)
 
-    @property  # type: ignore[override]
-    def log(self) -> JobLogger:
-        """RQ's own log: like ours, it never raises, whatever filters the application has."""
-        return _RQ_LOG
-
-    @log.setter
-    def log(self, _logger: object) -> None:
-        return
-
     def _known_queues(self) -> Sequence[str]:
         try:
             return self._messages.known_queues()
@@ -282,19 +270,16 @@ class JobWorkerMixin(WorkerParts):
         elif message.redelivered:  # counted, and sent anew: the next look runs it
             self._settle(message, self._executor.execute(message.raw, redelivered=True))
         else:
-            job = Job(message.native_id, connection=self.connection, serializer=EnvelopeSerializer)
-            job.origin = message.queue
-            job.timeout = -1
             self._message = message
-            self.execute_job(job, Queue(message.queue, connection=self.connection, serializer=EnvelopeSerializer))
+            queue = Queue(message.queue, connection=self.connection, serializer=EnvelopeSerializer)
+            self.execute_job(JobRun(message, self.connection, self._perform), queue)
             self.forget_execution()
             return True
         return False
 
-    def perform_job(self, job: Job, queue: Queue, execution: Execution | None = None) -> bool:  # noqa: ARG002
-        """Execute the message that was taken and settle it; return whether its job succeeded."""
-        message, begun = self._message, time.monotonic()
-        assert message is not None  # noqa: S101  # for mypy: _run set it
+    def _perform(self, job: JobRun) -> Outcome | None:
+        """Execute a message and settle it; None: it goes back, as lost."""
+        message, begun = job.message, time.monotonic()
         try:
             outcome = self._executor.execute(message.raw, stop=self._stop)
             self._settle(message, outcome, time.monotonic() - begun)
@@ -306,8 +291,8 @@ class JobWorkerMixin(WorkerParts):
             if stopping:
                 raise
             logger.exception("lost id=%s: its try could not be ended", self._shown(message.native_id))
-            return False
-        return isinstance(outcome, Completed)
+            return None
+        return outcome
 
     def _settle(self, message: HeldMessage, outcome: Outcome, seconds: float = 0.0) -> None:
         counter = _COUNTERS.get(type(outcome), "failed_job_count")
@@ -376,7 +361,7 @@ def _logical_names(queues: str | Queue | Iterable[str | Queue], backend: RQBacke
 
 _KEPT_OPTIONS: Final = (
     *("default_worker_ttl", "worker_ttl", "maintenance_interval", "job_monitoring_interval"),
-    *("log_job_description", "prepare_for_work"),
+    *("log_job_description", "prepare_for_work", "exception_handlers"),
 )
 _COUNTERS: Final[Mapping[type, str]] = {Completed: "successful_job_count", Deferred: ""}
 _PAUSE_AFTER_EARLY: Final = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fakeredis
 import pytest
@@ -45,8 +46,8 @@ def manager(backend: RQBackend, registry: JobRegistry, clock: FakeClock) -> Iter
 
 @pytest.fixture
 def make_worker(backend: RQBackend, manager: JobManager) -> Callable[..., RQSimpleJobWorker]:
-    def make(*queues: str) -> RQSimpleJobWorker:
-        return RQSimpleJobWorker(queues or "*", backend=backend, executor=manager.executor)
+    def make(*queues: str, **options: Any) -> RQSimpleJobWorker:
+        return RQSimpleJobWorker(queues or "*", backend=backend, executor=manager.executor, **options)
 
     return make
 

@@ -152,11 +152,6 @@ def test_a_worker_is_given_logical_queues_that_there_are(queues: list[str], mana
         RQJobWorker(queues, backend=backend, executor=manager.executor)
 
 
-def test_rqs_exception_handlers_are_refused(backend: RQBackend, manager: JobManager) -> None:
-    with pytest.raises(ConfigurationError, match="give the manager an observer"):
-        RQJobWorker("*", backend=backend, executor=manager.executor, exception_handlers=[print])
-
-
 def test_a_worker_of_another_backend_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anyjob.current._manager", None)
     monkeypatch.setenv("ANYJOB_BACKEND", "memory:")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import redis
 from envelopes import make_envelope
@@ -214,6 +213,6 @@ def test_no_arguments_and_no_foreign_words_are_logged(world: World) -> None:
 def test_the_data_is_the_same_json_value(world: World) -> None:
     job_id = world.send("say", word="plain")
     data: Any = world.client.hget(f"rq:job:{world.namespace}-J-{job_id}", "data")
-    entry, instance, (envelope,), options = msgspec.json.decode(zlib.decompress(data))
+    entry, instance, (envelope,), options = EnvelopeSerializer.loads(zlib.decompress(data))
     assert (entry, instance, options) == (frame.ENTRY, None, {})
     assert envelope["args"] == {"word": "plain"}

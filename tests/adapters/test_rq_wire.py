@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import fakeredis
+import msgspec
 import pytest
 from envelopes import make_envelope
 from hypothesis import given
@@ -108,7 +109,15 @@ def test_rq_reads_our_job(backend: RQBackend, fake: fakeredis.FakeRedis, make: C
 
     assert (job.description, job.origin, job.timeout, job.result_ttl) == ("greet", NATIVE, -1, 0)
     assert job.func_name == frame.ENTRY
-    assert read_envelope(EnvelopeSerializer.dumps(job.args[0])) == envelope
+    assert read_envelope(msgspec.json.encode(job.args[0])) == envelope
+
+
+def test_monitors_read_the_name_with_rqs_default_serializer(
+    backend: RQBackend, fake: fakeredis.FakeRedis, make: Callable[..., JobEnvelope]
+) -> None:
+    backend.send([make()])
+    job = Job.fetch("anyjob-J-one", fake)
+    assert job.get_call_string() == "anyjob_rq.frame.execute('greet')"
 
 
 def test_rqs_own_worker_says_what_is_wrong() -> None:
@@ -140,6 +149,9 @@ def test_whatever_is_in_the_frame_comes_out_as_it_went_in(raw: bytes) -> None:
     assert frame.unpack(zlib.compress(whole)) == (raw, None)
 
 
+_CALL = EnvelopeSerializer.dumps((frame.ENTRY, None, [Raw(b'{"name":"greet"}')], {}))
+
+
 @pytest.mark.parametrize(
     ("data", "raw", "why"),
     [
@@ -147,8 +159,11 @@ def test_whatever_is_in_the_frame_comes_out_as_it_went_in(raw: bytes) -> None:
         (zlib.compress(b'["os.system",null,["true"],{}]'), b'["os.system",null,["true"],{}]', "no call of"),
         (zlib.compress(b"x" * (frame.LONGEST_DATA + 1)), None, "unpacks into more"),
         (zlib.compress(b""), b"", "no call of"),
+        (zlib.compress(_CALL[_CALL.index(b"[") :]), _CALL[_CALL.index(b"[") :], "no call of"),
+        (zlib.compress(_CALL[:40]), _CALL[:40], "no call of"),
+        (zlib.compress(_CALL.replace(b"NX", b"NU")), _CALL.replace(b"NX", b"NU"), "no call of"),
     ],
-    ids=["garbage", "another function", "a bomb", "nothing"],
+    ids=["garbage", "another function", "a bomb", "nothing", "no label", "half a label", "another label"],
 )
 def test_what_is_not_the_frame_is_told_and_kept(data: bytes, raw: bytes | None, why: str) -> None:
     kept, fault = frame.unpack(data)

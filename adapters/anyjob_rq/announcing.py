@@ -1,0 +1,57 @@
+"""What tracers put into a job's `meta` where they surround RQ's enqueue: it travels in the envelope, in a header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+from redis import Redis
+from rq.job import Job
+
+from anyjob.envelope import RESERVED_HEADER_PREFIX, UNREADABLE, JobEnvelope
+from anyjob.log import JobLogger
+from anyjob_rq.frame import EnvelopeSerializer
+from anyjob_rq.names import Names
+from anyjob_rq.private import announce
+
+__all__ = ["announced", "meta_of", "name_call"]
+
+logger = JobLogger("anyjob.backend")
+
+META_HEADER: Final = f"{RESERVED_HEADER_PREFIX}rq-meta"
+
+
+def announced(envelope: JobEnvelope, names: Names, client: Redis) -> JobEnvelope:
+    """Return the job as it travels, after who surrounds RQ's enqueue saw it: by its name, without its arguments."""
+    job = Job(names.native_id(envelope.id), connection=client, serializer=EnvelopeSerializer)
+    name_call(job, envelope.name)
+    try:
+        announce(job, names.queue(envelope.queue, envelope.priority))
+        meta = msgspec.json.encode(job.meta).decode() if job.meta else ""
+    except Exception:  # theirs: no job is to be lost for it
+        logger.exception("id=%s: sent without what tracers add", envelope.id)
+        return envelope
+    headers = {key: value for key, value in envelope.headers.items() if key != META_HEADER}
+    if 0 < len(meta) <= _LONGEST:
+        headers[META_HEADER] = meta
+    return envelope if headers == envelope.headers else replace(envelope, args=envelope.args.copy(), headers=headers)
+
+
+def name_call(job: Job, name: str) -> None:
+    """Have a job of RQ's show a call by this name, without arguments."""
+    job.func_name, job.instance, job.args, job.kwargs = name, None, (), {}
+    job.description = name
+
+
+def meta_of(envelope: JobEnvelope) -> dict[str, Any]:
+    """Return what was put into the job's `meta`; anybody may have written it."""
+    headers: Mapping[str, str] = envelope.headers
+    try:
+        return msgspec.json.decode(headers.get(META_HEADER, "{}"), type=dict[str, Any])
+    except (*UNREADABLE, msgspec.ValidationError):
+        return {}
+
+
+_LONGEST: Final = 4096

@@ -1,0 +1,136 @@
+"""A message's job inside RQ's own `perform_job`, where tracers, error reports and exception handlers expect jobs.
+
+RQ does there what it always does, but for what it writes: the message is settled by the function that it calls.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue
+from rq import Retry as RQRetry
+from rq.job import Job
+from rq.timeouts import BaseDeathPenalty
+
+from anyjob.envelope import read_envelope
+from anyjob.errors import EnvelopeError
+from anyjob.log import JobLogger
+from anyjob.outcome import Abandoned, Completed, Outcome, Retry
+from anyjob_rq.announcing import meta_of, name_call
+from anyjob_rq.frame import ENTRY, EnvelopeSerializer
+from anyjob_rq.messages import HeldMessage
+from anyjob_rq.private import WorkerParts
+
+__all__ = ["JobRun", "PerformingMixin"]
+
+logger = JobLogger("anyjob.worker")
+_RQ_LOG: Final = JobLogger("rq.worker")
+_MUTED: Final = JobLogger("rq.worker.muted")
+_MUTED.logger.disabled = True
+
+
+class JobRun(Job):
+    """A message as RQ's job: by its name, without its arguments. `run` executes and settles it."""
+
+    def __init__(self, message: HeldMessage, connection: Redis, run: Callable[[JobRun], Outcome | None]) -> None:
+        super().__init__(message.native_id, connection=connection, serializer=EnvelopeSerializer)
+        self.message = message
+        self.settled = False
+        """Whether it ended: else it goes back, and what was raised is not the job's."""
+        self._run = run
+        self.origin = message.queue
+        self.timeout = -1
+        name_call(self, ENTRY)
+        try:
+            envelope = read_envelope(message.raw)
+        except EnvelopeError:
+            return
+        name_call(self, envelope.name)
+        self.created_at = envelope.created_at
+        self.enqueued_at = envelope.due_at or envelope.created_at
+        self.number_of_retries = envelope.try_count
+        self.meta = meta_of(envelope)
+
+    @property
+    def func(self) -> Callable[[], RQRetry | None]:
+        return self._call
+
+    def perform(self) -> Any:
+        try:
+            return super().perform()
+        except RedisError:  # RQ 2 has something to write before
+            if self.settled or self._begun:
+                raise
+            return self._call()
+
+    _begun = False
+
+    def _call(self) -> RQRetry | None:
+        self._begun = True
+        outcome = self._run(self)
+        self.settled = True
+        if isinstance(outcome, Completed):
+            return None
+        if isinstance(outcome, Abandoned | Retry) and outcome.error is not None:
+            self.retries_left = int(isinstance(outcome, Retry))
+            raise outcome.error
+        return RQRetry(max=1)  # comes again, and did not fail
+
+
+class _NoDeathPenalty(BaseDeathPenalty):
+    """The time limits are ours."""
+
+    def setup_death_penalty(self) -> None:
+        return
+
+    def cancel_death_penalty(self) -> None:
+        return
+
+
+class PerformingMixin(WorkerParts):
+    """Leaves `perform_job` to RQ, and to who surrounds it, and keeps it from what is done elsewhere."""
+
+    death_penalty_class = _NoDeathPenalty
+    log_result_lifespan = False
+    _tells_handlers = False
+
+    def prepare_job_execution(self, job: Job, remove_from_intermediate_queue: bool = False) -> None:
+        """Do nothing: the message was taken."""
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:  # noqa: ARG002
+        """Pass on what was meant for the process, not for the job: RQ asks here first, whatever was raised."""
+        error = sys.exception()
+        if error is not None and isinstance(job, JobRun) and not job.settled:
+            raise error
+
+    def handle_job_success(self, *_: Any, **__: Any) -> None:
+        """Do nothing: it is settled."""
+
+    def handle_job_retry(self, *_: Any, **__: Any) -> None:
+        """Do nothing: it is settled."""
+
+    def handle_job_failure(self, *_: Any, **__: Any) -> None:
+        """Do nothing: it is settled."""
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Call RQ's exception handlers; what they raise is logged and goes no further. The error itself was logged."""
+        self._tells_handlers = True
+        try:
+            super().handle_exception(job, *exc_info)
+        except Exception:
+            logger.exception("id=%s: an exception handler raised", job.id)
+        finally:
+            self._tells_handlers = False
+
+    @property  # type: ignore[override]
+    def log(self) -> JobLogger:
+        """RQ's own log: like ours, it never raises, whatever filters the application has."""
+        return _MUTED if self._tells_handlers else _RQ_LOG
+
+    @log.setter
+    def log(self, _logger: object) -> None:
+        return
