@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 from celery.app.amqp import Queues
-from kombu import Exchange, Queue
+from kombu import Connection, Exchange, Queue
 
 from anyjob.envelope import QUEUE_NAME
 from anyjob.executor import JobExecutor
@@ -44,11 +44,20 @@ def make_application(backend: OwnCeleryBackend, executor: JobExecutor, *, stop_t
         }
     )
     app.amqp.queues_cls = partial(_JobQueues, backend)
+    app.amqp.Connection = _JobConnection
     app.register_task(JobTask(backend, executor, stop))
     app.steps["worker"].update((AddJobTasks, StopBound))
     app.steps["worker"].update(backend.worker_steps())
     app.anyjob = StopBound.Options(backend, executor, stop, stop_timeout)
     return app
+
+
+class _JobConnection(Connection):
+    """Names the scheme of its URL where our transport would be named, for which Flower has no broker page."""
+
+    def info(self) -> Any:
+        driver = self.get_transport_cls().driver_type
+        return {**super().info(), "transport": f"{driver}s" if self.ssl else driver}
 
 
 class _JobQueues(Queues):

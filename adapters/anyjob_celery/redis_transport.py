@@ -36,9 +36,11 @@ class TransportPart(Struct, frozen=True):
     held: HeldMessages
     stop: Event
 
-    def __json__(self) -> str:
-        """Say what it is where Celery tells of its settings (`inspect stats`, Flower)."""
+    def __repr__(self) -> str:
         return type(self).__qualname__
+
+    __json__ = __repr__
+    """What Celery tells of it, with its settings (`inspect stats`, Flower)."""
 
 
 class _Taken(Struct, frozen=True):

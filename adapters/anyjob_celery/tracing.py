@@ -64,7 +64,7 @@ class TracedTask(TaskParts):
             told = _told(error)
         told.outcome = replace(outcome, error=None) if isinstance(outcome, Abandoned | RetryOutcome) else outcome
         told.added = what.added
-        told.exception = _shown(error_in(told))
+        told.exception = _shown(error_in(told), getattr(outcome, "error", None))
         told.type = type(told.exception)
         return trace_ok_t(told, traced.info or TraceInfo(FAILURE), traced.runtime, None)
 
@@ -95,10 +95,11 @@ class _ShownError(Exception):
         return str(self)
 
 
-def _shown(error: BaseException) -> Any:
-    if isinstance(error, Retry):
-        return Retry(str(error), exc=_ShownError(safe_repr(error.exc)) if error.exc else None, when=error.when)
-    return _ShownError(safe_repr(error))
+def _shown(raised: BaseException, error: BaseException | None) -> Any:
+    """Return what stands for what a task raised; `error` is the job's, which Celery may have wrapped."""
+    if isinstance(raised, Retry):
+        return Retry(str(raised), exc=None if error is None else _ShownError(safe_repr(error)), when=raised.when)
+    return _ShownError(safe_repr(error or raised))
 
 
 def _told(error: BaseException) -> Any:

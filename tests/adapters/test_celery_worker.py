@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
-from urllib.request import urlopen
 
 import pytest
 from celery.result import AsyncResult
 from celery_worlds import CeleryRedisHarness, celery_amqp_harness
 from rabbit import connect
 from redis import Redis
-from servers import PrivateRedis, free_port, redis_url
+from servers import PrivateRedis, redis_url
 
 from anyjob.executor import JobExecutor
 from anyjob.testing.conformance import ServerHarness, ServerWorld
@@ -57,19 +53,6 @@ def open_world(harness: ServerHarness, tmp_path: Path) -> Iterator[Open]:
             return {"url": harness.url, "queues": ["default", "a", "b"], "options": options}
 
         yield open_
-
-
-def environment_of(world: ServerWorld) -> dict[str, str]:
-    return {**os.environ, "ANYJOB_CONFIG": str(next(world.folder.glob("anyjob-*.toml")))}
-
-
-def celery(world: ServerWorld, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run one of Celery's own commands on a world's application."""
-    argv = [sys.executable, "-m", "celery", "-A", "anyjob_celery.app", *command]
-    environment = environment_of(world)
-    return subprocess.run(
-        argv, env=environment, capture_output=True, text=True, check=False, timeout=30, cwd=world.folder
-    )
 
 
 def test_an_envelope_reaches_the_core_to_the_byte(open_world: Open) -> None:
@@ -167,52 +150,6 @@ def test_a_failure_is_shown_in_celerys_own_state(open_world: Open) -> None:
         assert AsyncResult(done, app=app).state == "PENDING"  # what succeeded leaves nothing behind
     finally:
         shown.forget()
-
-
-def test_inspect_shows_names_and_no_arguments(open_world: Open) -> None:
-    world = open_world()
-    gate = world.new_gate()
-    world.start_worker()
-    world.manager.enqueue(world.probe("secret-argument", gate=str(gate)))
-    world.journal.wait(1, "begin")
-    active = celery(world, "inspect", "active", "--json")
-    gate.touch()
-    ((running,),) = json.loads(active.stdout).values()
-    assert (running["name"], running["type"]) == ("anyjob.conformance.probe", "anyjob.conformance.probe")
-    assert "secret-argument" not in active.stdout
-
-
-def test_flower_shows_our_jobs_by_name(open_world: Open) -> None:
-    world, port = open_world(), free_port()
-    world.start_worker()
-    command = [sys.executable, "-m", "celery", "-A", "anyjob_celery.app", "flower", "--address=127.0.0.1"]
-    flower = subprocess.Popen(
-        [*command, f"--port={port}"],
-        env={**environment_of(world), "FLOWER_UNAUTHENTICATED_API": "true"},
-        cwd=world.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-    def shown() -> set[tuple[str, str]]:
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/api/tasks", timeout=5) as answer:
-                return {(each["name"], each["state"]) for each in json.load(answer).values()}
-        except OSError:
-            return set()  # not up yet
-
-    def seen() -> bool:
-        """Enqueue until it listens: what happened before it did, it never saw."""
-        world.enqueue("a")
-        world.manager.enqueue(FailingOnce(str(world.journal.path), "b"))
-        name = "anyjob.conformance"
-        return shown() >= {(f"{name}.probe", "SUCCESS"), (f"{name}.failing-once", "FAILURE")}
-
-    try:
-        wait_until(seen, timeout=60, what=lambda: f"Flower to show both jobs, not {shown()}")
-    finally:
-        flower.kill()
-        flower.wait()
 
 
 def test_celerys_countdown_as_an_option(open_world: Open) -> None:
