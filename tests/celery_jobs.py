@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from anyjob import BackgroundJob, RetryPolicy, current_job, job_name
 from anyjob.testing.probes.journal import Journal, hold, record
 
-__all__ = ["Blocks", "Exits", "FailsAtItsGates", "FailsFirst", "KeepsTheLock"]
+__all__ = ["Blocks", "FailsAtItsGates", "FailsFirst", "KeepsTheLock", "Raises"]
 
 
 @job_name("celery-tests.fails-at-its-gates")
@@ -78,23 +78,25 @@ class BlocksJob(BackgroundJob[Blocks]):
         record(args.journal, "end", args.label)
 
 
-@job_name("celery-tests.exits")
+@job_name("celery-tests.raises")
 @dataclass
-class Exits:
-    """A job that calls `sys.exit()`."""
+class Raises:
+    """A job that raises the error `module:name`."""
 
     journal: str
     label: str
+    error: str
 
 
-class ExitsJob(BackgroundJob[Exits]):
-    """Runs an `Exits`."""
+class RaisesJob(BackgroundJob[Raises]):
+    """Runs a `Raises`."""
 
     retry = None
 
-    def execute(self, args: Exits) -> None:
+    def execute(self, args: Raises) -> None:
         record(args.journal, "begin", args.label)
-        sys.exit(3)
+        module, _, name = args.error.partition(":")
+        raise getattr(import_module(module), name)("as told")
 
 
 @job_name("celery-tests.keeps-the-lock")

@@ -25,7 +25,7 @@ from anyjob_celery.request import ENVELOPE
 from anyjob_celery.stopping import StopFlag
 from anyjob_celery.tracing import LED_TO, LedTo, TracedTask
 
-__all__ = ["AddJobTasks", "JobAbandonedError", "JobTask", "job_strategy"]
+__all__ = ["AddJobTasks", "JobAbandonedError", "JobTask", "OpenedMessage", "job_strategy"]
 
 get_logger("anyjob.worker")  # makes it a child of Celery's, whose worker sets up the output
 logger = JobLogger("anyjob.worker")
@@ -140,7 +140,7 @@ def job_strategy(task: JobTask, app: Any, consumer: Any, **options: Any) -> Call
     def on_message(message: Any, _body: Any, ack: Any, reject: Any, callbacks: Any, **more: Any) -> Any:
         opened = None
         try:
-            opened = _Opened(message, consumer, task, tasks)
+            opened = OpenedMessage(message, consumer, task, tasks)
             return handler_of(opened.headers["task"])(opened, None, ack, reject, callbacks, **more)
         except (ForeignMessageError, InvalidTaskError) as why:
             task.refuse(message, why, consumer.connection_errors)
@@ -156,7 +156,7 @@ def job_strategy(task: JobTask, app: Any, consumer: Any, **options: Any) -> Call
 _EMPTY: Final[Any] = ((), {}, {})
 
 
-class _Opened:
+class OpenedMessage:
     """A message as Celery is to see it: nothing in its body, and the envelope among the headers."""
 
     content_type = content_encoding = None  # so that nobody decodes

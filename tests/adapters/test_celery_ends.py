@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery_jobs import Blocks, Exits
+from celery_jobs import Blocks, Raises
 from celery_worlds import CeleryRedisHarness, celery_amqp_harness
 from servers import PrivateRedis
 
@@ -110,12 +110,29 @@ def test_a_time_limit_is_hard(open_world: Open) -> None:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_a_job_that_exits_has_failed(open_world: Open, pool: str) -> None:
+def test_what_celery_takes_for_an_order_is_a_failure(open_world: Open, pool: str) -> None:
     world = open_world(pool=pool)
     world.start_worker(imports=IMPORTS)
-    world.manager.enqueue(Exits(str(world.journal.path), "exits"))
-    assert_parked(world, "3", "SystemExit")
-    assert world.journal.begun() == ["exits", "sentinel"]
+    for error in ORDERS:
+        world.manager.enqueue(Raises(str(world.journal.path), error, error))
+    parked = world.wait_parked(len(ORDERS))
+    assert {each.failure.error_type.rpartition(".")[2] for each in parked if each.failure} == {
+        error.partition(":")[2] for error in ORDERS
+    }
+    world.enqueue("sentinel")
+    world.journal.wait(1, "end", "sentinel")
+    assert sorted(world.journal.begun()) == sorted((*ORDERS, "sentinel"))
+
+
+ORDERS = (
+    "builtins:SystemExit",
+    "builtins:MemoryError",
+    "celery.exceptions:Reject",
+    "celery.exceptions:Ignore",
+    "celery.exceptions:Retry",
+    "celery.exceptions:Terminated",
+    "billiard.exceptions:WorkerLostError",
+)
 
 
 SPOILER = """

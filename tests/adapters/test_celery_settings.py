@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,13 +19,15 @@ from kombu import Queue
 from anyjob import ConfigurationError, InvalidOptionError, JobRegistry, background_job
 from anyjob.backend import BackendConfig, NativeCommand
 from anyjob.capabilities import Quality
+from anyjob.envelope import write_envelope
 from anyjob.executor import JobExecutor
 from anyjob.loader import load_backend
 from anyjob.store import JobState
 from anyjob.worker import WorkerOptions
 from anyjob_celery import OwnCeleryBackend
 from anyjob_celery.existing import ExistingCeleryBackend
-from anyjob_celery.task import JobTask
+from anyjob_celery.frame import body_of, headers_of
+from anyjob_celery.task import AddJobTasks, JobTask, OpenedMessage
 
 REDIS, AMQP = "celery+redis://:secret@host/0", "celery+amqp://me:secret@host//"
 
@@ -241,6 +243,43 @@ def test_nothing_of_theirs_is_changed(shop: Celery) -> None:
     assert {*shop.tasks} - tasks == {"anyjob.run"}
     task = shop.tasks["anyjob.run"]
     assert (task.acks_late, task.reject_on_worker_lost, task.max_retries) == (True, True, 0)
+
+
+def test_a_worker_has_a_task_for_each_job_but_no_task_of_theirs_is_taken(
+    shop: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run() -> None: ...
+
+    registry = JobRegistry()
+    for name in ("mail.send", "shop.taken", "celery.chord"):
+        background_job(name, registry=registry, aliases=[f"{name}-of-old"])(run)
+    app = existing().application(JobExecutor(registry), stop_timeout=1.0)
+    theirs = app.task(run, name="shop.taken", shared=False)  # after our module was imported
+    before = {*app.tasks}
+    with caplog.at_level(logging.WARNING):
+        AddJobTasks(SimpleNamespace(app=app))
+    assert {*app.tasks} - before == {"mail.send"}
+    assert app.tasks["shop.taken"].name == theirs.name
+    assert not isinstance(app.tasks["shop.taken"], JobTask)
+    assert [line.partition(" shown as")[0] for line in caplog.messages if "shown as" in line] == [
+        "job=shop.taken",
+        "job=celery.chord",
+    ]
+    told = {name: task_of(app, name) for name in ("mail.send", "mail.send-of-old", "shop.taken", "no.such-job")}
+    assert told == {
+        "mail.send": ("mail.send", None),
+        "mail.send-of-old": ("mail.send", None),
+        "shop.taken": ("anyjob.run", "shop.taken"),
+        "no.such-job": ("anyjob.run", "no.such-job"),
+    }
+
+
+def task_of(app: Celery, job: str) -> tuple[str, str | None]:
+    """Return task and shadow of a message for that job, as Celery's worker gets to see it."""
+    envelope = make_envelope(datetime(2026, 1, 1, tzinfo=UTC), "x", name=job)
+    message = SimpleNamespace(headers=headers_of(envelope), body=body_of(write_envelope(envelope)))
+    headers = OpenedMessage(message, None, app.tasks["anyjob.run"], app.tasks).headers
+    return headers["task"], headers["shadow"]
 
 
 @pytest.mark.parametrize("task", ["*", "anyjob.run"])

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 from celery.result import AsyncResult
+from celery_jobs import FailsFirst
 from celery_worlds import CeleryRedisHarness, celery_amqp_harness
 from rabbit import connect
 from redis import Redis
@@ -19,7 +20,7 @@ from servers import PrivateRedis, redis_url
 
 from anyjob.executor import JobExecutor
 from anyjob.testing.conformance import ServerHarness, ServerWorld
-from anyjob.testing.probes.jobs import AsyncProbe, FailingOnce
+from anyjob.testing.probes.jobs import AsyncProbe, FailingOnce, Later
 from anyjob.testing.probes.journal import wait_until
 from anyjob_celery import OwnCeleryBackend
 
@@ -132,24 +133,37 @@ def test_many_for_tomorrow_hold_up_nobody(open_world: Open) -> None:
     assert all(each.at - sent <= 2 for each in world.journal.entries("begin", "now"))
 
 
-def test_a_failure_is_shown_in_celerys_own_state(open_world: Open) -> None:
-    results = redis_url()
-    world = open_world({"result_backend": results})
-    world.start_worker()
-    job_id = world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
+def test_how_a_job_ended_is_shown_in_celerys_own_state_until_it_succeeds(
+    open_world: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    world = open_world({"result_backend": redis_url()})
+    world.start_worker(imports=("anyjob.testing.probes.jobs", "celery_jobs"))
+    fails, mends, parked = (
+        world.manager.enqueue(FailsFirst(str(world.journal.path), label, number))
+        for label, number in {"fails": 9, "mends": 1, "parked": 2}.items()
+    )
+    waits = world.manager.enqueue(Later(str(world.journal.path), "waits", 3600.0))
     done = world.enqueue("fine")[0]
-    world.wait_parked()
+    (again,) = (job.id for job in world.wait_parked(2) if job.envelope is not None and job.envelope.id == parked)
+    world.journal.wait(1, "end", "mends")
     world.journal.wait(1, "end", "fine")
     backend = world.manager.backend()
     assert isinstance(backend, OwnCeleryBackend)
     app = backend.application(JobExecutor(world.manager.registry), stop_timeout=1.0)
-    shown = AsyncResult(job_id, app=app)
+
+    def states() -> list[str]:
+        return [AsyncResult(each, app=app).state for each in (fails, waits, parked, mends, done)]
+
     try:
-        wait_until(lambda: shown.state == "FAILURE", what="Celery to show the failure")
-        assert repr(shown.result) == "ConformanceError('try 1 of a')"
-        assert AsyncResult(done, app=app).state == "PENDING"  # what succeeded leaves nothing behind
+        wait_until(lambda: states() == ["FAILURE", "RETRY", "FAILURE", "PENDING", "PENDING"], what=states)
+        assert repr(AsyncResult(fails, app=app).result) == "LookupError('no fails')"
+        assert world.manager.shelf().retry(again)
+        world.journal.wait(1, "end", "parked")
+        wait_until(lambda: states() == ["FAILURE", "RETRY", "PENDING", "PENDING", "PENDING"], what=states)
     finally:
-        shown.forget()
+        for each in (fails, waits, parked):
+            AsyncResult(each, app=app).forget()
 
 
 def test_celerys_countdown_as_an_option(open_world: Open) -> None:
