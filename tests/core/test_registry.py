@@ -461,7 +461,7 @@ class Emial: ...
         (object(), "doesn't say which job is meant"),
         (Page([1]), "Known args types: Email"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_args_without_a_job_are_answered_with_advice(registry: JobRegistry, args: object, told: str) -> None:
     make_job(registry, Email)

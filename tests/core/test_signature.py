@@ -195,7 +195,7 @@ def test_what_has_no_name_is_refused_at_decoration(
     assert list(registry) == []
 
 
-@pytest.mark.parametrize("thing", [functools.partial(report, 1), Message, 7], ids=repr)
+@pytest.mark.parametrize("thing", [functools.partial(report, 1), Message, 7], ids=["partial", "class", "number"])
 def test_what_is_no_function_is_refused(job: Decorate, thing: Any) -> None:
     with pytest.raises(JobDefinitionError, match="is no function: a job is one, or a class with an `execute`"):
         job(thing)
