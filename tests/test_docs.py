@@ -45,6 +45,13 @@ def test_the_page_on_testing_is_a_test_module_that_passes(
     done.assert_outcomes(passed=sum(block.count("def test_") for block in code))
 
 
+def test_the_page_on_arguments_is_true() -> None:
+    page = (ROOT / "docs" / "arguments.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    with anyjob.testing.in_memory():
+        exec(compile(code, "arguments.md", "exec", dont_inherit=True), {"__name__": "shop"})  # noqa: S102
+
+
 def test_the_settings_shown_are_right(tmp_path: Path) -> None:
     (toml,) = blocks("toml")
     (tmp_path / "anyjob.toml").write_text(toml)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypedDict
+from decimal import Decimal
+from typing import Any, NamedTuple, TypedDict
 from uuid import UUID
 
 import msgspec
@@ -29,6 +30,17 @@ from anyjob.store import JobState
 class Mail:
     to: str
     copies: int = 1
+
+
+@dataclass
+class Appointment:
+    at: datetime
+    price: Decimal = Decimal("1.50")
+
+
+class Slot(NamedTuple):
+    at: datetime
+    room: str = "a"
 
 
 class Renamed(Struct, rename="camel"):
@@ -62,6 +74,18 @@ def test_a_call_becomes_the_job_that_an_enqueue_would_have_made() -> None:
     assert (kept.created_at, kept.first_due_at, kept.due_at, kept.try_count) == (NOW, NOW, None, 0)
     jobs.manager.drain("new")
     assert jobs.ran == [("a@b", 2, False)]
+
+
+def test_what_a_message_says_as_text_is_read_as_the_job_declares_it() -> None:
+    jobs = Jobs(message(args=[{"at": "2026-11-28T12:00:00Z"}], kwargs={"order": str(UUID(int=7))}))
+
+    def book(when: Appointment, order: UUID, price: Decimal = Decimal("1.50")) -> None:
+        jobs.ran.append((when, order, price))
+
+    jobs.define("mail.send", book)
+    assert jobs.adopt({"shop.send": "mail.send"}).moved == 1
+    jobs.manager.drain("new")
+    assert jobs.ran == [(Appointment(NOW), UUID(int=7), Decimal("1.50"))]
 
 
 def test_due_time_tries_headers_and_the_time_of_its_making_are_kept() -> None:
@@ -130,6 +154,9 @@ def test_other_tasks_are_foreign_and_stay_in_their_order() -> None:
         (Typed, {"args": [{"order": 4}]}, {"order": 4}),
         (Model, {"kwargs": {"order": 4}}, Model(order=4)),
         (datetime, {"args": ["2026-11-28T12:00:00Z"]}, NOW),
+        (Appointment, {"args": ["2026-11-28T12:00:00Z"]}, Appointment(NOW)),
+        (Appointment, {"kwargs": {"at": NOW, "price": "2.0"}}, Appointment(NOW, Decimal("2.0"))),
+        (Slot, {"kwargs": {"at": "2026-11-28T12:00:00Z"}}, Slot(NOW)),
         (datetime, {"args": [NOW]}, NOW),
         (UUID, {"args": [UUID(int=7)]}, UUID(int=7)),
         (int, {"args": [7]}, 7),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import OrderedDict, defaultdict, deque
@@ -280,6 +281,11 @@ def test_a_model_keeps_types_that_pydantic_can_tell_apart(declared: Any, value: 
     arrived = trip(model(declared, value)).it
     assert type(arrived) is type(value)
     assert arrived == value
+
+
+def test_nan_in_a_model_that_writes_it_as_text() -> None:
+    assert math.isnan(trip(model(float, math.nan, ser_json_inf_nan="strings")).it)
+    assert "nan can't be written as JSON - at `$.it`" in refusal(model(float | None, math.nan))
 
 
 @pytest.mark.parametrize(
