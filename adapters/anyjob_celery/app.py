@@ -13,4 +13,4 @@ if "" not in sys.path:
     sys.path.insert(0, "")  # the application's modules are here, as `python -m` would find them
 
 _manager, _backend = load_served(CeleryBackend)  # type: ignore[type-abstract]  # it makes none
-app = _backend.application(_manager.executor, stop_timeout=_manager.worker_options.stop_timeout)
+app = _backend.application(_manager.executor, stop_timeout=_manager.worker_options.stops_within)

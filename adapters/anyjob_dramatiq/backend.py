@@ -113,7 +113,7 @@ class OwnDramatiqBackend(DramatiqBackend):
         broker = self._make_broker()
         intake = JobIntake(self.source())
         runner = JobRunner(executor, intake, self.settle)
-        lifecycle = JobLifecycle(executor, intake, options.stop_timeout, self._finder(broker))
+        lifecycle = JobLifecycle(executor, intake, options.stops_within, self._finder(broker))
         # In the first place: Dramatiq calls what comes after a boot from the last middleware to the first.
         broker.add_middleware(lifecycle, before=Retries)
         queues = self.config.queues or executor.registry.queues()
@@ -153,7 +153,7 @@ class OwnDramatiqBackend(DramatiqBackend):
 def native_command(options: WorkerOptions) -> NativeCommand:
     """Return Dramatiq's command line, with somebody who starts it anew when a job took its process along."""
     # Dramatiq's own bound is never to be the shorter one: what runs is given back when ours is over.
-    last = math.ceil(options.stop_timeout + _LATER) * 1000
+    last = math.ceil(options.stops_within + _LATER) * 1000
     argv = [sys.executable, "-m", "anyjob_dramatiq", "anyjob_dramatiq.app", "--processes", "1"]
     argv += ["--threads", str(options.concurrency), "--worker-shutdown-timeout", str(last)]
     return NativeCommand((*argv, *(("--queues", *options.queues) if options.queues else ())))

@@ -45,7 +45,7 @@ class _Hosted(JobWorkerMixin):
         if backend is None or executor is None:
             manager, backend = load_served(RQBackend)
             executor = manager.executor
-            options.setdefault("stop_timeout", manager.worker_options.stop_timeout)
+            options.setdefault("stop_timeout", manager.worker_options.stops_within)
         if connection is not None:
             _refuse_other_server(connection, backend)
         super().__init__(queues, name, backend=backend, executor=executor, **options)

@@ -36,6 +36,7 @@ from anyjob.errors import ConfigurationError, EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob.outcome import Completed, Deferred, Outcome
+from anyjob.worker import DEFAULT_STOP_TIMEOUT
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
 from anyjob_redis.skew import ClockSkew
@@ -66,7 +67,7 @@ class JobWorkerMixin(PerformingMixin):
         *,
         backend: RQBackend,
         executor: JobExecutor,
-        stop_timeout: float = 30.0,
+        stop_timeout: float = DEFAULT_STOP_TIMEOUT,
         **options: Any,
     ) -> None:
         self._backend = backend

@@ -258,7 +258,8 @@ def folder_backend(config: BackendConfig) -> StoreBackend:
         redelivery_bound=timedelta(seconds=config.lease * 4 / 3),
         exact_loss_count=True,
     )
-    return StoreBackend(FolderStore(Path(config.url.partition(":")[2]), config.clock), capabilities)
+    store = FolderStore(Path(config.url.partition(":")[2]), config.clock)
+    return StoreBackend(store, capabilities, lease=config.lease)
 
 
 def _microseconds(when: datetime) -> int:

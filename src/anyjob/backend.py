@@ -20,7 +20,7 @@ from anyjob.moments import plain_moment
 from anyjob.natives import ReadNative
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.shelf import JobShelf
-from anyjob.worker import JobWorker, WorkerOptions
+from anyjob.worker import DEFAULT_LEASE, JobWorker, WorkerOptions
 
 __all__ = [
     "ENQUEUE_TIMEOUT",
@@ -62,7 +62,7 @@ class BackendConfig:
     """Handed to the native library as they are, but for the few that the adapter takes for itself."""
     enqueue_timeout: float = ENQUEUE_TIMEOUT
     """Seconds within which `send` has to succeed or fail."""
-    lease: float = 30.0
+    lease: float = DEFAULT_LEASE
     """Seconds after which a job whose worker gave no sign of life runs again, where the backend's own broker does not
     notice the loss by itself."""
     clock: Clock = field(default_factory=SystemClock)

@@ -84,7 +84,7 @@ def build(
         retry=settings.retry,
         max_losses=settings.max_losses,
         defer_unknown=settings.defer_unknown,
-        worker_options=WorkerOptions(lease=settings.lease, stop_timeout=settings.stop_timeout),
+        worker_options=WorkerOptions(stop_timeout=settings.stop_timeout),
         enqueue_only=settings.enqueue_only,
         enqueue_timeout=settings.enqueue_timeout,
         imports=settings.imports,

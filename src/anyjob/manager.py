@@ -253,6 +253,8 @@ class JobManager:
         `UnsupportedCapabilityError` for a burst, or a number of jobs, where the worker doesn't end by itself.
         """
         backend, router = self.backend(alias), self._wiring.router
+        if options.stop_timeout is None:
+            options = replace(options, stop_timeout=self.worker_options.stop_timeout)
         if options.burst or options.max_jobs is not None:
             backend.capabilities.refuse_bounded_worker(alias)
         if options.exclude_queues:

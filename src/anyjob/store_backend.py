@@ -21,7 +21,7 @@ from anyjob.memory import InMemoryJobStore
 from anyjob.outcome import Completed, Deferred, JobFailure
 from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, StoredJob
-from anyjob.worker import JobWorker, WorkerOptions
+from anyjob.worker import DEFAULT_LEASE, JobWorker, WorkerOptions
 
 __all__ = ["StoreBackend", "memory_backend", "memory_capabilities"]
 
@@ -32,10 +32,12 @@ class StoreBackend(JobBackend):
     """Sends into a store; its workers claim from it, woken at once by what this process sends, retries or runs now.
 
     Any store can be listed, counted and taken from, and its workers end by themselves: `capabilities` need not say so.
+    `lease` is in seconds, that of the workers; `redelivery_bound` follows from it.
     """
 
-    def __init__(self, store: JobStore, capabilities: Capabilities) -> None:
+    def __init__(self, store: JobStore, capabilities: Capabilities, *, lease: float = DEFAULT_LEASE) -> None:
         self.store = store
+        self._lease = lease
         self.capabilities = capabilities = replace(
             capabilities,
             listing=ALL_STATES,
@@ -56,7 +58,7 @@ class StoreBackend(JobBackend):
         self._wake()
 
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
-        return self.woken(JobWorker(self.store, executor, options))
+        return self.woken(JobWorker(self.store, executor, options, lease=self._lease))
 
     def woken(self, worker: JobWorker) -> JobWorker:
         """Wake a worker that looks into this backend's store by a way of its own; return it."""
@@ -93,7 +95,7 @@ def memory_backend(config: BackendConfig) -> StoreBackend:
     """Make the backend of `memory:` URLs. What is still to be run when the process exits is logged with its count."""
     if config.options or config.url not in ("memory:", "memory://"):
         raise ConfigurationError(f"backends.{config.alias}: 'memory:' is the whole URL, and it takes no options.")
-    backend = StoreBackend(InMemoryJobStore(config.clock), memory_capabilities(config.lease))
+    backend = StoreBackend(InMemoryJobStore(config.clock), memory_capabilities(config.lease), lease=config.lease)
     atexit.register(_report_unrun, weakref.ref(backend.store))
     return backend
 

@@ -9,7 +9,7 @@ from contextvars import Context
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from msgspec import Struct
 
@@ -22,9 +22,14 @@ from anyjob.log import JobLogger
 from anyjob.outcome import Outcome
 from anyjob.store import JobClaim, JobStore
 
-__all__ = ["JobWorker", "WorkerOptions"]
+__all__ = ["DEFAULT_LEASE", "DEFAULT_STOP_TIMEOUT", "JobWorker", "WorkerOptions"]
 
 logger = JobLogger("anyjob.worker")
+
+DEFAULT_LEASE: Final = 30.0
+"""Seconds, of the setting `lease`."""
+DEFAULT_STOP_TIMEOUT: Final = 30.0
+"""Seconds, of the setting `stop_timeout`."""
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):
@@ -40,10 +45,10 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """End after so many jobs; None is no end."""
     concurrency: int = 1
     """Jobs run at the same time."""
-    stop_timeout: float = 30.0
-    """How long running jobs may take to finish when the worker stops; what is left goes back, uncharged."""
-    lease: float = 60.0
-    """A job whose worker gave no sign of life for so long runs again elsewhere (own stores only)."""
+    stop_timeout: float | None = None
+    """How long running jobs may take to finish when the worker stops; what is left goes back, uncharged. None is the
+    manager's, which is the settings'.
+    """
     poll: float = 5.0
     """Longest pause between two looks into a store that other processes write to."""
 
@@ -56,10 +61,19 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
         limit: object = self.max_jobs
         if not (limit is None or (isinstance(limit, int) and limit > 0)):
             raise InvalidOptionError(f"WorkerOptions(max_jobs={limit!r}): must be a whole number more than 0, or None.")
-        for name in ("concurrency", "lease", "poll", "stop_timeout"):
-            value = getattr(self, name)
+        numbers: dict[str, Any] = {
+            "concurrency": self.concurrency,
+            "poll": self.poll,
+            "stop_timeout": self.stops_within,
+        }
+        for name, value in numbers.items():
             if not isinstance(value, int | float) or value < 0 or (value == 0 and name != "stop_timeout"):
                 raise InvalidOptionError(f"WorkerOptions({name}={value!r}): must be a number more than 0.")
+
+    @property
+    def stops_within(self) -> float:
+        """The `stop_timeout` in force, in seconds."""
+        return DEFAULT_STOP_TIMEOUT if self.stop_timeout is None else self.stop_timeout
 
 
 class _Shift:
@@ -95,12 +109,19 @@ class JobWorker:
     worker may be started again. In a forked child it doesn't run, whatever it did in the parent.
     """
 
-    def __init__(self, store: JobStore, executor: JobExecutor, options: WorkerOptions | None = None) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        executor: JobExecutor,
+        options: WorkerOptions | None = None,
+        *,
+        lease: float = DEFAULT_LEASE,
+    ) -> None:
         self._store = store
         self._executor = executor
         self._options = options or WorkerOptions()
         self._clock = store.clock
-        self._lease = timedelta(seconds=self._options.lease)
+        self._lease = timedelta(seconds=lease)
         in_each_process(self._begin)
 
     def _begin(self) -> None:
@@ -150,7 +171,7 @@ class JobWorker:
         costs its job no try. A sync job that goes on regardless can settle nothing any more. Return whether all
         finished in time. Called again meanwhile, with a shorter timeout, it gives back sooner.
         """
-        timeout = self._options.stop_timeout if timeout is None else timeout
+        timeout = self._options.stops_within if timeout is None else timeout
         with self._changed:
             shift = self._shift
             if shift is None:
@@ -314,7 +335,7 @@ class JobWorker:
                 logger.exception("worker=%s could not renew its leases", self._executor.worker)
             with shift.ended:  # a condition of its own: news of jobs are none of its business
                 if not shift.over:
-                    self._clock.wait(shift.ended, deadline_in(self._clock, self._options.lease / 3))
+                    self._clock.wait(shift.ended, deadline_in(self._clock, self._lease.total_seconds() / 3))
 
     def _recover(self) -> None:
         lost = self._store.recover()

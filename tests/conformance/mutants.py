@@ -454,7 +454,7 @@ def _suite(make_store: Callable[..., InMemoryJobStore]) -> type[BackendConforman
 
     def make(config: BackendConfig) -> StoreBackend:
         declared = memory_backend(config).capabilities
-        return StoreBackend(make_store(config.clock), declared)
+        return StoreBackend(make_store(config.clock), declared, lease=config.lease)
 
     class Suite(BackendConformance):
         @classmethod

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import anyjob
 from anyjob import (
     InMemoryJobStore,
     InvalidOptionError,
@@ -34,8 +35,10 @@ from anyjob import (
     background_job,
     current_job,
 )
+from anyjob.backend import BackendConfig
 from anyjob.outcome import Completed, Outcome, Retry
 from anyjob.store import JobClaim, JobStore
+from anyjob.store_backend import memory_backend
 from anyjob.testing import FakeClock
 
 ABP_TRIES = [0, 60, 180, 420, 900, 1860, 3780, 7620, 15300, 30660, 61380, 122820]
@@ -386,12 +389,12 @@ def _logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
     return text in caplog.text
 
 
-def _manager_of(store: JobStore, registry: JobRegistry) -> JobManager:
+def _manager_of(store: JobStore, registry: JobRegistry, lease: float = 30.0) -> JobManager:
     from anyjob import StoreBackend
     from anyjob.capabilities import Capabilities, Quality
 
     can = Capabilities(priority=Quality.EXACT, delay=Quality.EXACT, in_process=True)
-    return JobManager(StoreBackend(store, can), registry=registry, clock=store.clock)
+    return JobManager(StoreBackend(store, can, lease=lease), registry=registry, clock=store.clock)
 
 
 def test_a_worker_sleeps_until_a_job_is_due(
@@ -563,12 +566,12 @@ def test_an_outcome_that_can_never_be_kept_is_counted_and_parked_in_the_end(
 
 def test_a_long_job_keeps_its_lease(manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil) -> None:
     store = manager.backend().store  # type: ignore[attr-defined]
-    with manager.start_worker(options=WorkerOptions(lease=60)):
+    with manager.start_worker():
         manager.enqueue_by_name("gate", {})
         assert gate.entered.acquire(timeout=10)
         for _ in range(12):
-            clock.travel(20)
-            wait_until(lambda: store._leases and _left(store, clock) > 50)  # noqa: SLF001
+            clock.travel(10)
+            wait_until(lambda: store._leases and _left(store, clock) > 25)  # noqa: SLF001
         gate.opened.set()
         wait_until(lambda: counts(manager) == {})
     assert gate.finished == [0]
@@ -623,13 +626,13 @@ def test_leases_are_renewed_at_their_pace_whatever_the_wall_clock_does(
     manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil, step: float
 ) -> None:
     store = manager.backend().store  # type: ignore[attr-defined]
-    with manager.start_worker(options=WorkerOptions(lease=60)):
+    with manager.start_worker():
         manager.enqueue_by_name("gate", {})
         assert gate.entered.acquire(timeout=10)
         clock.step(step)
         for _ in range(4):
-            clock.travel(20)
-            wait_until(lambda: store._leases and _left(store, clock) > 50)  # noqa: SLF001
+            clock.travel(10)
+            wait_until(lambda: store._leases and _left(store, clock) > 25)  # noqa: SLF001
         gate.opened.set()
         wait_until(lambda: counts(manager) == {})
     assert gate.finished == [0]
@@ -808,7 +811,20 @@ def test_a_thread_that_outlived_a_stop_is_not_revived_by_the_next_start(
     worker.stop()
 
 
-@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"lease": 0}, {"poll": -1}])
+def test_what_worker_options_leave_unsaid_is_the_settings(registry: JobRegistry) -> None:
+    with anyjob.override(backend="memory:", lease=10, stop_timeout=3) as manager:
+        worker = manager.worker(options=WorkerOptions(concurrency=4))
+        assert (worker._lease.total_seconds(), worker._options.stops_within) == (10, 3)  # noqa: SLF001
+        bound = manager.backend().capabilities.redelivery_bound
+        assert bound == worker._lease * 4 / 3  # noqa: SLF001
+        worker = manager.worker(options=WorkerOptions(stop_timeout=0))
+        assert worker._options.stops_within == 0  # noqa: SLF001
+    in_code = JobManager(memory_backend(BackendConfig(alias="main", url="memory:")), registry=registry)
+    worker = in_code.worker(options=WorkerOptions())
+    assert in_code.backend().capabilities.redelivery_bound == worker._lease * 4 / 3  # noqa: SLF001
+
+
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"stop_timeout": -1}, {"poll": -1}])
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError, match=next(iter(wrong))):
         WorkerOptions(**wrong)
@@ -836,10 +852,10 @@ def test_a_fenced_result_is_said_aloud(
 def test_a_rescue_wakes_an_idle_worker(registry: JobRegistry, gate: Gate, wait_until: WaitUntil) -> None:
     gate.opened.set()
     store = InMemoryJobStore(SystemClock())
-    manager = _manager_of(store, registry)
+    manager = _manager_of(store, registry, lease=0.3)
     manager.enqueue_by_name("gate", {"number": 1})
     store.claim(queues=None, limit=1, lease=timedelta(milliseconds=50), worker="gone")
-    with manager.start_worker(options=WorkerOptions(lease=0.3, poll=3600)):
+    with manager.start_worker(options=WorkerOptions(poll=3600)):
         wait_until(lambda: gate.finished == [1])
 
 

@@ -281,7 +281,7 @@ def _shown(path: str, value: Any) -> str:
 def _command(alias: str, options: WorkerOptions) -> Sequence[str]:
     """Return this command for one backend; the application, and the settings, are in the environment."""
     argv = [sys.executable, "-m", "anyjob", "worker", "--backend", alias, "--concurrency", str(options.concurrency)]
-    argv += ["--stop-timeout", f"{options.stop_timeout:g}"]
+    argv += ["--stop-timeout", f"{options.stops_within:g}"]
     for name, queues in (("--queues", options.queues), ("--exclude-queues", options.exclude_queues)):
         argv += [name, ",".join(queues)] if queues else []
     if options.burst:
@@ -295,7 +295,7 @@ def _run(alias: str, worker: NativeCommand | JobWorker, options: WorkerOptions) 
     """Run ours, or go on as the native worker: what it serves, and its argv can't say, is in the environment."""
     if not isinstance(worker, NativeCommand):
         sys.exit(ExitCode.DONE if run_worker(worker) else ExitCode.ABORTED)
-    said = {"ANYJOB_WORKER_BACKEND": alias, "ANYJOB_STOP_TIMEOUT": f"{options.stop_timeout:g}"}
+    said = {"ANYJOB_WORKER_BACKEND": alias, "ANYJOB_STOP_TIMEOUT": f"{options.stops_within:g}"}
     try:
         os.execvpe(worker.argv[0], worker.argv, {**os.environ, **said, **worker.environment})  # noqa: S606
     except FileNotFoundError as error:

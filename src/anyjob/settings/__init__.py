@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from anyjob.backend import ENQUEUE_TIMEOUT
 from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
@@ -18,6 +19,7 @@ from anyjob.serializer import DEFAULT_MAX_ARGS_SIZE
 from anyjob.settings.doors import CONFIG_VARIABLE, read_environment, read_files
 from anyjob.settings.schema import read_door
 from anyjob.settings.urls import expand_url, hide_password, is_url
+from anyjob.worker import DEFAULT_LEASE, DEFAULT_STOP_TIMEOUT
 
 __all__ = ["BackendSettings", "Settings", "load_settings"]
 
@@ -54,7 +56,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     namespace: str = "anyjob"
     enqueue_only: bool = False
     """Start no worker here."""
-    enqueue_timeout: float = 5.0
+    enqueue_timeout: float = ENQUEUE_TIMEOUT
     """Seconds within which an enqueue succeeds or fails."""
     max_args_size: int = DEFAULT_MAX_ARGS_SIZE
     """Bytes of JSON."""
@@ -62,9 +64,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How often a job's process may end while it runs before the job is given up."""
     defer_unknown: float = DEFER_UNKNOWN
     """Seconds for which a job of an unknown name waits for a process with newer code before it is given up."""
-    lease: float = 30.0
+    lease: float = DEFAULT_LEASE
     """Seconds after which a job whose worker gave no sign of life runs again, where no broker notices the loss."""
-    stop_timeout: float = 30.0
+    stop_timeout: float = DEFAULT_STOP_TIMEOUT
     """Seconds that running jobs may take to finish when a worker stops."""
     sources: Mapping[str, str] = {}
     """Which door said it, by path."""

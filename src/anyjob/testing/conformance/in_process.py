@@ -118,6 +118,7 @@ class _StoreWorld(World):
         self._settings = settings
         self.journal = Journal(folder / "journal")
         self.manager = self._manager(PROBES, {})
+        self.lease: float = {**SHORT, **settings}["lease"]
         self._override = override(self.manager)  # for the jobs that enqueue
         self._override.__enter__()
         self._workers: list[_ThreadedWorker] = []
@@ -139,10 +140,10 @@ class _StoreWorld(World):
             concurrency=concurrency,
             burst=burst,
             max_jobs=max_jobs,
-            lease=manager.worker_options.lease,
             stop_timeout=manager.worker_options.stop_timeout,
         )
-        worker = _ThreadedWorker(store, self.backend.woken(JobWorker(store, manager.executor, options)))
+        made = JobWorker(store, manager.executor, options, lease=self.lease)
+        worker = _ThreadedWorker(store, self.backend.woken(made))
         self._workers.append(worker)
         return worker
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from anyjob.testing.conformance.harness import CHORES, JOBS, BackendHarness, WorkerHandle, World
+from anyjob.testing.conformance.harness import CHORES, JOBS, SHORT, BackendHarness, WorkerHandle, World
 from anyjob.testing.conformance.processes import ServerHarness, ServerWorld, WorkerProcess
 from anyjob.testing.conformance.proxy import Proxy
 from anyjob.testing.conformance.verdict import Fault
@@ -119,7 +119,7 @@ class _ServerStage(Stage):
         super().__init__(world, seed)
         self._harness = harness
         self._server = world
-        self._lease: float = world.manager.worker_options.lease
+        self._lease: float = SHORT["lease"]
         self._names = (f"{letter}{number}" for number in range(1_000) for letter in "ab")
 
     def open(self) -> None:
