@@ -1,5 +1,7 @@
 """Jobs built by a container, with one scope per run. The container here is dishka; any other fits the same hook.
 
+In an application with an anyjob.toml, `resolver = "shop.container:resolver"` in there does the same for every process.
+
 pip install dishka
 python examples/02_dependency_injection/dependency_injection.py
 """
@@ -12,9 +14,7 @@ from typing import Any
 from dishka import Provider, Scope, make_container
 
 import anyjob
-from anyjob import BackgroundJob, JobManager
-from anyjob.backend import BackendConfig
-from anyjob.store_backend import memory_backend
+from anyjob import BackgroundJob
 
 
 class Connection:
@@ -58,8 +58,7 @@ def resolver(job: type[Any]) -> Iterator[Any]:
 
 
 def main() -> None:
-    backend = memory_backend(BackendConfig(alias="main", url="memory:"))
-    manager = anyjob.configure(JobManager(backend, registry=anyjob.default_registry, resolver=resolver))
+    manager = anyjob.configure(backend="memory:", resolver=resolver)
     for number in (1, 2):
         ShipOrder.enqueue(Order(number))
     assert manager.drain() == 2

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from anyjob.backend import JobBackend
+from anyjob.clock import Clock
 from anyjob.errors import ConfigurationError, NotConfiguredError
 from anyjob.forks import forks_wait, in_each_process
-from anyjob.manager import JobManager, import_application
+from anyjob.invoker import JobResolver
+from anyjob.manager import JobManager
+from anyjob.named import import_application
+from anyjob.observer import JobObserver
 from anyjob.registry import JobRegistry
 from anyjob.routing import JobWiring
 
@@ -67,25 +71,41 @@ def get_manager() -> JobManager:
     return _manager
 
 
-def configure(manager: JobManager | None = None, **settings: Any) -> JobManager:
+def configure(
+    manager: JobManager | None = None,
+    *,
+    resolver: JobResolver | str | None = None,
+    observers: Iterable[JobObserver | str] | None = None,
+    clock: Clock | None = None,
+    **settings: Any,
+) -> JobManager:
     """Set the default manager and return it: the given one, or one made from `settings` over environment and files.
 
     `settings` have the keys of the schema, and `backend="memory:"` (a URL) or `backend="main"` (an alias) for short.
+    `resolver` makes job objects and `observers` look on; each in place of what the other doors name, and as an object
+    or by its name, as `"shop.container:resolver"`, which is imported on first use.
     """
     global _manager
-    made = _given_or_made(manager, settings)
+    made = _given_or_made(manager, resolver, observers, clock, settings)
     with _lock:
         _manager = made
     return made
 
 
 @contextmanager
-def override(manager: JobManager | None = None, **settings: Any) -> Iterator[JobManager]:
+def override(
+    manager: JobManager | None = None,
+    *,
+    resolver: JobResolver | str | None = None,
+    observers: Iterable[JobObserver | str] | None = None,
+    clock: Clock | None = None,
+    **settings: Any,
+) -> Iterator[JobManager]:
     """Put another manager in force, in all threads, for the length of the context: for tests.
 
     Takes what `configure` takes. Closes a manager that it made.
     """
-    made = _given_or_made(manager, settings)
+    made = _given_or_made(manager, resolver, observers, clock, settings)
     with _lock:
         _overrides.append(made)
     try:
@@ -154,13 +174,22 @@ def load_served(kind: type[TBackend]) -> tuple[JobManager, TBackend]:
     return manager, backend
 
 
-def _given_or_made(manager: JobManager | None, settings: Mapping[str, Any]) -> JobManager:
+def _given_or_made(
+    manager: JobManager | None,
+    resolver: JobResolver | str | None,
+    observers: Iterable[JobObserver | str] | None,
+    clock: Clock | None,
+    settings: Mapping[str, Any],
+) -> JobManager:
+    named = {"resolver": resolver, "observers": observers}
+    settings = {**settings, **{key: value for key, value in named.items() if value is not None}}
     if manager is None:
-        return _load(settings)
+        return _load(settings, clock)
     if not isinstance(manager, JobManager):
         raise ConfigurationError(f"{manager!r} is no JobManager. A backend alone: JobManager(backend, registry=...).")
-    if settings:
-        raise ConfigurationError(f"Settings ({', '.join(settings)}) can't change a manager that is made already.")
+    if settings or clock is not None:
+        said = [*settings, *(() if clock is None else ("clock",))]
+        raise ConfigurationError(f"Settings ({', '.join(said)}) can't change a manager that is made already.")
     return manager
 
 
@@ -171,10 +200,10 @@ def _stood_in() -> JobManager:
     return _stand_in
 
 
-def _load(settings: Mapping[str, Any]) -> JobManager:
+def _load(settings: Mapping[str, Any], clock: Clock | None = None) -> JobManager:
     from anyjob import host  # with all that settings need, when they are needed
 
-    return host.load(_spelt_out(settings), registry=default_registry, connects=not _redirects)
+    return host.load(_spelt_out(settings), registry=default_registry, clock=clock, connects=not _redirects)
 
 
 def _spelt_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from anyjob.backend import BackendConfig, JobBackend
 from anyjob.clock import Clock, SystemClock
 from anyjob.errors import ConfigurationError, NotConfiguredError
-from anyjob.invoker import JobResolver, construct
+from anyjob.invoker import JobResolver, NamedResolver, construct
 from anyjob.loader import installed_schemes, load_backend
 from anyjob.manager import JobManager
-from anyjob.observer import JobObserver
+from anyjob.named import NamedObject
 from anyjob.registry import JobRegistry
 from anyjob.serializer import JsonJobSerializer
 from anyjob.settings import Settings, load_settings
@@ -26,8 +26,6 @@ def load(
     *,
     registry: JobRegistry,
     clock: Clock | None = None,
-    resolver: JobResolver = construct,
-    observers: Iterable[JobObserver] = (),
     connects: bool = True,
 ) -> JobManager:
     """Read the settings from all doors, `given` the strongest, and return the manager they describe.
@@ -43,7 +41,7 @@ def load(
             'environment, or write [tool.anyjob.backends.main] with url = "memory:" into pyproject.toml, or call '
             'anyjob.configure(backend="memory:").'
         )
-    return build(settings, registry=registry, clock=clock, resolver=resolver, observers=observers)
+    return build(settings, registry=registry, clock=clock)
 
 
 def build(
@@ -51,8 +49,6 @@ def build(
     *,
     registry: JobRegistry,
     clock: Clock | None = None,
-    resolver: JobResolver = construct,
-    observers: Iterable[JobObserver] = (),
 ) -> JobManager:
     """Return the manager that `settings` describe."""
     clock = clock or SystemClock()
@@ -79,8 +75,10 @@ def build(
         queues={alias: row.queues for alias, row in settings.backends.items()},
         clock=clock,
         serializer=JsonJobSerializer(max_size=settings.max_args_size),
-        resolver=resolver,
-        observers=observers,
+        resolver=_resolver(settings),
+        observers=[
+            _named(settings, "observers", each) if isinstance(each, str) else each for each in settings.observers
+        ],
         retry=settings.retry,
         max_losses=settings.max_losses,
         defer_unknown=settings.defer_unknown,
@@ -89,6 +87,15 @@ def build(
         enqueue_timeout=settings.enqueue_timeout,
         imports=settings.imports,
     )
+
+
+def _resolver(settings: Settings) -> JobResolver:
+    given = settings.resolver
+    return NamedResolver(_named(settings, "resolver", given)) if isinstance(given, str) else given or construct
+
+
+def _named(settings: Settings, path: str, text: str) -> NamedObject:
+    return NamedObject(text, f"{settings.sources.get(path, 'arguments')}: {path}")
 
 
 def _make(config: BackendConfig, unset: str) -> JobBackend:

@@ -9,13 +9,14 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from typing import Any
 
 from anyjob.clock import Clock
-from anyjob.errors import JobDefinitionError, JobResolutionError
+from anyjob.errors import ConfigurationError, JobDefinitionError, JobResolutionError
 from anyjob.loop import JobLoop
+from anyjob.named import NamedObject
 from anyjob.registry import JobConfiguration
 from anyjob.signature import JobFunction, describe_place
 from anyjob.timelimit import TimeIsUp, TimeLimits
 
-__all__ = ["JobInvoker", "JobResolver", "construct"]
+__all__ = ["JobInvoker", "JobResolver", "NamedResolver", "construct"]
 
 JobResolver = Callable[[type[Any]], Any]
 """Gives the job object for a job class, one scope per run.
@@ -39,6 +40,28 @@ def construct(job: type[Any]) -> Any:
                 "Give the manager a resolver that knows them."
             ) from error
         raise
+
+
+class NamedResolver:
+    """A resolver that the settings name, imported on first use."""
+
+    def __init__(self, named: NamedObject) -> None:
+        self._named = named
+        self._found: JobResolver | None = None
+
+    def __call__(self, job: type[Any]) -> Any:
+        return self.load()(job)
+
+    def load(self) -> JobResolver:
+        """Import it; raise `ConfigurationError` if it is missing, or none."""
+        if self._found is None:
+            found = self._named.load()
+            if isinstance(found, type) or not callable(found):
+                raise ConfigurationError(
+                    f"{self._named} is {describe_place(found)}: a resolver is a function that takes a job class."
+                )
+            self._found = found
+        return self._found
 
 
 class JobInvoker:

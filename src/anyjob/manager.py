@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from types import ModuleType
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
@@ -17,10 +15,11 @@ from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError, UnsupportedCapabilityError
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
-from anyjob.invoker import JobResolver, construct
+from anyjob.invoker import JobResolver, NamedResolver, construct
 from anyjob.job_id import JobId
 from anyjob.log import JobLogger
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport, NativeReader, NativeSource
+from anyjob.named import NamedObject, import_application
 from anyjob.observer import JobObserver, JobObservers
 from anyjob.options import EnqueueOptions, PrepareOptions, refuse_bad_options
 from anyjob.preparing import JobPreparer, kept
@@ -34,7 +33,7 @@ from anyjob.shelf import JobShelf
 from anyjob.signature import JobFunction
 from anyjob.worker import JobWorker, WorkerOptions
 
-__all__ = ["JobManager", "import_application"]
+__all__ = ["JobManager"]
 
 logger = JobLogger("anyjob.enqueue")
 
@@ -67,7 +66,7 @@ class JobManager:
         clock: Clock | None = None,
         serializer: JobSerializer | None = None,
         resolver: JobResolver = construct,
-        observers: Iterable[JobObserver] = (),
+        observers: Iterable[JobObserver | NamedObject] = (),
         retry: RetryPolicy | None = DEFAULT_RETRY,
         max_losses: int = DEFAULT_MAX_LOSSES,
         defer_unknown: float = DEFER_UNKNOWN,
@@ -84,6 +83,7 @@ class JobManager:
         self.worker_options = worker_options or WorkerOptions()
         self._imports = tuple(imports)
         self.observers = JobObservers(observers)
+        self._resolver = resolver
         self._workers: weakref.WeakSet[JobWorker] = weakref.WeakSet()
         self._preparer = JobPreparer(registry, serializer or JsonJobSerializer())
         self._senders = JobSenders(enqueue_timeout)
@@ -340,9 +340,14 @@ class JobManager:
         return self.worker(alias).drain()
 
     def import_jobs(self) -> None:
-        """Import the modules of `imports`, so that their jobs are known; `ConfigurationError` if one is missing."""
+        """Import the modules of `imports`, so that their jobs are known, and what else the settings name; raise
+        `ConfigurationError` if something is missing.
+        """
         for module in self._imports:
             import_application(module, "imports")
+        self.observers.load()
+        if isinstance(self._resolver, NamedResolver):
+            self._resolver.load()
 
     def close(self) -> None:
         """Stop the workers that were made here, then close the backends' connections and the threads of `aenqueue`.
@@ -384,13 +389,3 @@ class JobManager:
 def _keep_wiring(manager: JobManager, wiring: JobWiring) -> None:
     """Give a manager that is made under a redirect its own wiring for afterwards."""
     vars(manager)["_wiring"] = wiring
-
-
-def import_application(module: str, where: str) -> ModuleType:
-    """Import a module that the settings or the command line name; raise `ConfigurationError` if it is missing."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # something that the module imports: its own affair
-        raise ConfigurationError(f"{where}: there is no module {module!r} here or on the path.") from error

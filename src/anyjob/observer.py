@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from anyjob.context import JobExecutionContext
 from anyjob.envelope import JobEnvelope
-from anyjob.forks import in_each_process
+from anyjob.error_text import type_name
+from anyjob.errors import ConfigurationError
+from anyjob.forks import forks_wait, in_each_process
 from anyjob.log import JobLogger, tell_stderr
+from anyjob.named import NamedObject
 from anyjob.outcome import Abandoned
 
 __all__ = ["JobObserver", "JobObservers", "ProcessObservers", "shielded"]
@@ -63,18 +66,48 @@ class JobObserver:
         """This process, which ran jobs, is about to end: flush. Once, and not if the process is killed."""
 
 
-class JobObservers(tuple[JobObserver, ...]):
-    """Several observers, each guarded. A tuple, so that asking whether there are any costs nothing."""
+class JobObservers:
+    """Several observers, each guarded. Those that the settings name are imported, and made, on first use."""
 
-    __slots__ = ()
+    def __init__(self, observers: Iterable[JobObserver | NamedObject] = ()) -> None:
+        self._given = tuple(observers)
+        for each in self._given:
+            if not isinstance(each, JobObserver | NamedObject):
+                raise ConfigurationError(f"observers: {each!r} is no object of a subclass of JobObserver.")
+        self._loaded: Sequence[JobObserver] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._given)
+
+    def load(self) -> Sequence[JobObserver]:
+        """Return them; raise `ConfigurationError` if one is missing, or none."""
+        if self._loaded is None:
+            with forks_wait():  # one thread at a time, too: each is made once
+                if self._loaded is None:
+                    self._loaded = [_made(each) if isinstance(each, NamedObject) else each for each in self._given]
+        return self._loaded
 
     def tell(self, event: str, *facts: Any) -> None:
         """Call the method `event` of every observer."""
-        for observer in self:
+        for observer in self.load():
             try:
                 getattr(observer, event)(*facts)
             except Exception:
                 logger.exception("observer %s.%s raised", type(observer).__qualname__, event)
+
+
+def _made(named: NamedObject) -> JobObserver:
+    found = named.load()
+    if callable(found):
+        try:
+            found = found()
+        except Exception as error:
+            raise ConfigurationError(f"{named}: calling it raised {type_name(error)}: {error}") from error
+    if not isinstance(found, JobObserver):
+        raise ConfigurationError(
+            f"{named} is a {type(found).__qualname__}: an observer is a subclass of JobObserver, or an object of one."
+        )
+    return found
 
 
 class ProcessObservers:

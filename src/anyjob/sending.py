@@ -21,6 +21,7 @@ logger = JobLogger("anyjob.enqueue")
 
 def send(wiring: JobWiring, envelope: JobEnvelope, alias: str | None) -> JobId:
     """Send a job to the backend of `alias` (None: to the one that the routes choose); return its id."""
+    wiring.observers.load()  # what is wrong with them is said before anything is sent
     target = wiring.router.target_of(envelope, alias)
     target.backend.send((envelope,))
     _report(wiring, envelope, target.alias)
@@ -58,6 +59,7 @@ async def asend_many(wiring: JobWiring, envelopes: Sequence[JobEnvelope], alias:
 def _grouped(
     wiring: JobWiring, envelopes: Iterable[JobEnvelope], alias: str | None
 ) -> Mapping[str, Sequence[JobEnvelope]]:
+    wiring.observers.load()
     groups: dict[str, list[JobEnvelope]] = {}
     for envelope in envelopes:
         groups.setdefault(wiring.router.target_of(envelope, alias).alias, []).append(envelope)

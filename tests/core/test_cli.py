@@ -266,6 +266,8 @@ def test_a_backend_that_is_away(
 
 
 SECRETS = """
+observers = ["shop.tracing:Tracing", "shop.sentry:Errors"]
+resolver = "shop.container:resolver"
 [backends.main]
 url = "memory:?password=hunter2&x=[bold]"
 queues = ["mail", "web"]
@@ -294,6 +296,8 @@ def test_config_hides_passwords_and_names_the_doors(anyjob: Run) -> None:
         "backends.main.url": ("memory:?password=***&x=[bold]", "anyjob.toml"),
         "max_losses": ("3", "pyproject.toml [tool.anyjob]"),
         "namespace": ("shop", "environment"),
+        "observers": ("shop.tracing:Tracing, shop.sentry:Errors", "anyjob.toml"),
+        "resolver": ("shop.container:resolver", "anyjob.toml"),
         "routes": (route, "anyjob.toml"),
     }
     shown = [line.split(maxsplit=1) for line in table.stdout.splitlines()]

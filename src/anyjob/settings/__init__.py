@@ -13,6 +13,8 @@ from msgspec import Struct
 from anyjob.backend import ENQUEUE_TIMEOUT
 from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN
+from anyjob.invoker import JobResolver
+from anyjob.observer import JobObserver
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.routing import JobRoute
 from anyjob.serializer import DEFAULT_MAX_ARGS_SIZE
@@ -50,6 +52,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Alias of the backend that a worker serves, if it is not the default."""
     imports: tuple[str, ...] = ()
     """Modules that define jobs."""
+    observers: tuple[JobObserver | str, ...] = ()
+    """Who looks on, by its name (`shop.tracing:Tracing`) or itself."""
+    resolver: JobResolver | str | None = None
+    """What makes job objects, likewise; None calls the job class without arguments."""
     routes: tuple[JobRoute, ...] = ()
     retry: RetryPolicy | None = DEFAULT_RETRY
     """Policy of the jobs that have none of their own; None is a single try."""

@@ -49,7 +49,7 @@ def read_environment(environ: Mapping[str, str], faults: list[str]) -> Door:
                 said_already = {"url": said_already}
             backends[row[1]] = {**said_already, row[2]: _list(value) if row[2] == "queues" else value}
         elif key in _PLAIN:
-            said[key] = _list(value) if key == "imports" else value
+            said[key] = _list(value) if key in ("imports", "observers") else value
         else:
             known = [f"{_PREFIX}{each.upper()}" for each in (*_CHOICES, *_PLAIN, "app", "config")]
             if key.startswith("backends__"):

@@ -10,6 +10,8 @@ import msgspec
 
 from anyjob.envelope import QUEUE_NAME
 from anyjob.errors import JobDefinitionError, did_you_mean
+from anyjob.named import OBJECT_NAME
+from anyjob.observer import JobObserver
 from anyjob.registry import QUEUE_RULE
 from anyjob.retry import RetryPolicy
 from anyjob.routing import JobRoute
@@ -36,6 +38,24 @@ def _names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ValueError(f"{value!r} must be a list, as ['mail'].")
     return msgspec.convert(tuple(value), tuple[str, ...])
+
+
+def _observers(value: Any) -> tuple[JobObserver | str, ...]:
+    if isinstance(value, str | JobObserver) or not isinstance(value, Iterable):
+        raise ValueError(f"{value!r} must be a list, as ['shop.tracing:Tracing'].")
+    return tuple(
+        each if isinstance(each, JobObserver) else _object_name(each, "shop.tracing:Tracing") for each in value
+    )
+
+
+def _resolver(value: Any) -> Any:
+    return value if callable(value) and not isinstance(value, type) else _object_name(value, "shop.container:resolver")
+
+
+def _object_name(value: Any, example: str) -> str:
+    if not isinstance(value, str) or not OBJECT_NAME.fullmatch(value):
+        raise ValueError(f"{value!r} must be 'module:name', as {example!r}.")
+    return value
 
 
 def _queues(value: Any) -> tuple[str, ...]:
@@ -103,6 +123,8 @@ FIELDS: Final[Mapping[str, Reader]] = {
     "default": _plain(str),
     "worker_backend": _plain(str),
     "imports": _names,
+    "observers": _observers,
+    "resolver": _resolver,
     "routes": _routes,
     "retry": _retry,
     "namespace": _namespace,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -156,9 +156,18 @@ def _facts(seen: EnqueuedJob) -> dict[str, Any]:
 class WatchedObservers(JobObservers):
     """The application's observers, guarded as ever; then the watcher, whose errors are the test's to see."""
 
+    def __init__(self, observers: JobObservers, watcher: JobWatcher) -> None:
+        super().__init__([watcher])
+        self._observers = observers
+        self._watcher = watcher
+
+    def load(self) -> Sequence[JobObserver]:
+        self._observers.load()
+        return super().load()
+
     def tell(self, event: str, *facts: Any) -> None:
-        JobObservers(self[:-1]).tell(event, *facts)
-        getattr(self[-1], event)(*facts)
+        self._observers.tell(event, *facts)
+        getattr(self._watcher, event)(*facts)
 
 
 def _key(envelope: JobEnvelope) -> tuple[str, bytes]:

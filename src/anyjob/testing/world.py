@@ -106,7 +106,7 @@ class SandboxWorld:
         wiring = manager.rewired(
             lambda alias: self._add_line(alias, watcher),
             clock=self._clock,
-            observers=WatchedObservers((*manager.observers, watcher)),
+            observers=WatchedObservers(manager.observers, watcher),
             off_loop=self._on_the_loop,
         )
         watcher.executor = wiring.executor
