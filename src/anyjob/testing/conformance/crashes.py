@@ -14,6 +14,7 @@ from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised, sl
 from anyjob.testing.conformance.harness import BackendHarness, World
 from anyjob.testing.probes.jobs import NAME, FailingLate, Fatal
 from anyjob.testing.probes.journal import wait_until
+from anyjob.testing.probes.observer import OBSERVER, heard
 
 __all__ = ["CrashesConformance"]
 
@@ -37,16 +38,17 @@ class CrashesConformance(KitFixtures):
         gate = world.new_gate()
         world.manager.enqueue(world.probe("a", gate=str(gate)))
         for number in range(2):
-            worker = world.start_worker()
+            worker = world.start_worker(observers=[OBSERVER])
             world.journal.wait(number + 1, "begin", timeout=30)
             worker.kill()
         gate.touch()
-        world.start_worker()
+        world.start_worker(observers=[OBSERVER])
         world.journal.wait(3, "begin", timeout=30)
         last = world.journal.entries("begin")[-1]
         counted = world.can.exact_loss_count
         assert last.try_count == 1
         assert last.lost_count == 2 if counted else last.lost_count >= 2
+        assert [each.lost_count for each in heard(world.journal.path, "lost")] == list(range(1, last.lost_count + 1))
 
     @needs("parked jobs")
     def test_a_job_that_kills_its_process_is_parked(self, *, world: World) -> None:
@@ -134,20 +136,23 @@ class CrashesConformance(KitFixtures):
         order = ["running", "late", "waiting"] if lost else ["running", "waiting", "late"]
         assert world.journal.begun() == order
 
-    def test_a_job_sees_that_its_worker_stops(self, world: World) -> None:
-        worker = world.start_worker()
+    def test_a_job_sees_that_its_worker_stops_and_observers_that_its_process_ends(self, world: World) -> None:
+        worker = world.start_worker(observers=[OBSERVER])
         world.manager.enqueue(world.probe("a", gate=str(world.new_gate()), heeds_stop=True))
         world.journal.wait(1, "begin")
         worker.stop()
         (end,) = world.journal.entries("end")
         assert end.data is True
+        events = [each.event for each in heard(world.journal.path) if each.pid == end.pid]
+        assert events == ["started", "succeeded", *(() if world.threaded else ("process_ends",))]
 
     def test_a_job_that_outlasts_the_stop_goes_back_uncharged(self, world: World) -> None:
-        worker = world.start_worker(stop_timeout=0.5)
+        worker = world.start_worker(stop_timeout=0.5, observers=[OBSERVER])
         gate = world.new_gate()
         world.manager.enqueue(world.probe("a", gate=str(gate)))
         world.journal.wait(1, "begin")
         worker.stop()
+        assert [each.label for each in heard(world.journal.path, "released")] == ["a"]
         gate.touch()
         world.start_worker()
         world.journal.wait(2, "begin", timeout=30)

@@ -23,6 +23,7 @@ from anyjob.store import JobState
 from anyjob.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.conformance.harness import BackendHarness, World
 from anyjob.testing.probes.journal import Journal
+from anyjob.testing.probes.observer import OBSERVER
 from anyjob.worker import WorkerOptions
 
 __all__ = ["KitFixtures", "move", "needs", "promised", "slow"]
@@ -52,7 +53,7 @@ class KitFixtures:
     def shared_world(cls, harness: BackendHarness, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         """Give a world with a running worker, shared by the tests that leave both as they are."""
         with harness.open(tmp_path_factory.mktemp("shared")) as world:
-            world.start_worker()
+            world.start_worker(observers=[OBSERVER])
             yield world
 
     @pytest.fixture

@@ -15,6 +15,7 @@ from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.jobs import NAME, AsyncProbe, Chain, samples
 from anyjob.testing.probes.journal import wait_until
+from anyjob.testing.probes.observer import heard
 
 __all__ = ["RunsConformance"]
 
@@ -105,6 +106,8 @@ class RunsConformance(KitFixtures):
         running.manager.enqueue_by_name(f"{NAME}.echo", args)
         (end,) = running.journal.wait(1)
         assert end.data == {"text": text, "numbers": [1, -(2**63)]}
+        succeeded = wait_until(lambda: heard(running.journal.path, "succeeded"), what="the observer")
+        assert [each.result for each in succeeded] == [len(text)]
 
     def test_large_arguments_arrive(self, running: World) -> None:
         text = "x漢" * 50_000  # 200 KB

@@ -331,9 +331,10 @@ class EchoTypedDict(_Echo, BackgroundJob[ATypedDict]):
 
 
 @background_job(f"{NAME}.echo")
-def echo(journal: str, text: str, *, numbers: list[int] | None = None) -> None:
-    """Write down the arguments of a function job."""
+def echo(journal: str, text: str, *, numbers: list[int] | None = None) -> int:
+    """Write down the arguments of a function job, and return how long the text is."""
     record(journal, "end", "echo", data={"text": text, "numbers": numbers})
+    return len(text)
 
 
 _UUID = UUID("12345678-1234-5678-1234-567812345678")
