@@ -138,7 +138,7 @@ def own_app(kind: str, **settings: Any) -> Iterator[OwnApp]:
                     client.delete(key)
         else:
             with connect(broker) as connection, connection.channel() as channel:
-                for queue in (name, own.mail, f"{name}:parked"):
+                for queue in (name, own.mail, f"{name}:parked", f"{name}:native:queues"):
                     channel.queue_delete(queue)
                 for exchange in (name, f"{name}.mail", f"{name}.pidbox", f"reply.{name}.pidbox"):
                     channel.exchange_delete(exchange)

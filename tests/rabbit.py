@@ -155,7 +155,7 @@ class RabbitWorld(ServerWorld):
             return
         names = self.names
         with self.connect() as connection, connection.channel() as channel:
-            for queue in (*map(names.queue, QUEUES), names.parked, *names.levels):
+            for queue in (*map(names.queue, QUEUES), names.parked, names.notes.name, *names.levels):
                 channel.queue_delete(queue)
             for exchange in (names.due, *names.levels, *self.exchanges):
                 channel.exchange_delete(exchange)

@@ -1,4 +1,4 @@
-"""What RabbitMQ can do for the jobs in our own queues, and which queues there are: nothing on it tells."""
+"""What RabbitMQ can do for the jobs in our own queues, and which queues there are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Final
 
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import ALL_STATES, Capabilities, Quality
+from anyjob.envelope import QUEUE_NAME
 from anyjob.store import JobState
+from anyjob_amqp.deadline import Deadline
+from anyjob_amqp.links import Links, translated
+from anyjob_amqp.notes import noted_names
 from anyjob_amqp.topology import AmqpNames
 
 __all__ = ["NATIVES_CAN", "KnownQueues", "capabilities_of"]
@@ -22,25 +26,24 @@ NATIVES_CAN: Final = Capabilities(
 
 
 class KnownQueues:
-    """The native queues there are: those of the settings, or, if their list is open, those that the application's jobs
-    go to and what this process sent to.
+    """The native queues there are, asked for anew each time: those of the settings, or that the application's jobs go
+    to, and all that anybody ever sent to. Raises `EnqueueError`.
     """
 
-    def __init__(self, names: AmqpNames, config: BackendConfig) -> None:
+    def __init__(self, names: AmqpNames, config: BackendConfig, links: Links) -> None:
         self._names = names
-        self._closed = config.queues
-        self._known = config.known_queues
-        self._sent_to: set[str] = set()
-
-    def note(self, logical: str) -> None:
-        """Note that something was sent to a logical queue."""
-        self._sent_to.add(logical)
+        self._config = config
+        self._links = links
 
     def __iter__(self) -> Iterator[str]:
-        return map(self._names.queue, self._closed or sorted({*self._known(), *self._sent_to}))
+        deadline = Deadline(self._config.enqueue_timeout)
+        with translated(), self._links.link(deadline) as link:
+            sent_to = noted_names(link.connection, self._names.notes, deadline)
+        ours = (name for name in sent_to if QUEUE_NAME.fullmatch(name))
+        return map(self._names.queue, sorted({*(self._config.queues or self._config.known_queues()), *ours}))
 
 
-def capabilities_of(config: BackendConfig) -> Capabilities:
+def capabilities_of() -> Capabilities:
     """Return what our topology gives; an adapter says the rest, by what its workers do."""
     return Capabilities(
         moving=ALL_STATES - {JobState.RUNNING},
@@ -49,11 +52,7 @@ def capabilities_of(config: BackendConfig) -> Capabilities:
         delay=Quality.EXACT,
         listing=_PARKED,
         removal=_PARKED,
-        counts={
-            JobState.WAITING: Quality.APPROXIMATE if config.queues is None else Quality.EXACT,  # see `KnownQueues`
-            JobState.SCHEDULED: Quality.EXACT,
-            JobState.ABANDONED: Quality.EXACT,
-        },
+        counts=dict.fromkeys((JobState.WAITING, JobState.SCHEDULED, JobState.ABANDONED), Quality.EXACT),
         durable=True,
         redelivery_bound=timedelta(seconds=5),  # the broker sees a connection end at once
         exact_loss_count=False,  # `redelivered` says that somebody had it, not that it ran

@@ -26,5 +26,8 @@ class Deadline:
         """
         return max(self._until - monotonic(), _NEXT_TO_NONE)
 
+    def is_over(self) -> bool:
+        return monotonic() >= self._until
+
 
 _NEXT_TO_NONE: Final = 0.001

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import amqp
 from amqp.exceptions import AMQPError, NotFound
+from amqp.spec import Basic
 
 from anyjob.errors import EnqueueError
 from anyjob_amqp.deadline import Deadline
-from anyjob_amqp.topology import BindingDeclaration, ExchangeDeclaration, Place, QueueDeclaration, Route
+from anyjob_amqp.notes import note_names
+from anyjob_amqp.topology import BindingDeclaration, ExchangeDeclaration, Note, Place, QueueDeclaration, Route
 from anyjob_amqp.undecodable import frame_handler
 from anyjob_amqp.urls import AmqpAddress
 
@@ -57,7 +59,7 @@ class _Connection(amqp.Connection):  # type: ignore[misc]
 class Link:
     """One connection, with a channel that confirms. For one thread at a time."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, noted: set[str]) -> None:
         self.connection = connection
         self.channel = connection.channel()
         self.channel.confirm_select(nowait=True)
@@ -67,6 +69,7 @@ class Link:
         self.published = 0
         """How many were; each is the tag of its confirmation."""
         self._declared: set[object] = set()
+        self._noted = noted
 
     def is_open(self) -> bool:
         """Whether the broker has not closed the connection, as far as this side was told."""
@@ -90,6 +93,21 @@ class Link:
         for number, each in enumerate(wanted.values(), 1):
             _DECLARE[type(each)](self.channel, each, number < len(wanted))
         self._declared.update(wanted, [place])
+
+    def note(self, notes: Iterable[Note], *, again: bool = False) -> None:
+        """Note names; what was noted since the broker was last away is taken to be there, unless `again`."""
+        new = {note.name: note.queue for note in notes if again or note.name not in self._noted}
+        if not new:
+            return
+        queue = next(iter(new.values()))  # a link is one namespace's
+
+        def write(message: amqp.Message) -> None:
+            _declare_queue(self.channel, queue, nowait=True)
+            message.properties["message_id"] = queue.name
+            self.publish(message, Route("", queue.name, Place(queue.name, (queue,))))
+            self.channel.wait([Basic.Ack], callback=lambda *_: None)
+
+        self._noted |= note_names(self.connection, queue, new, write)
 
     def publish(self, message: amqp.Message, route: Route) -> None:
         """Send a message on its way; the confirmation is still to be waited for."""
@@ -119,6 +137,7 @@ class Links:
         self._options = options
         self._pid = os.getpid()
         self._idle: deque[Link] = deque(maxlen=_MOST_IDLE)
+        self._noted: set[str] = set()
 
     @contextmanager
     def link(self, deadline: Deadline | None = None) -> Iterator[Link]:
@@ -134,6 +153,7 @@ class Links:
         try:
             yield link
         except OSError:
+            self._noted = set()  # it may be another one that comes back
             link.drop()
             raise
         except BaseException:
@@ -158,6 +178,7 @@ class Links:
                 return self._new_link(deadline)
             if link.is_open():
                 return link
+            self._noted = set()
             link.close()
 
     def _new_link(self, deadline: Deadline | None) -> Link:
@@ -179,7 +200,7 @@ class Links:
         connection.deadline = deadline
         connection.connect()
         try:
-            return Link(connection)
+            return Link(connection, self._noted)
         except AMQP_ERRORS:
             connection.collect()
             raise

@@ -94,8 +94,10 @@ class _NotTakenError(Exception):
 
 def _publish(batch: _Batch, link: Link, deadline: Deadline) -> None:
     for again in (False, True):
-        for place in {parcel.route.place for parcel in batch.unsent}:
+        places = {parcel.route.place for parcel in batch.unsent}
+        for place in places:
             link.prepare(place, again=again)
+        link.note((place.note for place in places if place.note is not None), again=again)
         batch.send(link, deadline)
         if not batch.unsent:
             break

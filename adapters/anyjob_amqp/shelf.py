@@ -22,11 +22,12 @@ from msgspec import Struct
 from anyjob.capabilities import ALL_STATES, Capabilities
 from anyjob.clock import Clock
 from anyjob.envelope import UNREADABLE, JobEnvelope, JobIds, copy_id, id_in, read_envelope
-from anyjob.errors import EnvelopeError, InvalidOptionError
+from anyjob.errors import EnqueueError, EnvelopeError, InvalidOptionError
 from anyjob.outcome import JobFailure
 from anyjob.shelf import JobShelf, TakenJob
 from anyjob.store import JobFilter, JobPage, JobState, StoredJob
 from anyjob_amqp.links import AMQP_ERRORS, Links, translated
+from anyjob_amqp.notes import is_away
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.topology import AmqpNames
 from anyjob_amqp.undecodable import fault_in
@@ -327,8 +328,10 @@ def _ready(connection: Any, queue: str) -> int:
     channel = connection.channel()
     try:
         return int(channel.queue_declare(queue, passive=True).message_count)
-    except NotFound:
-        return 0  # and the channel is closed by that
+    except NotFound as error:  # and the channel is closed by that
+        if is_away(error):
+            raise EnqueueError(f"RabbitMQ can't be asked for all of its queues: {error}") from error
+        return 0
     finally:
         _close(channel)
 

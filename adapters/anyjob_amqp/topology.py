@@ -26,6 +26,7 @@ __all__ = [
     "BindingDeclaration",
     "Declarations",
     "ExchangeDeclaration",
+    "Note",
     "Place",
     "QueueDeclaration",
     "Route",
@@ -75,11 +76,21 @@ Declarations = tuple[QueueDeclaration | ExchangeDeclaration | BindingDeclaration
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """A name that is noted in a queue (`anyjob_amqp.notes`), for nothing else tells that there is such a one."""
+
+    name: str
+    queue: QueueDeclaration = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where messages end up, with all that must be declared before one is published; known by its name."""
 
     name: str
     declarations: Declarations = field(compare=False)
+    note: Note | None = field(default=None, compare=False)
+    """What must be noted before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +138,11 @@ class AmqpNames:
         """The queue of the jobs that were given up."""
         return f"{self.namespace}:parked"
 
+    @property
+    def notes(self) -> QueueDeclaration:
+        """The queue in which it is noted to which logical queues jobs were sent."""
+        return QueueDeclaration(f"{self.namespace}:queues", _CLASSIC)
+
     def moving(self, move: str) -> str:
         """Return the queue of what is noted of a move into this namespace."""
         return f"{self.namespace}:moving.{move}"
@@ -154,13 +170,13 @@ def _place(names: AmqpNames, logical: str) -> Place:
     queue = QueueDeclaration(names.queue(logical), JOB_QUEUE)
     # Whoever makes the queue binds it: made anew without that, it would get none of what is under way to it.
     binding = BindingDeclaration(names.due, names.due_key(logical), queue=queue.name)
-    return Place(queue.name, (queue, ExchangeDeclaration(names.due), binding))
+    return Place(queue.name, (queue, ExchangeDeclaration(names.due), binding), Note(logical, names.notes))
 
 
 @lru_cache(_MANY)
 def _delayed_place(names: AmqpNames, logical: str) -> Place:
     place = _place(names, logical)
-    return Place(f"{place.name} later", (*place.declarations, *_chain(names)))
+    return Place(f"{place.name} later", (*place.declarations, *_chain(names)), place.note)
 
 
 @lru_cache(_MANY)

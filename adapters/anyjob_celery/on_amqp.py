@@ -50,9 +50,9 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         self._links = Links(read_url(self.url, config.alias), config.enqueue_timeout, options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
         self.moves = MoveJournal(self._links, self._publisher, self._names)
-        self._queues = KnownQueues(self._names, config)
+        self._queues = KnownQueues(self._names, config, self._links)
         # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
-        self.capabilities = replace(capabilities_of(config), redelivery_bound=timedelta(seconds=6))
+        self.capabilities = replace(capabilities_of(), redelivery_bound=timedelta(seconds=6))
         if self.native_delay:
             self.capabilities = replace(self.capabilities, delay=Quality.APPROXIMATE)
         self.capabilities = self.pooled(self.capabilities, self._silence())
@@ -126,7 +126,6 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         seconds = 0
         if envelope.due_at is not None and not self.native_delay:
             seconds = math.ceil((envelope.due_at - self._clock.now()).total_seconds())
-        self._queues.note(envelope.queue)
         message = Message(
             body_of(write_envelope(envelope)),
             content_type="application/json",

@@ -56,9 +56,9 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         self._links = Links(self._address, config.enqueue_timeout, self.native_config.options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
         self.moves = MoveJournal(self._links, self._publisher, self._names)
-        self._queues = KnownQueues(self._names, config)
+        self._queues = KnownQueues(self._names, config, self._links)
         self.capabilities = replace(
-            capabilities_of(config),
+            capabilities_of(),
             priority_lag=1,
             # Dramatiq's threads share the interpreter's lock with the one that sends heartbeats.
             silence_bound=timedelta(seconds=HEARTBEAT * 1.5),
@@ -104,7 +104,6 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         self._links.close()
 
     def _parcel(self, envelope: JobEnvelope, message: Message[Any], now: datetime) -> Parcel:
-        self._queues.note(envelope.queue)
         wait = 0.0 if envelope.due_at is None else (envelope.due_at - now).total_seconds()
         route = self._names.route(envelope.queue, math.ceil(wait))  # whole seconds, and never early
         return Parcel(envelope.id, route, _native(envelope.id, encode(message), LEVELS[envelope.priority]))

@@ -110,8 +110,8 @@ class World(AbstractContextManager["World"], ABC):
         """Stop all workers and remove what is left."""
 
     @contextmanager
-    def another_manager(self) -> Iterator[JobManager]:
-        """Give a manager as another process of the application would have it."""
+    def another_manager(self, *, queues: Sequence[str] | None = None) -> Iterator[JobManager]:
+        """Give a manager as another process of the application would have it, with another list of queues if given."""
         yield self.manager
 
     @property

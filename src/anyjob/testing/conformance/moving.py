@@ -78,6 +78,20 @@ class MovingConformance(KitFixtures):
         assert sorted(world.journal.begun()) == ["b1", "b2"]
 
     @needs("moving")
+    def test_a_queue_is_emptied_by_who_never_heard_of_it(self, *, world: World) -> None:
+        """A call named it, and its process is gone."""
+        world.enqueue("a1", "a2", queue="a")
+        with world.another_manager(queues=["b"]) as manager:
+            assert manager.shelf().count().get(JobState.WAITING, 2) == 2
+            memory = _memory()
+            options = MigrationOptions(states=frozenset({JobState.WAITING}))
+            other = ("other", manager.backend())
+            report = JobMigration(other, ("memory", memory), options, clock=manager.executor.clock).move()
+            assert (report.moved, report.left) == (2, 0)
+            assert report.remaining.get(JobState.WAITING, 0) == 0
+        assert {each.queue for each in _envelopes(memory)} == {"a"}
+
+    @needs("moving")
     def test_a_look_moves_nothing(self, *, world: World) -> None:
         world.enqueue("a", "b", "c")
         report = JobMigration(

@@ -164,8 +164,13 @@ class ServerWorld(World):
         return worker
 
     @contextmanager
-    def another_manager(self) -> Iterator[JobManager]:
-        with closing(_manager_of({}, self._file)) as manager:
+    def another_manager(self, *, queues: Sequence[str] | None = None) -> Iterator[JobManager]:
+        file = self._file
+        if queues is not None:
+            file = self.write_settings(
+                backends={"main": {**self._settings["backends"]["main"], "queues": list(queues)}}
+            )
+        with closing(_manager_of({}, file)) as manager:
             yield manager
 
     def close(self) -> None:
