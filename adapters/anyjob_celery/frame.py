@@ -16,7 +16,8 @@ from anyjob.envelope import UNREADABLE, JobEnvelope
 __all__ = ["TASK", "ForeignMessageError", "Frame", "body_of", "headers_of", "open_frame"]
 
 TASK: Final = "anyjob.run"
-"""The one task that runs every job; `shadow` carries the job's name, which logs, events and monitors then show."""
+"""The task that every message is for; `shadow` carries the job's name. A worker runs it as the task of that name, if it
+has one."""
 
 
 class ForeignMessageError(Exception):

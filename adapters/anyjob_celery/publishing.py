@@ -48,8 +48,10 @@ class Publication:
             self._hear(self._context, _signals().after_task_publish.send, **self._told(self.headers))
 
     def _before(self, headers: Mapping[str, Any]) -> None:
-        told = self._told(headers)
-        _signals().before_task_publish.send(**told, declare=[], retry_policy={}, properties={})
+        from kombu import Queue  # who listens has imported it
+
+        told, declare = self._told(headers), [Queue(self._envelope.queue)]
+        _signals().before_task_publish.send(**told, declare=declare, retry_policy={}, properties={})
         self.added = {name: value for name, value in told["headers"].items() if name not in self.headers}
         self.headers |= self.added
 

@@ -12,7 +12,7 @@ from celery.exceptions import InvalidTaskError, Retry, TaskPredicate
 from celery.utils.log import get_logger
 from celery.worker.strategy import default as celery_strategy
 
-from anyjob.envelope import read_envelope
+from anyjob.envelope import JobEnvelope, read_envelope
 from anyjob.errors import AnyjobError, EnqueueError, EnvelopeError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
@@ -74,19 +74,25 @@ class JobTask(TracedTask):
         outcome = self.executor.execute(
             request.get(ENVELOPE), redelivered=bool(request.delivery_info.get("redelivered")), stop=self.stop
         )
-        request.get(LED_TO).append(LedTo(outcome, self._announce(outcome)))
+        led_to: LedTo = request.get(LED_TO)
+        led_to.outcome = outcome  # first of all: what anybody raises from here on changes nothing of it
         if isinstance(outcome, Completed):
             self._forget_failure()
-        else:
-            _tell_celery(outcome)
+            return
+        if isinstance(outcome, RetryOutcome | Deferred):
+            led_to.added = self._announce(outcome.envelope)
+        _tell_celery(outcome)
 
-    def _announce(self, outcome: Outcome) -> Mapping[str, Any] | None:
+    def _announce(self, envelope: JobEnvelope) -> Mapping[str, Any] | None:
         """Let tracers know, in here, of what will go back; return the headers that they add."""
-        if not isinstance(outcome, RetryOutcome | Deferred):
-            return None
-        publication = self.jobs.publication(outcome.envelope)
+        publication = self.jobs.publication(envelope)
         publication.done()
-        return publication.added
+        added: Mapping[str, Any] | None = None
+        try:
+            added = msgspec.json.decode(msgspec.json.encode(publication.added))  # plain: it goes through a pipe
+        except Exception as error:  # noqa: BLE001  # theirs
+            logger.warning("id=%s: goes back without what tracers add: %r", envelope.id, error)
+        return added
 
     def outcome_without(self, request: Mapping[str, Any], error: BaseException) -> Outcome:
         return self.executor.fail(
@@ -217,7 +223,7 @@ def _tell_celery(outcome: Outcome) -> None:
     if isinstance(outcome, Deferred):
         raise Retry("put off, uncharged", when=outcome.envelope.due_at)
     if isinstance(outcome, RetryOutcome):
-        told = None if outcome.error else "its process was lost"
+        told = "its process was lost" if outcome.error is None else None
         raise Retry(told, outcome.error, outcome.envelope.due_at) from outcome.error
 
 

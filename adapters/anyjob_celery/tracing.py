@@ -23,13 +23,13 @@ __all__ = ["LED_TO", "LedTo", "TracedTask", "added_in", "error_in", "outcome_in"
 logger = JobLogger("anyjob.worker")
 
 LED_TO: Final = "anyjob_led_to"
-"""The key of a request under which the task leaves a `LedTo`, in a list."""
+"""The key of a request under which the task finds its `LedTo`."""
 
 
-class LedTo(Struct, frozen=True):
+class LedTo(Struct):
     """What a job led to, and the headers that tracers added to what goes back, if they heard of that."""
 
-    outcome: Outcome
+    outcome: Outcome | None = None
     added: Mapping[str, Any] | None = None
 
 
@@ -45,7 +45,7 @@ class TracedTask(TaskParts):
         raise NotImplementedError
 
     def trace(self, tracer: Tracer, task_id: str, args: Any, kwargs: Any, request: Mapping[str, Any]) -> Any:
-        led_to: list[LedTo] = []
+        led_to = LedTo()
         traced = trace_ok_t(None, None, None, None)
         error: BaseException = RuntimeError("Celery did not call it")
         try:
@@ -56,14 +56,13 @@ class TracedTask(TaskParts):
             logger.warning("id=%s: raised around it, and to no effect: %r", task_id, raised)
             error = raised
         told = traced.retval if isinstance(traced.retval, ExceptionInfo) else None
-        what = led_to[0] if led_to else LedTo(self.outcome_without(request, error_in(told) if told else error))
-        outcome = what.outcome
+        outcome = led_to.outcome or self.outcome_without(request, error_in(told) if told else error)
         if isinstance(outcome, Completed):
             return trace_ok_t(None, None, traced.runtime, traced.retstr)
         if told is None:
             told = _told(error)
         told.outcome = replace(outcome, error=None) if isinstance(outcome, Abandoned | RetryOutcome) else outcome
-        told.added = what.added
+        told.added = led_to.added
         told.exception = _shown(error_in(told), getattr(outcome, "error", None))
         told.type = type(told.exception)
         return trace_ok_t(told, traced.info or TraceInfo(FAILURE), traced.runtime, None)
@@ -99,7 +98,7 @@ def _shown(raised: BaseException, error: BaseException | None) -> Any:
     """Return what stands for what a task raised; `error` is the job's, which Celery may have wrapped."""
     if isinstance(raised, Retry):
         return Retry(str(raised), exc=None if error is None else _ShownError(safe_repr(error)), when=raised.when)
-    return _ShownError(safe_repr(error or raised))
+    return _ShownError(safe_repr(raised if error is None else error))
 
 
 def _told(error: BaseException) -> Any:
