@@ -140,11 +140,11 @@ class OwnDramatiqBackend(DramatiqBackend):
         broker, now = self.broker, self.config.clock.now()
         jobs = [(envelope, pack(envelope, self.options_of(envelope))) for envelope in envelopes]
         delays = [_delay(envelope, now) for envelope in envelopes]
-        for (_, message), delay in zip(jobs, delays, strict=True):
-            broker.emit_before("enqueue", message, delay)
+        for job, delay in zip(jobs, delays, strict=True):
+            _emit(broker.emit_before, job, delay)
         publish(jobs)
-        for (_, message), delay in zip(jobs, delays, strict=True):
-            broker.emit_after("enqueue", message, delay)
+        for job, delay in zip(jobs, delays, strict=True):
+            _emit(broker.emit_after, job, delay)
 
     def _send_message(self, message: Message[Any]) -> None:
         self.publish([(read_envelope(message.args[0].raw), message)], again=True)
@@ -174,6 +174,15 @@ def _middleware(path: object, where: str) -> Middleware:
     if not isinstance(made, Middleware):
         raise ConfigurationError(f"{where}: {path!r} is no middleware of Dramatiq's.")
     return made
+
+
+def _emit(emit: Callable[..., None], job: Job, delay: int | None) -> None:
+    """Tell middleware of an enqueue; that it is a retry Dramatiq says by an option, which is not to travel."""
+    envelope, message = job
+    if envelope.try_count:
+        message.options["retries"] = envelope.try_count
+    emit("enqueue", message, delay)
+    message.options.pop("retries", None)
 
 
 def _delay(envelope: JobEnvelope, now: datetime) -> int | None:

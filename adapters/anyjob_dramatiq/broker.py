@@ -12,15 +12,30 @@ from dramatiq.middleware import Retries
 from anyjob.errors import ConfigurationError
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobConsumer, JobIntake
-from anyjob_dramatiq.runner import JobRunner, TryFailedError
+from anyjob_dramatiq.runner import JobRunner
 
 __all__ = ["ACTOR_OPTIONS", "JobBroker", "forbidden_options"]
 
-ACTOR_OPTIONS: Final = {"max_retries": 0, "throws": TryFailedError}
-"""anyjob owns the retries; and a failed try is told to middleware without a second traceback in the log."""
+ACTOR_OPTIONS: Final = {"max_retries": 0}
+"""anyjob owns the retries."""
 
 # What Dramatiq reads from a message without a middleware's `actor_options` saying so.
 _UNDECLARED: Final = {"eta", "retries", "group_completion_uuid", "group_completion_callbacks"}
+
+
+class _JobRetries(Retries):
+    """Has Dramatiq reject what is given up. It retries nothing: the next try was sent when the job was settled."""
+
+    def after_process_message(
+        self,
+        _broker: Broker,
+        message: Any,
+        *,
+        result: Any = None,  # noqa: ARG002
+        exception: BaseException | None = None,
+    ) -> None:
+        if exception is not None and not message.args[0].again:
+            message.fail()
 
 
 class JobBroker(Broker):
@@ -31,7 +46,7 @@ class JobBroker(Broker):
     """
 
     def __init__(self, send: Callable[[Message[Any]], None], middleware: Iterable[Middleware] = ()) -> None:
-        super().__init__(middleware=[Retries(max_retries=0), *middleware])
+        super().__init__(middleware=[_JobRetries(max_retries=0), *middleware])
         self.queues: set[str] = set()
         self.forbidden = forbidden_options(self.middleware)
         self._send = send

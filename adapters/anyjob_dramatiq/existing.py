@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -125,7 +125,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
             actor_name=actor_of(envelope.name, level),
             args=(write_envelope(envelope).decode(),),
             kwargs={},
-            options=self._existing.options_of(envelope),
+            options={**self._existing.options_of(envelope), **_tries_of(envelope)},
             message_id=envelope.id,
         )
 
@@ -134,6 +134,11 @@ class ExistingDramatiqBackend(DramatiqBackend):
             return None
         left = (envelope.due_at - self.config.clock.now()) / timedelta(milliseconds=1)
         return math.ceil(left) + 1 if left > 0 else None  # Dramatiq cuts its now to milliseconds
+
+
+def _tries_of(envelope: JobEnvelope) -> Mapping[str, int]:
+    """Return the option by which Dramatiq's middleware knows an enqueue as a retry."""
+    return {"retries": envelope.try_count} if envelope.try_count else {}
 
 
 def _find(config: BackendConfig) -> Broker:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 from dramatiq import Message
@@ -18,13 +18,17 @@ UNREADABLE_NAME: Final = "anyjob.unreadable"
 """The actor's name of what holds none: middleware and logs see it by this."""
 
 
-class Delivery:
+class Delivery(str):
     """The one argument of a message of ours, in the place of the envelope: its bytes, and how far we are with it.
 
-    Its `repr` is short: Dramatiq logs arguments, and an envelope's are nobody's business.
+    As a text it is short, `<job ID>`: Dramatiq logs arguments, error reports encode them, and an envelope's are
+    nobody's business.
     """
 
-    __slots__ = ("begun", "ended", "fault", "id", "lock", "place", "raw", "redelivered", "released", "settled")
+    __slots__ = ("again", "begun", "ended", "fault", "id", "lock", "place", "raw", "redelivered", "released", "settled")
+
+    def __new__(cls, job_id: str, *_: object, **__: object) -> Self:
+        return super().__new__(cls, f"<job {job_id}>")
 
     def __init__(
         self, job_id: str, raw: bytes, *, fault: str | None = None, place: Any = None, redelivered: bool = False
@@ -37,6 +41,8 @@ class Delivery:
         """Where the transport has it from."""
         self.redelivered = redelivered
         """Whoever had it before did not settle it."""
+        self.again = False
+        """Its try failed, and is to be followed by another."""
         self.begun = False
         """Its job was called."""
         self.settled = False
@@ -48,8 +54,9 @@ class Delivery:
         self.lock = Lock()
         """Held while it is settled, and on RabbitMQ while it is given back: both would leave two of its job."""
 
-    def __repr__(self) -> str:
-        return f"<job {self.id}>"
+    __repr__ = str.__str__
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
 class _Frame(Struct, frozen=True, forbid_unknown_fields=True):

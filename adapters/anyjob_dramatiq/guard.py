@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
 from dramatiq import Broker, MessageProxy, Middleware, Worker
+from dramatiq.middleware import Retries
 
 from anyjob.envelope import JobEnvelope, read_envelope
 from anyjob.errors import EnqueueError, EnvelopeError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
-from anyjob.outcome import Abandoned, Outcome, Retry
+from anyjob.outcome import Outcome, Retry
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.lifecycle import say_up
-from anyjob_dramatiq.runner import TryFailedError
+from anyjob_dramatiq.runner import raise_error
 
 if TYPE_CHECKING:
     from anyjob_dramatiq.existing import ExistingDramatiqBackend
@@ -37,6 +39,9 @@ class JobGuard(Middleware):
         self._up = threading.Event()
         self._stop = threading.Event()
         self._running = threading.local()
+        for each in backend.broker.middleware:
+            if isinstance(each, Retries):
+                each.logger.addFilter(self._is_true)
 
     def after_worker_boot(self, _broker: Broker, _worker: Worker) -> None:
         """Let jobs begin: one that ends a process which is still starting looks like wrong usage."""
@@ -49,6 +54,7 @@ class JobGuard(Middleware):
             return
         raw = message.args[0] if len(message.args) == 1 else None
         fault = None if isinstance(raw, str) and not message.kwargs else "It is no message with one envelope."
+        message.options.pop("retries", None)  # for who counts them at the enqueue
         for option in message.options.keys() & (forbidden_options(broker.middleware) - {"eta"}):
             fault = f"Its option {option!r} is none that a job of ours has."
             del message.options[option]
@@ -57,6 +63,27 @@ class JobGuard(Middleware):
         delivery.place = message.options.get("redis_message_id", "")
         delivery.redelivered = bool(getattr(message, "redelivered", False)) or self._backend.mark_begun(delivery.place)
         self._running.delivery = delivery
+
+    def after_process_message(
+        self,
+        _broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,  # noqa: ARG002
+        exception: BaseException | None = None,  # noqa: ARG002
+    ) -> None:
+        """Have a message acknowledged, the last word here being ours, whose job failed and was sent anew."""
+        if self._is_sent_again:
+            message.failed = False
+
+    @property
+    def _is_sent_again(self) -> bool:
+        delivery: Delivery | None = getattr(self._running, "delivery", None)
+        return delivery is not None and delivery.again
+
+    def _is_true(self, _record: logging.LogRecord) -> bool:
+        """Whether what Dramatiq says of retries that are exceeded is so."""
+        return not self._is_sent_again
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         """Send on, or park, a job that Dramatiq is about to dead-letter for want of an actor: nothing else sees it."""
@@ -85,10 +112,8 @@ class JobGuard(Middleware):
         outcome = self._execute(delivery)
         self._settle(outcome)
         self._backend.unmark(delivery.place)
-        if isinstance(outcome, Abandoned):
-            raise TryFailedError(outcome.failure.message)
-        if isinstance(outcome, Retry) and not delivery.redelivered:
-            raise TryFailedError(outcome.envelope.last_error)
+        delivery.again = isinstance(outcome, Retry)
+        raise_error(outcome)
 
     def _execute(self, delivery: Delivery) -> Outcome:
         if delivery.fault is not None:

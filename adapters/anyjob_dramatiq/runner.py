@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
-from anyjob.errors import EnqueueError
+from dramatiq.errors import Retry as DramatiqRetry
+from dramatiq.middleware import SkipMessage
+
+from anyjob.envelope import MAX_ERROR_LENGTH
+from anyjob.error_text import describe_error
+from anyjob.errors import AnyjobError, EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob.outcome import Abandoned, Completed, Outcome, Retry
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobIntake
 
-__all__ = ["JobRunner", "TryFailedError"]
+__all__ = ["JobRunner", "TryFailedError", "raise_error"]
 
 logger = JobLogger("anyjob.worker")
 
 
-class TryFailedError(Exception):
-    """A try failed, and all that follows from that was done: for Dramatiq's middleware and monitors to count."""
+class TryFailedError(AnyjobError):
+    """A try failed, of an error that Dramatiq would take for an order."""
+
+
+def raise_error(outcome: Outcome) -> None:
+    """Raise what the try raised, as an actor does, once all that follows from it was done."""
+    error = outcome.error if isinstance(outcome, Retry | Abandoned) else None
+    if error is None:
+        return
+    if issubclass(type(error), _ORDERS):
+        raise TryFailedError(describe_error(error, MAX_ERROR_LENGTH)) from error
+    raise error
 
 
 class JobRunner:
@@ -29,7 +45,7 @@ class JobRunner:
         self._settle = settle
 
     def run(self, delivery: Delivery) -> None:
-        """Run a message's job and settle it; Dramatiq acknowledges it afterwards. Raises `TryFailedError` if it failed.
+        """Run a message's job and settle it; Dramatiq acknowledges it afterwards. Raises the job's error if it failed.
 
         Re-raises what was meant for the process; the message was given back then.
         """
@@ -43,10 +59,8 @@ class JobRunner:
             delivery.released = True
             logger.warning("left id=%s as it is, to come again: %s", delivery.id, error)
             return
-        if isinstance(outcome, Abandoned):
-            raise TryFailedError(outcome.failure.message)
-        if isinstance(outcome, Retry) and not delivery.redelivered:
-            raise TryFailedError(outcome.envelope.last_error)
+        delivery.again = isinstance(outcome, Retry)
+        raise_error(outcome)
 
     def refuse(self, delivery: Delivery, why: str) -> None:
         """Park a message that is none of ours, or that did not come to its job."""
@@ -78,3 +92,6 @@ class JobRunner:
     def _give_back(self, delivery: Delivery) -> None:
         delivery.released = True
         self._intake.insist(lambda: self._intake.source.give_back(delivery))
+
+
+_ORDERS: Final = (DramatiqRetry, SkipMessage)

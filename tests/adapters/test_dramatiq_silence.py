@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from dramatiq_worlds import dramatiq_amqp_harness
 
+from anyjob.errors import EnvelopeError
 from anyjob.outcome import Outcome
 from anyjob.store import JobState
 from anyjob.testing.conformance.harness import JOBS
@@ -19,7 +20,7 @@ from anyjob_dramatiq.amqp_again import KnownDeliveries
 from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobIntake
-from anyjob_dramatiq.runner import JobRunner, TryFailedError
+from anyjob_dramatiq.runner import JobRunner
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -166,7 +167,7 @@ def test_what_was_given_back_is_not_settled_too(world: Any, source: AmqpSource) 
         return outcome
 
     executor: Any = SimpleNamespace(execute=execute)
-    with pytest.raises(TryFailedError):
+    with pytest.raises(EnvelopeError, match="whatever"):
         JobRunner(executor, intake, settled.append).run(held)
     assert settled == []
     source.close()
