@@ -13,12 +13,13 @@ from anyjob.capabilities import Capabilities, Quality
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import JobEnvelope, write_envelope
 from anyjob.error_text import type_name
-from anyjob.errors import EnqueueError, UnsupportedCapabilityError
+from anyjob.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError, shown
 from anyjob.executor import JobExecutor, worker_name
 from anyjob.log import JobLogger, log_event
 from anyjob.moments import plain_moment
 from anyjob.natives import ReadNative
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
+from anyjob.plain import plain_text, plain_texts
 from anyjob.shelf import JobShelf
 from anyjob.worker import DEFAULT_LEASE, JobWorker, WorkerOptions
 
@@ -68,6 +69,15 @@ class BackendConfig:
     clock: Clock = field(default_factory=SystemClock)
     known_queues: Callable[[], Iterable[str]] = field(default=lambda: ("default",), repr=False)
     """The logical queues that the application's jobs go to, as far as it knows by now; for systems that can't tell."""
+
+    def __post_init__(self) -> None:
+        for attribute, plain in _PLAIN.items():
+            object.__setattr__(self, attribute, plain(getattr(self, attribute)))
+        if not isinstance(self.queues, tuple | None):
+            raise ConfigurationError(f"backends.{self.alias}.queues: {shown(self.queues)} must be a list, as ['mail'].")
+
+
+_PLAIN: Final = {"alias": plain_text, "url": plain_text, "namespace": plain_text, "queues": plain_texts}
 
 
 class MoveMemory:

@@ -16,6 +16,7 @@ from anyjob.invoker import JobResolver
 from anyjob.manager import JobManager
 from anyjob.named import import_application
 from anyjob.observer import JobObserver
+from anyjob.plain import plain_text
 from anyjob.registry import JobRegistry
 from anyjob.routing import JobWiring
 
@@ -210,7 +211,7 @@ def _spelt_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     from anyjob.settings.urls import is_url
 
     rest = {key: value for key, value in settings.items() if key != "backend"}
-    backend = settings.get("backend")
+    backend = plain_text(settings.get("backend"))
     if backend is None:
         return rest
     if not is_url(str(backend)):

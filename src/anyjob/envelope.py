@@ -218,5 +218,6 @@ class JobIds:
 
     def new(self, now: datetime) -> str:
         """Return a fresh id for a job made at `now`."""
-        number = int(now.timestamp() * 1000) << 64 | self._process | next(self._count) & 0xFFFFFF
+        milliseconds = max(int(now.timestamp() * 1000), 0)  # of a clock before 1970, they don't sort
+        number = milliseconds << 64 | self._process | next(self._count) & 0xFFFFFF
         return number.to_bytes(14, "big").hex()

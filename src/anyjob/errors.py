@@ -120,6 +120,18 @@ class UntellableError(AnyjobError):
         """Module and name of the type of what the job raised."""
 
 
+def shown(value: object) -> str:
+    """Return the `repr` of a value for a message: cut to a line, and told also where there is none."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # a number of 5,000 digits has none either
+        text = f"<{type(value).__qualname__}>"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+_LONGEST_SHOWN = 200
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"`, or nothing when no known word is near."""
     near = difflib.get_close_matches(wrong, list(known), n=1)

@@ -13,7 +13,7 @@ from anyjob.backend import ENQUEUE_TIMEOUT, JobBackend, NativeCommand
 from anyjob.calls import JobCall, TypedJob
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import JobEnvelope
-from anyjob.errors import ConfigurationError, UnsupportedCapabilityError
+from anyjob.errors import ConfigurationError, UnknownJobError, UnsupportedCapabilityError, shown
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.invoker import JobResolver, NamedResolver, construct
 from anyjob.job_id import JobId
@@ -21,7 +21,8 @@ from anyjob.log import JobLogger
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport, NativeReader, NativeSource
 from anyjob.named import NamedObject, import_application
 from anyjob.observer import JobObserver, JobObservers
-from anyjob.options import EnqueueOptions, PrepareOptions, refuse_bad_options
+from anyjob.options import EnqueueOptions, PrepareOptions, plain_options
+from anyjob.plain import plain_text
 from anyjob.preparing import JobPreparer, kept
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
@@ -366,6 +367,9 @@ class JobManager:
     # Inside
 
     def _named(self, name: str) -> JobConfiguration:
+        name = plain_text(name)
+        if not isinstance(name, str):
+            raise UnknownJobError(f"{shown(name)} is no job's name: a name is a string, as 'mail.send'.")
         if self.registry.find(name) is None:
             self.import_jobs()
         return self.registry.get(name)
@@ -376,7 +380,7 @@ class JobManager:
     def _prepare_many(
         self, items: Iterable[object], options: EnqueueOptions
     ) -> tuple[Sequence[JobEnvelope], str | None]:
-        refuse_bad_options(options)
+        options = plain_options(options)
         return self._preparer.prepare_many(items, options, self._wiring.clock), options.get("backend")
 
     def _send(self, envelope: JobEnvelope, options: EnqueueOptions) -> JobId:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-__all__ = ["plain_duration", "plain_moment"]
+__all__ = ["LONGEST_WAIT", "plain_duration", "plain_moment"]
+
+LONGEST_WAIT: Final = 100.0 * 365 * 86_400
+"""Seconds: the longest duration of any setting or policy, which keeps arithmetic with datetimes in range."""
 
 
 def plain_moment(moment: datetime) -> datetime:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from typing import Any, Final, TypedDict
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypedDict, cast
 
 from anyjob.envelope import JOB_ID, MAX_HEADERS_SIZE, QUEUE_NAME, RESERVED_HEADER_PREFIX, JobPriority
-from anyjob.errors import InvalidOptionError, did_you_mean
+from anyjob.errors import InvalidOptionError, did_you_mean, shown
 from anyjob.moments import plain_duration, plain_moment
+from anyjob.plain import plain_number, plain_text
 from anyjob.registry import QUEUE_RULE
 
-__all__ = ["EnqueueOptions", "PrepareOptions", "due_at", "refuse_bad_options"]
+__all__ = ["EnqueueOptions", "PrepareOptions", "due_at", "plain_options"]
 
 
 class PrepareOptions(TypedDict, total=False):
@@ -37,77 +37,112 @@ class EnqueueOptions(PrepareOptions, total=False):
     """Alias of the backend that is to take it, in place of the one that the routes choose."""
 
 
-def refuse_bad_options(options: PrepareOptions) -> None:
-    """Raise `InvalidOptionError`, saying what is wrong with which option and what would be right. None is unsaid."""
+def plain_options(options: PrepareOptions) -> EnqueueOptions:
+    """Return the options that are said (None is unsaid), each as a plain value that may travel.
+
+    Raises `InvalidOptionError`, saying what is wrong with which option and what would be right.
+    """
+    plain: dict[str, Any] = {}
     for name, value in options.items():
-        rule = _RULES.get(name)
-        if rule is None:
+        read = _READERS.get(name)
+        if read is None:
             raise InvalidOptionError(
-                f"There is no option {name!r}.{did_you_mean(name, _RULES)} Options: {', '.join(_RULES)}."
+                f"There is no option {name!r}.{did_you_mean(name, _READERS)} Options: {', '.join(_READERS)}."
             )
-        fault = "" if value is None else rule(value)
-        if fault:
-            raise InvalidOptionError(f"{name} = {value!r}: {fault}")
-    if options.get("delay") is not None and options.get("run_at") is not None:
+        if value is not None:
+            try:
+                plain[name] = read(value)
+            except ValueError as error:
+                raise InvalidOptionError(f"{name} = {shown(value)}: {error}") from None
+    if "delay" in plain and "run_at" in plain:
         raise InvalidOptionError("delay and run_at say the same thing: give one of them.")
+    return cast("EnqueueOptions", plain)
 
 
-def _fault_of_priority(value: Any) -> str:
+def _priority(value: Any) -> JobPriority:
     if isinstance(value, JobPriority):
-        return ""
-    return "numbers mean the opposite on some brokers; use JobPriority.LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH."
+        return value
+    raise ValueError(
+        "numbers mean the opposite on some brokers; use JobPriority.LOW, BELOW_NORMAL, NORMAL, ABOVE_NORMAL, HIGH."
+    )
 
 
-def _fault_of_delay(value: Any) -> str:
+def _delay(value: Any) -> timedelta:
     if isinstance(value, timedelta):
-        value = value.total_seconds()
+        value = plain_duration(value).total_seconds()
+    value = plain_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return "a delay is a timedelta or a number of seconds."
-    right = math.isfinite(value) and 0 <= value <= _LONGEST_DELAY
-    return "" if right else "a delay is between 0 seconds and 1000 years."
+        raise ValueError("a delay is a timedelta or a number of seconds.")
+    if not 0 <= value <= _LONGEST_DELAY:  # nor is it NaN
+        raise ValueError("a delay is between 0 seconds and 1000 years.")
+    return timedelta(seconds=value)
 
 
-def _fault_of_run_at(value: Any) -> str:
+def _run_at(value: Any) -> datetime:
     if not isinstance(value, datetime):
-        return "run_at is a datetime."
+        raise ValueError("run_at is a datetime.")
     if value.utcoffset() is None:
-        return "it has no time zone, so nobody can tell when that is. Use datetime.now(UTC) or .astimezone()."
-    return "" if value.year <= _LAST_YEAR else f"run_at is in the year {_LAST_YEAR} at the latest."
+        raise ValueError(
+            "it has no time zone, so nobody can tell when that is. Use datetime.now(UTC) or .astimezone()."
+        )
+    try:
+        moment = plain_moment(value)
+    except OverflowError:  # UTC has no such time: it is hours before the calendar begins, or after it ends
+        moment = _FIRST if value.year == 1 else _NEVER
+    except (TypeError, ValueError):  # pandas has a datetime that is none
+        raise ValueError("that is no time.") from None
+    if moment.year > _LAST_YEAR:
+        raise ValueError(f"run_at is in the year {_LAST_YEAR} at the latest.")
+    return moment
 
 
-def _fault_of_queue(value: Any) -> str:
-    return "" if isinstance(value, str) and QUEUE_NAME.fullmatch(value) else QUEUE_RULE
+def _queue(value: Any) -> str:
+    queue: Any = plain_text(value)
+    if not isinstance(queue, str) or not QUEUE_NAME.fullmatch(queue):
+        raise ValueError(QUEUE_RULE)
+    return queue
 
 
-def _fault_of_backend(value: Any) -> str:
-    return "" if isinstance(value, str) else "a backend is named by its alias."  # the router knows which there are
+def _job_id(value: Any) -> str:
+    job_id: Any = plain_text(value)
+    if not isinstance(job_id, str) or not JOB_ID.fullmatch(job_id):
+        raise ValueError("an id is 1 to 64 of A-Z a-z 0-9 _ -.")
+    return job_id
 
 
-def _fault_of_job_id(value: Any) -> str:
-    return "" if isinstance(value, str) and JOB_ID.fullmatch(value) else "an id is 1 to 64 of A-Z a-z 0-9 _ -."
+def _backend(value: Any) -> str:
+    alias: Any = plain_text(value)
+    if not isinstance(alias, str):
+        raise ValueError("a backend is named by its alias.")  # the router knows which there are
+    return alias
 
 
-def _fault_of_headers(value: Any) -> str:
+def _headers(value: Any) -> Mapping[str, str]:
     if not isinstance(value, Mapping) or not all(_is_text(x) for pair in value.items() for x in pair):
-        return "headers map strings to strings."
-    reserved = [key for key in value if key.startswith(RESERVED_HEADER_PREFIX)]
+        raise ValueError("headers map strings to strings.")
+    headers: dict[str, str] = {plain_text(key): plain_text(each) for key, each in value.items()}
+    reserved = [key for key in headers if key.startswith(RESERVED_HEADER_PREFIX)]
     if reserved:
-        return f"{reserved[0]!r}: names that begin with {RESERVED_HEADER_PREFIX!r} are anyjob's own."
-    size = sum(len(x.encode()) for pair in value.items() for x in pair)
-    return "" if size <= MAX_HEADERS_SIZE else f"they take {size:,} bytes; the limit is {MAX_HEADERS_SIZE:,}."
+        raise ValueError(f"{reserved[0]!r}: names that begin with {RESERVED_HEADER_PREFIX!r} are anyjob's own.")
+    size = sum(len(x.encode()) for pair in headers.items() for x in pair)
+    if size > MAX_HEADERS_SIZE:
+        raise ValueError(f"they take {size:,} bytes; the limit is {MAX_HEADERS_SIZE:,}.")
+    return headers
 
 
 _LONGEST_DELAY: Final = 1000 * 365 * 86_400.0
 _LAST_YEAR: Final = 4000
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
-_RULES: Final[Mapping[str, Callable[[Any], str]]] = {
-    "priority": _fault_of_priority,
-    "delay": _fault_of_delay,
-    "run_at": _fault_of_run_at,
-    "queue": _fault_of_queue,
-    "job_id": _fault_of_job_id,
-    "headers": _fault_of_headers,
-    "backend": _fault_of_backend,
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "priority": _priority,
+    "delay": _delay,
+    "run_at": _run_at,
+    "queue": _queue,
+    "job_id": _job_id,
+    "headers": _headers,
+    "backend": _backend,
 }
 
 
@@ -116,12 +151,8 @@ def _is_text(value: Any) -> bool:
 
 
 def due_at(options: PrepareOptions, now: datetime) -> datetime | None:
-    """Return when the job is due if that is later than now, in UTC."""
+    """Return when the job of plain options is due if that is later than now, in UTC."""
     run_at = options.get("run_at")
     if run_at is None:
         run_at = now + plain_duration(options.get("delay") or 0.0)
-    try:
-        run_at = plain_moment(run_at)
-    except OverflowError:  # hours before the first day of the calendar
-        return None
     return run_at if run_at > now else None

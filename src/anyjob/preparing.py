@@ -12,7 +12,7 @@ from anyjob.clock import Clock
 from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds, read_envelope, write_envelope
 from anyjob.errors import EnvelopeError, InvalidArgsError, InvalidOptionError
 from anyjob.moments import plain_moment
-from anyjob.options import EnqueueOptions, PrepareOptions, due_at, refuse_bad_options
+from anyjob.options import EnqueueOptions, PrepareOptions, due_at, plain_options
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.serializer import JobSerializer
 from anyjob.upgrades import ARGS_VERSION_HEADER
@@ -45,11 +45,11 @@ class JobPreparer:
                 now,
                 now,
             )
-        refuse_bad_options(options)
+        options = plain_options(options)
         due = due_at(options, now)
         return JobEnvelope(
             v=ENVELOPE_VERSION,
-            id=str(options.get("job_id") or self._ids.new(now)),
+            id=options.get("job_id") or self._ids.new(now),
             name=configuration.name,
             args=Raw(data),
             queue=options.get("queue") or configuration.queue,
@@ -94,19 +94,18 @@ def kept(envelope: JobEnvelope, options: Mapping[str, object]) -> JobEnvelope:
 
 
 def _headers(configuration: JobConfiguration, options: PrepareOptions) -> Mapping[str, str]:
-    headers = {str(key): str(value) for key, value in (options.get("headers") or {}).items()}
+    headers = dict(options.get("headers") or {})
     if configuration.upgrades:
         headers[ARGS_VERSION_HEADER] = str(configuration.args_version)
     return headers
 
 
 def _checked(envelope: JobEnvelope) -> JobEnvelope:
-    """Return the envelope, which anybody may have made, if the other side will be able to read it."""
+    """Return the envelope, which anybody may have made, as the other side will read it, its values plain."""
     try:
-        read_envelope(write_envelope(envelope))
+        return read_envelope(write_envelope(envelope))
     except (EnvelopeError, TypeError, ValueError) as error:
         raise InvalidOptionError(f"{envelope!r} is no envelope of prepare(): {error}") from error
-    return envelope
 
 
 def _refuse_other_args(configuration: JobConfiguration, args: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,8 +14,10 @@ from typing import Any, Final, TypeVar
 from msgspec import UNSET, Raw, UnsetType
 
 from anyjob.envelope import QUEUE_NAME, JobEnvelope, JobPriority
-from anyjob.errors import DuplicateJobError, JobDefinitionError, UnknownJobError, did_you_mean
+from anyjob.errors import DuplicateJobError, JobDefinitionError, UnknownJobError, did_you_mean, shown
 from anyjob.forks import in_each_process
+from anyjob.moments import LONGEST_WAIT
+from anyjob.plain import plain_number, plain_text, plain_texts
 from anyjob.retry import RetryPolicy
 from anyjob.serializer import JobSerializer
 from anyjob.signature import JobFunction, describe_place
@@ -37,7 +38,7 @@ def job_name(name: str, *, aliases: Iterable[str] = ()) -> Callable[[T], T]:
     The name is the contract with queued messages and with other deployments: it stays when the class is renamed or
     moved. Up to 128 characters. Subclasses don't inherit it.
     """
-    names = (name, *as_aliases(aliases))
+    names = (plain_text(name), *as_aliases(aliases))
     for each in names:
         _refuse_bad_name(each)
 
@@ -71,10 +72,13 @@ class JobConfiguration:
     """By version, what makes arguments of the version before into that version's; the last is today's."""
 
     def __post_init__(self) -> None:
+        for attribute, plain in _PLAIN.items():
+            object.__setattr__(self, attribute, plain(getattr(self, attribute)))
         for each in (self.name, *self.aliases):
             _refuse_bad_name(each)
-        if not QUEUE_NAME.fullmatch(str(self.queue)):
-            raise JobDefinitionError(f"{self.place}: queue = {self.queue!r}: {QUEUE_RULE}")
+        queue: Any = self.queue
+        if not isinstance(queue, str) or not QUEUE_NAME.fullmatch(queue):
+            raise JobDefinitionError(f"{self.place}: queue = {queue!r}: {QUEUE_RULE}")
         if not isinstance(self.priority, JobPriority):
             raise JobDefinitionError(f"{self.place}: priority = {self.priority!r} is not a JobPriority.")
         if not isinstance(self.retry, RetryPolicy | UnsetType | None):
@@ -82,7 +86,7 @@ class JobConfiguration:
         refuse_bad_upgrades(self.upgrades, self.place)
         if self.time_limit is not None and not _is_time(self.time_limit):
             raise JobDefinitionError(
-                f"{self.place}: time_limit = {self.time_limit!r} must be a timedelta or seconds, more than 0."
+                f"{self.place}: time_limit = {shown(self.time_limit)} must be a timedelta or seconds, more than 0."
             )
 
     @property
@@ -127,6 +131,9 @@ class JobConfiguration:
             is_async=inspect.iscoroutinefunction(job.execute),
             upgrades=job.upgrades,
         )
+
+
+_PLAIN: Final = {"name": plain_text, "aliases": plain_texts, "queue": plain_text, "time_limit": plain_number}
 
 
 class JobRegistry:
@@ -318,13 +325,14 @@ def _refuse_bad_name(name: object) -> None:
 
 def as_aliases(aliases: Iterable[str]) -> tuple[str, ...]:
     """Return the aliases; refuse a string, which is an iterable of its letters."""
-    if isinstance(aliases, str):
-        raise JobDefinitionError(f"aliases = {aliases!r} must be a list, as [{aliases!r}].")
-    return tuple(aliases)
+    texts: Any = plain_texts(aliases)
+    if not isinstance(texts, tuple):
+        raise JobDefinitionError(f"aliases = {shown(texts)} must be a list, as [{shown(aliases)}].")
+    return texts
 
 
 def _is_time(seconds: object) -> bool:
-    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < math.inf
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds <= LONGEST_WAIT
 
 
 def seconds_or_none(duration: timedelta | float | None) -> float | None:

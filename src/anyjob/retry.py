@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from anyjob.errors import JobDefinitionError
-from anyjob.moments import plain_duration, plain_moment
+from anyjob.errors import JobDefinitionError, shown
+from anyjob.moments import LONGEST_WAIT, plain_duration, plain_moment
+from anyjob.plain import plain_number
 
 __all__ = ["DEFAULT_RETRY", "MAX_SNOOZES", "GiveUp", "RetryLater", "RetryPolicy", "Snooze"]
-
-_LONGEST_WAIT: Final = 100.0 * 365 * 86_400  # keeps datetime arithmetic in range however long the policy runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +39,12 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         for name in ("max_tries", "first_wait", "wait_factor", "max_wait", "jitter", "timeout"):
-            value: Any = getattr(self, name)
+            value: Any = plain_number(getattr(self, name))
+            object.__setattr__(self, name, value)
             if isinstance(value, bool) or not isinstance(value, int | float | None):
-                raise JobDefinitionError(f"RetryPolicy({name}={value!r}): must be a number; durations are in seconds.")
+                raise JobDefinitionError(
+                    f"RetryPolicy({name}={shown(value)}): must be a number; durations are in seconds."
+                )
         errors: Any = self.give_up_on
         if not isinstance(errors, tuple) or not all(
             isinstance(e, type) and issubclass(e, BaseException) for e in errors
@@ -52,15 +53,15 @@ class RetryPolicy:
                 f"RetryPolicy(give_up_on={self.give_up_on!r}): must be a tuple of exceptions, as (ValueError,)."
             )
         for name, value, valid, rule in (
-            ("max_tries", self.max_tries, self.max_tries is None or self.max_tries >= 1, "at least 1, or None"),
+            ("max_tries", self.max_tries, self.max_tries is None or _is_count(self.max_tries), "at least 1, or None"),
             ("first_wait", self.first_wait, _is_duration(self.first_wait), "seconds, 0 or more"),
-            ("wait_factor", self.wait_factor, self.wait_factor >= 1, "1 or more"),
+            ("wait_factor", self.wait_factor, 1 <= self.wait_factor <= _LARGEST, "1 or more"),
             ("max_wait", self.max_wait, self.max_wait is None or _is_duration(self.max_wait), "seconds, or None"),
             ("jitter", self.jitter, 0 <= self.jitter <= 1, "between 0 and 1"),
             ("timeout", self.timeout, self.timeout is None or _is_duration(self.timeout), "seconds, or None"),
         ):
             if not valid:
-                raise JobDefinitionError(f"RetryPolicy({name}={value!r}): {name} must be {rule}.")
+                raise JobDefinitionError(f"RetryPolicy({name}={shown(value)}): {name} must be {rule}.")
         if self.max_tries is None and self.timeout is None:
             raise JobDefinitionError("RetryPolicy: without max_tries and timeout a job is tried for ever. Set one.")
 
@@ -70,8 +71,8 @@ class RetryPolicy:
         try:
             wait = self.first_wait * float(self.wait_factor) ** exponent
         except OverflowError:
-            wait = _LONGEST_WAIT
-        wait = min(wait, _LONGEST_WAIT if self.max_wait is None else self.max_wait)
+            wait = LONGEST_WAIT
+        wait = min(wait, LONGEST_WAIT if self.max_wait is None else self.max_wait)
         return wait * (1.0 - self.jitter * draw)
 
     def next_try_at(
@@ -98,10 +99,15 @@ class RetryPolicy:
         return wanted
 
 
+def _is_count(tries: float) -> bool:
+    return isinstance(tries, int) and tries >= 1
+
+
 def _is_duration(seconds: float) -> bool:
-    return math.isfinite(seconds) and 0 <= seconds <= _LONGEST_WAIT
+    return 0 <= seconds <= LONGEST_WAIT  # nor is it NaN
 
 
+_LARGEST: Final = 1e300
 DEFAULT_RETRY: Final = RetryPolicy()
 
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from anyjob.backend import JobBackend
 from anyjob.capabilities import Quality
@@ -24,11 +25,13 @@ from anyjob.errors import (
 from anyjob.executor import JobExecutor
 from anyjob.forks import forks_wait, in_each_process
 from anyjob.observer import JobObservers
+from anyjob.plain import plain_text
 
 __all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget", "JobWiring"]
 
 
 _MANY: Final = 10_000
+_FOR_URLS: Final = "For a URL: anyjob.configure(backend=...)."
 
 OffLoop = Callable[[str, Sequence[str], Callable[[], Any]], Awaitable[Any]]
 """Runs a blocking call, which sends jobs of these ids to the backend of an alias, away from the event loop."""
@@ -40,6 +43,11 @@ class JobBackends(Mapping[str, JobBackend]):
     """
 
     def __init__(self, backends: Mapping[str, JobBackend | Callable[[], JobBackend]]) -> None:
+        if not isinstance(backends, Mapping):
+            raise ConfigurationError(f"JobManager takes a JobBackend, not a {type(backends).__name__}. {_FOR_URLS}")
+        for alias, each in backends.items():
+            if not isinstance(each, JobBackend) and not callable(each):
+                raise ConfigurationError(f"Backend {alias!r} is a {type(each).__name__}, no JobBackend. {_FOR_URLS}")
         self._makers = {alias: each for alias, each in backends.items() if not isinstance(each, JobBackend)}
         self._aliases = tuple(backends)
         in_each_process(self._begin)
@@ -72,6 +80,10 @@ class JobRoute(Struct, frozen=True, kw_only=True):
     backend: str
     job: str | None = None
     queue: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            force_setattr(self, field, plain_text(getattr(self, field)))
 
     def fits(self, name: str, queue: str) -> bool:
         return fnmatchcase(name, self.job) if self.job is not None else queue == self.queue

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Any
 
 from msgspec import Struct
 
 from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, read_envelope
-from anyjob.errors import EnvelopeError
+from anyjob.errors import EnvelopeError, InvalidOptionError, did_you_mean, shown
 from anyjob.outcome import JobFailure, Outcome
+from anyjob.plain import plain_text, plain_texts
 
 __all__ = ["JobClaim", "JobFilter", "JobPage", "JobState", "JobStore", "LostJob", "StoredJob"]
 
@@ -80,7 +82,10 @@ class LostJob(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Chooses jobs; what is None chooses all. `name` is a pattern (`mail.*`, case matters)."""
+    """Chooses jobs; what is None chooses all. `name` is a pattern (`mail.*`, case matters).
+
+    Raises `InvalidOptionError` for what can't choose any: a state that there is not, a text where a set is wanted.
+    """
 
     ids: frozenset[str] | None = None
     """A parked copy is chosen by its job's own id, and shown under that, once no other job has it."""
@@ -89,6 +94,20 @@ class JobFilter:
     name: str | None = None
     where: Callable[[StoredJob], bool] | None = None
     """Asked last, about each job that fits otherwise."""
+
+    def __post_init__(self) -> None:
+        for attribute in ("ids", "states", "queues"):
+            values: Any = plain_texts(getattr(self, attribute))
+            if values is not None:
+                if not isinstance(values, tuple) or not all(isinstance(each, str) for each in values):
+                    raise InvalidOptionError(f"JobFilter({attribute}={shown(values)}): it is a set of strings.")
+                object.__setattr__(self, attribute, frozenset(values))
+        if self.states is not None:
+            object.__setattr__(self, "states", frozenset(map(_state, self.states)))
+        name: Any = plain_text(self.name)
+        if not isinstance(name, str | None):
+            raise InvalidOptionError(f"JobFilter(name={shown(name)}): it is a pattern, as 'mail.*'.")
+        object.__setattr__(self, "name", name)
 
     def matches(self, job: StoredJob) -> bool:
         """Whether the job is chosen. One that can't be read has neither queue nor name to be chosen by."""
@@ -107,6 +126,16 @@ class JobFilter:
             and (self.queues is None or envelope.queue in self.queues)
             and (self.name is None or fnmatchcase(envelope.name, self.name))
         )
+
+
+def _state(name: str) -> JobState:
+    try:
+        return JobState(name)
+    except ValueError:
+        known = [state.value for state in JobState]
+        raise InvalidOptionError(
+            f"JobFilter: there is no state {name!r}.{did_you_mean(name, known)} States: {', '.join(known)}."
+        ) from None
 
 
 class JobStore(ABC):

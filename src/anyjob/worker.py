@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from datetime import timedelta
 from functools import partial
@@ -12,14 +12,19 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from anyjob.clock import deadline_in
-from anyjob.errors import InvalidOptionError
+from anyjob.envelope import QUEUE_NAME
+from anyjob.errors import InvalidOptionError, shown
 from anyjob.executor import JobExecutor
 from anyjob.forks import in_each_process
 from anyjob.interrupt import stopped_by_interrupt
 from anyjob.log import JobLogger
+from anyjob.moments import LONGEST_WAIT
 from anyjob.outcome import Outcome
+from anyjob.plain import plain_number, plain_texts
+from anyjob.registry import QUEUE_RULE
 from anyjob.store import JobClaim, JobStore
 
 __all__ = ["DEFAULT_LEASE", "DEFAULT_STOP_TIMEOUT", "JobWorker", "WorkerOptions"]
@@ -53,27 +58,50 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """Longest pause between two looks into a store that other processes write to."""
 
     def __post_init__(self) -> None:
-        for name in ("queues", "exclude_queues"):
-            if isinstance(value := getattr(self, name), str):
-                raise InvalidOptionError(f"WorkerOptions({name}={value!r}): queues are a tuple, as ('mail',).")
+        for name, (plain, is_right, rule) in _RULES.items():
+            value = plain(getattr(self, name))
+            if not is_right(value):
+                raise InvalidOptionError(f"WorkerOptions({name}={shown(value)}): {rule}")
+            force_setattr(self, name, value)
         if self.queues is not None and self.exclude_queues:
             raise InvalidOptionError("WorkerOptions: either queues or exclude_queues, not both.")
-        limit: object = self.max_jobs
-        if not (limit is None or (isinstance(limit, int) and limit > 0)):
-            raise InvalidOptionError(f"WorkerOptions(max_jobs={limit!r}): must be a whole number more than 0, or None.")
-        numbers: dict[str, Any] = {
-            "concurrency": self.concurrency,
-            "poll": self.poll,
-            "stop_timeout": self.stops_within,
-        }
-        for name, value in numbers.items():
-            if not isinstance(value, int | float) or value < 0 or (value == 0 and name != "stop_timeout"):
-                raise InvalidOptionError(f"WorkerOptions({name}={value!r}): must be a number more than 0.")
 
     @property
     def stops_within(self) -> float:
         """The `stop_timeout` in force, in seconds."""
         return DEFAULT_STOP_TIMEOUT if self.stop_timeout is None else self.stop_timeout
+
+
+def _are_queues(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(each, str) and QUEUE_NAME.fullmatch(each) for each in value)
+
+
+def _is_number(value: object, kind: type = float) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return whole or (kind is float and isinstance(value, float))
+
+
+def _is_duration(value: Any) -> bool:
+    return _is_number(value) and 0 < value <= LONGEST_WAIT
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value, int) and value > 0
+
+
+_QUEUES: Final = f"queues are a tuple, as ('mail',); {QUEUE_RULE}"
+_COUNT: Final = "must be a whole number more than 0."
+_DURATION: Final = "must be a number more than 0, of seconds."
+
+# How each option is made plain, when it is right, and what to say otherwise.
+_RULES: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]]] = {
+    "queues": (plain_texts, lambda value: value is None or _are_queues(value), _QUEUES),
+    "exclude_queues": (plain_texts, _are_queues, _QUEUES),
+    "max_jobs": (plain_number, lambda value: value is None or _is_count(value), f"{_COUNT[:-1]}, or None."),
+    "concurrency": (plain_number, _is_count, _COUNT),
+    "stop_timeout": (plain_number, lambda value: value is None or value == 0 or _is_duration(value), _DURATION),
+    "poll": (plain_number, _is_duration, _DURATION),
+}
 
 
 class _Shift:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,7 @@ from anyjob import (
 from anyjob.backend import NativeCommand, send_one_by_one
 from anyjob.capabilities import Capabilities, Quality
 from anyjob.executor import JobExecutor
-from anyjob.options import due_at
+from anyjob.options import due_at, plain_options
 from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
 from anyjob.testing import FakeClock
 
@@ -161,6 +162,16 @@ def test_delay_and_run_at(
     assert due is None or due.tzinfo is UTC
 
 
+class Level(IntEnum):
+    HIGH = 25
+
+
+class NotATime(datetime):
+    """As pandas' NaT."""
+
+    year: Any = float("nan")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -173,6 +184,11 @@ def test_delay_and_run_at(
         ({"delay": 1e300}, r"delay = 1e\+300"),
         ({"delay": True}, r"delay = True"),
         ({"delay": "5"}, r"delay = '5'"),
+        ({"delay": 10**400}, r"delay = 10{199}\.\.\.: .*between 0 seconds and 1000 years"),
+        ({"delay": -(10**5000)}, r"delay = <int>: .*between 0 seconds"),  # it has no repr
+        ({"delay": 1j}, r"delay = 1j"),
+        ({"run_at": NotATime(2027, 1, 1, tzinfo=UTC)}, r"that is no time"),
+        ({"priority": Level.HIGH}, r"priority = <Level.HIGH: 25>: .*JobPriority"),
         ({"run_at": datetime(2027, 1, 1)}, r"run_at = .*no time zone.*datetime\.now\(UTC\)"),  # noqa: DTZ001
         ({"run_at": 5}, r"run_at = 5"),
         ({"delay": 5, "run_at": datetime(2027, 1, 1, tzinfo=UTC)}, r"delay and run_at"),
@@ -715,6 +731,6 @@ class DatetimeOfAnother(datetime):
     ],
 )
 def test_a_time_of_any_type_becomes_a_plain_one_in_utc(run_at: datetime, expected: datetime | None) -> None:
-    due = due_at({"run_at": run_at}, datetime(2026, 1, 1, tzinfo=UTC))
+    due = due_at(plain_options({"run_at": run_at}), datetime(2026, 1, 1, tzinfo=UTC))
     assert due == expected
     assert type(due) in (datetime, type(None))

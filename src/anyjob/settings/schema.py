@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from anyjob.envelope import QUEUE_NAME
-from anyjob.errors import JobDefinitionError, did_you_mean
+from anyjob.errors import JobDefinitionError, did_you_mean, shown
+from anyjob.moments import LONGEST_WAIT
 from anyjob.named import OBJECT_NAME
 from anyjob.observer import JobObserver
+from anyjob.plain import plain_number, plain_text, plain_texts
 from anyjob.registry import QUEUE_RULE
 from anyjob.retry import RetryPolicy
 from anyjob.routing import JobRoute
@@ -26,9 +27,11 @@ def _plain(kind: Any, *, at_least: float | None = None) -> Reader:
     """Make a reader of one type; strings stand for numbers and switches, for the environment has nothing else."""
 
     def read(value: Any) -> Any:
-        converted = msgspec.convert(value, kind, strict=False)
-        if at_least is not None and not at_least <= converted < math.inf:
-            raise ValueError(f"{converted!r} must be a finite number, {at_least:g} or more.")
+        converted = msgspec.convert(plain_number(plain_text(value)), kind, strict=False)
+        if at_least is not None and not at_least <= converted <= LONGEST_WAIT:
+            raise ValueError(
+                f"{shown(converted)} must be a finite number, {at_least:g} or more, {LONGEST_WAIT:.0f} at most."
+            )
         return converted
 
     return read
@@ -37,7 +40,7 @@ def _plain(kind: Any, *, at_least: float | None = None) -> Reader:
 def _names(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ValueError(f"{value!r} must be a list, as ['mail'].")
-    return msgspec.convert(tuple(value), tuple[str, ...])
+    return msgspec.convert(plain_texts(value), tuple[str, ...])
 
 
 def _observers(value: Any) -> tuple[JobObserver | str, ...]:
@@ -67,12 +70,14 @@ def _queues(value: Any) -> tuple[str, ...]:
 
 
 def _namespace(value: Any) -> str:
+    value = plain_text(value)
     if not isinstance(value, str) or not QUEUE_NAME.fullmatch(value):
         raise ValueError(f"{value!r}: a namespace is spelt like a queue: {QUEUE_RULE}")
     return value
 
 
 def _url(value: Any) -> str:
+    value = plain_text(value)
     if not isinstance(value, str) or not is_url(value):
         raise ValueError("must be a URL, as 'memory:' or 'rq+redis://localhost:6379/0'.")
     return value
@@ -86,7 +91,7 @@ def _retry(value: Any) -> RetryPolicy | None:
     if not isinstance(value, Mapping):
         raise ValueError(f'{value!r} must be "none" or a table, as {{ max_tries = 5 }}.')
     _refuse_unknown_keys(value, [name for name in RetryPolicy.__dataclass_fields__ if name != "give_up_on"])
-    return msgspec.convert(dict(value), RetryPolicy)
+    return msgspec.convert({key: plain_number(each) for key, each in value.items()}, RetryPolicy)
 
 
 def _routes(value: Any) -> tuple[JobRoute, ...]:
@@ -102,7 +107,7 @@ def _route(index: int, value: Any) -> JobRoute:
         raise ValueError(f"[{index}] must be a table.")
     try:
         _refuse_unknown_keys(value, JobRoute.__struct_fields__)
-        route = msgspec.convert(dict(value), JobRoute)
+        route = msgspec.convert({key: plain_text(each) for key, each in value.items()}, JobRoute)
     except ValueError as error:
         raise ValueError(f"[{index}]: {error}") from error
     if route.queue is not None and not QUEUE_NAME.fullmatch(route.queue):
