@@ -12,6 +12,7 @@ import amqp
 from amqp.exceptions import AMQPError, NotFound
 from amqp.spec import Basic
 
+from anyjob.error_text import describe_error
 from anyjob.errors import EnqueueError
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.notes import note_names
@@ -33,7 +34,7 @@ def translated() -> Iterator[None]:
     except NotFound:
         raise
     except AMQP_ERRORS as error:
-        raise EnqueueError(f"RabbitMQ can't be reached, or refused: {error}") from error
+        raise EnqueueError(f"RabbitMQ can't be reached, or refused: {describe_error(error)}") from error
 
 
 class _Channel(amqp.Channel):  # type: ignore[misc]  # py-amqp is untyped

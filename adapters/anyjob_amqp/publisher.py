@@ -11,6 +11,7 @@ from amqp import Message
 from amqp.spec import Basic
 from msgspec import Struct
 
+from anyjob.error_text import describe_error
 from anyjob.errors import EnqueueError
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.links import AMQP_ERRORS, Link, Links
@@ -111,11 +112,15 @@ def _told(batch: _Batch, accepted: Sequence[str], rest: Sequence[Parcel], where:
         yield
     except (*AMQP_ERRORS, _NotTakenError) as error:
         raise EnqueueError(
-            f"RabbitMQ ({where}) did not take every job: {error}",
+            f"RabbitMQ ({where}) did not take every job: {_reason(error)}",
             accepted=[*accepted, *batch.accepted],
             rejected=[*batch.refused, *(parcel.id for parcel in (*batch.unsent, *rest))],
             in_doubt=[parcel.id for parcel in batch.under_way.values()],
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, _NotTakenError) else describe_error(error)
 
 
 _BATCH: Final = 500

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from anyjob.errors import ConfigurationError
+from anyjob.urls import refuse_unreadable
 
 __all__ = ["AmqpAddress", "read_url"]
 
@@ -28,10 +29,10 @@ def read_url(url: str, alias: str) -> AmqpAddress:
     An empty path is the vhost `/`, as Celery and kombu read it.
     """
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        refuse_unreadable(url)
     except ValueError as error:
         raise ConfigurationError(f"backends.{alias}.url: {error}") from None
+    parts = urlsplit(url)
     if parts.scheme not in _PORTS or ";" in url or parts.query:
         raise ConfigurationError(
             f"backends.{alias}.url: must be amqp(s)://user:password@host:port/vhost, one address and no query; what "
@@ -39,7 +40,7 @@ def read_url(url: str, alias: str) -> AmqpAddress:
         )
     return AmqpAddress(
         host=parts.hostname or "localhost",
-        port=port or _PORTS[parts.scheme],
+        port=parts.port or _PORTS[parts.scheme],
         user=unquote(parts.username or "guest"),
         password=unquote(parts.password or "guest"),
         vhost=unquote(parts.path[1:]) or "/",

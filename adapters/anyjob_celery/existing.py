@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from celery import Celery
@@ -16,13 +15,14 @@ from kombu.exceptions import KombuError
 from anyjob.backend import BackendConfig, send_one_by_one
 from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, write_envelope
-from anyjob.error_text import type_name
+from anyjob.error_text import describe_error
 from anyjob.errors import ConfigurationError, EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
 from anyjob.store import JobState
+from anyjob.urls import read_object_url
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.existing_amqp import AppOnAmqp
 from anyjob_celery.existing_queues import AppQueues, read_natives
@@ -124,7 +124,7 @@ class ExistingCeleryBackend(CeleryBackend):
         try:
             registered = self.app.control.inspect(timeout=_ANSWER).registered() or {}
         except self._errors as error:
-            raise EnqueueError(f"Celery could not ask its workers: {type_name(error)}") from error
+            raise EnqueueError(f"Celery could not ask its workers: {describe_error(error)}") from error
         lacking = [worker for worker, tasks in sorted(registered.items()) if not _knows_our_task(tasks)]
         if not lacking:
             return ()
@@ -148,7 +148,10 @@ class ExistingCeleryBackend(CeleryBackend):
 
 def _find(config: BackendConfig) -> Celery:
     """Return the application that the URL names."""
-    named = parse_qs(urlsplit(config.url).query).get("app", [""])[0]
+    try:
+        named = read_object_url(config.url, "app")
+    except ValueError as error:
+        raise ConfigurationError(f"backends.{config.alias}.url: {error}") from None
     module_name, _, attribute = named.partition(":")
     where = f"backends.{config.alias}.url: app={named}"
     if not module_name:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from amqp import spec
 from amqp.exceptions import AMQPError
 
+from anyjob.error_text import describe_error
 from anyjob.errors import EnqueueError
 
 __all__ = ["IS_HELD", "is_held_on_amqp"]
@@ -41,7 +42,7 @@ def _is_held_on_redis(message: Any, _timeout: float) -> bool:
             # Not HEXISTS: kombu's client puts a `global_keyprefix` before the keys of the commands that it uses itself.
             return client.hget(channel.unacked_key, message.delivery_tag) is not None
     except channel.connection_errors as error:
-        raise EnqueueError(f"Redis could not say whether it is out: {error}") from error
+        raise EnqueueError(f"Redis could not say whether it is out: {describe_error(error)}") from error
 
 
 def _tell_loop(message: Any, error: Exception) -> None:

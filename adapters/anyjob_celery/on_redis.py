@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+from msgspec import Struct
 from redis.exceptions import RedisError
 
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import Quality
 from anyjob.envelope import JobEnvelope
-from anyjob.errors import EnqueueError
+from anyjob.error_text import describe_error
+from anyjob.errors import ConfigurationError, EnqueueError
+from anyjob.urls import hide_in, read_query
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
 from anyjob_celery.redis_places import CeleryPlaces
 from anyjob_celery.redis_wire import LEVELS
-from anyjob_redis import ON_REDIS, Moves, ParkedJobs, RedisShelf, connect
+from anyjob_redis import ON_REDIS, Moves, ParkedJobs, RedisShelf, connect, split_url, with_plain_ssl
 
 __all__ = ["RedisCeleryBackend"]
 
@@ -30,7 +34,9 @@ class RedisCeleryBackend(OwnCeleryBackend):
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
-        options = {**self.options.get("broker_use_ssl", {}), **self.transport_options}
+        address = self._address = _read_address(super().url, self.options.get("broker_use_ssl"), config.alias)
+        self.transport_options = {**address.options, **self.transport_options}
+        options = {**address.ssl, **self.transport_options}
         client = self.client = connect(replace(config, options=options), self.url)
         self.messages = RedisMessages(client, config.namespace, config.clock, config.enqueue_timeout)
         self.held = HeldMessages(self.messages, config.lease)
@@ -52,6 +58,10 @@ class RedisCeleryBackend(OwnCeleryBackend):
             clock=config.clock,
             capabilities=self.capabilities,
         )
+
+    @property
+    def url(self) -> str:
+        return self._address.url
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self._send(envelopes)
@@ -96,6 +106,7 @@ class RedisCeleryBackend(OwnCeleryBackend):
                 "priority_steps": list(LEVELS.values()),
                 "anyjob": TransportPart(self.held, stop),
             },
+            "broker_use_ssl": dict(self._address.ssl) or None,  # kombu's client has TLS if this says something
             "task_default_exchange": "",
         }
 
@@ -108,10 +119,59 @@ class RedisCeleryBackend(OwnCeleryBackend):
         try:
             return self.messages.holds(message.delivery_tag)
         except RedisError as error:
-            raise EnqueueError(f"Redis could not say who has it: {error}") from error
+            raise EnqueueError(f"Redis could not say who has it: {describe_error(error)}") from error
 
     def give_back_held(self) -> None:
         self.held.give_back_all()
 
     def keep_held(self, tags: Collection[str]) -> None:
         self.held.keep(tags)
+
+
+def _switch(value: str) -> bool:
+    return value.lower() not in ("0", "f", "false", "n", "no")
+
+
+# What the client and kombu's transport both take.
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "client_name": str,
+    "db": int,
+    "health_check_interval": int,
+    "retry_on_timeout": _switch,
+    "socket_connect_timeout": float,
+    "socket_keepalive": _switch,
+    "socket_timeout": float,
+}
+
+
+def _read(name: str, value: str) -> Any:
+    try:
+        return _READERS[name](value)
+    except ValueError:
+        raise ValueError(f"{name} is a number.") from None
+
+
+class _Address(Struct, frozen=True):
+    """A Redis URL, told apart as kombu wants it: in a query it knows next to nothing."""
+
+    url: str
+    """Without a query."""
+    ssl: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+def _read_address(url: str, use_ssl: Any, alias: str) -> _Address:
+    """Read a URL that the client and the worker are to understand alike; raise `ConfigurationError` for another."""
+    try:
+        bare, query = split_url(url)
+        ssl = {name: query.pop(name) for name in [*query] if name.startswith("ssl_")}
+        ssl = with_plain_ssl({**ssl, **(use_ssl if isinstance(use_ssl, Mapping) else {})})
+        if bare.startswith("rediss:"):
+            ssl.setdefault("ssl_cert_reqs", "required")
+        read_query(url, [*_READERS, *ssl])
+        options = {name: _read(name, value) for name, value in query.items()}
+    except ValueError as error:
+        raise ConfigurationError(f"backends.{alias}.url: {hide_in(str(error), url)}") from None
+    if "db" in options:
+        bare = urlsplit(bare)._replace(path=f"/{options.pop('db')}").geturl()
+    return _Address(bare, ssl, options)

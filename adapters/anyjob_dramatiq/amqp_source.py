@@ -15,6 +15,7 @@ from dramatiq import Message
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
+from anyjob.error_text import describe_error
 from anyjob.errors import EnqueueError
 from anyjob.log import JobLogger
 from anyjob_amqp import AmqpAddress, fault_in
@@ -88,7 +89,9 @@ class AmqpSource(JobSource):
                 channel.connection.process_data_events(_LONGEST_WAIT)
         except (AMQPError, OSError) as error:
             self._drop()
-            raise EnqueueError(f"RabbitMQ can't be reached, or closed the connection: {error!r}") from error
+            raise EnqueueError(
+                f"RabbitMQ can't be reached, or closed the connection: {describe_error(error)}"
+            ) from error
         return [self._arrived.popleft() for _ in range(min(count, len(self._arrived)))]
 
     def rest(self, wait: Callable[[], None]) -> None:

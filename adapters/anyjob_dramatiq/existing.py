@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
 
 from dramatiq import Actor, Broker, Message, get_encoder
 from dramatiq.common import q_name
@@ -20,6 +19,7 @@ from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
+from anyjob.urls import read_object_url
 from anyjob.worker import WorkerOptions
 from anyjob_dramatiq.backend import DramatiqBackend, load_object
 from anyjob_dramatiq.broker import ACTOR_OPTIONS
@@ -142,7 +142,10 @@ def _tries_of(envelope: JobEnvelope) -> Mapping[str, int]:
 
 
 def _find(config: BackendConfig) -> Broker:
-    named = parse_qs(urlsplit(config.url).query).get("broker", [""])[0]
+    try:
+        named = read_object_url(config.url, "broker")
+    except ValueError as error:
+        raise ConfigurationError(f"backends.{config.alias}.url: {error}") from None
     where = f"backends.{config.alias}.url: broker={named}"
     if ":" not in named:
         raise ConfigurationError(f"{where}: name the broker, as dramatiq://?broker=shop.tasks:broker.")

@@ -13,6 +13,7 @@ from anyjob_redis.scripts import FITS, register, run_in_slices
 from anyjob_redis.sending import send_in_batches
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_redis.skew import ClockSkew
+from anyjob_redis.urls import plain_url, split_url, with_plain_ssl
 
 __all__ = [
     "COUNTED",
@@ -35,6 +36,7 @@ __all__ = [
     "Section",
     "Seen",
     "connect",
+    "plain_url",
     "register",
     "risks_of_held",
     "run_in_slices",
@@ -42,5 +44,7 @@ __all__ = [
     "section_of_held",
     "send_in_batches",
     "shelf_of_natives",
+    "split_url",
     "translated",
+    "with_plain_ssl",
 ]

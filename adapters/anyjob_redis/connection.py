@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode
 
 from redis import BlockingConnectionPool, ConnectionPool, Redis
 from redis.backoff import NoBackoff
@@ -17,7 +17,10 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from anyjob.backend import BackendConfig
+from anyjob.error_text import describe_error
 from anyjob.errors import ConfigurationError, EnqueueError
+from anyjob.urls import hide_in
+from anyjob_redis.urls import split_url, with_plain_ssl
 
 __all__ = ["connect", "refuse_decoding", "translated"]
 
@@ -33,15 +36,19 @@ def connect(config: BackendConfig, url: str) -> Redis:
     defaults = {"socket_connect_timeout": half, "socket_timeout": half, "retry": Retry(NoBackoff(), 0)}
     defaults |= {"timeout": half, "max_connections": _CONNECTIONS}
     try:
-        _refuse_wrong_database(url)
+        bare, query = split_url(url)
+        options = with_plain_ssl(config.options)
+        query = {name: value for name, value in with_plain_ssl(query).items() if name not in options}
+        plain = f"{bare}?{urlencode(query)}"
         new_pool: Callable[[], ConnectionPool] = partial(
-            BlockingConnectionPool.from_url, url, **{**defaults, **config.options}
+            BlockingConnectionPool.from_url, plain, **{**defaults, **options}
         )
         client = Redis.from_pool(new_pool())
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # only now are options looked at; nothing connects
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"backends.{config.alias}: the redis client can't use this: {error}") from None
+    except (TypeError, ValueError, RedisError) as error:
+        told = hide_in(str(error), url)
+        raise ConfigurationError(f"backends.{config.alias}: the redis client can't use this: {told}") from None
     refuse_decoding(client, config.alias)
     _renew_in_children(client, new_pool)
     return client
@@ -61,13 +68,6 @@ def _renew_in_children(client: Redis, new_pool: Callable[[], ConnectionPool]) ->
         os.register_at_fork(after_in_child=in_child)
 
 
-def _refuse_wrong_database(url: str) -> None:
-    """Raise ValueError for a path that is no number: the client would take database 0, in silence."""
-    database = urlsplit(url).path.strip("/")
-    if database and not database.isdecimal() and not url.startswith("unix:"):
-        raise ValueError(f"{database!r} is no database's number, as in /0")
-
-
 def refuse_decoding(client: Redis, alias: str) -> None:
     """Raise `ConfigurationError` if the client turns bytes into str: what can't be decoded must come out as it is."""
     if client.connection_pool.connection_kwargs.get("decode_responses"):
@@ -80,7 +80,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise EnqueueError(f"Redis can't be reached, or refused: {error}") from error
+        raise EnqueueError(f"Redis can't be reached, or refused: {describe_error(error)}") from error
 
 
 _CONNECTIONS: Final = 100

@@ -19,6 +19,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from anyjob.error_text import describe_error as why
 from anyjob.errors import DuplicateJobIdError, EnqueueError
 from anyjob_redis.private import take_connection
 
@@ -72,7 +73,7 @@ def _send(pool: Any, script: Script, args: Sequence[Any], within: float | None) 
     try:
         connection = take_connection(pool)
     except RedisError as error:
-        raise _SendError(f"Redis can't be reached: {error}", in_doubt=False) from error
+        raise _SendError(f"Redis can't be reached: {why(error)}", in_doubt=False) from error
     if until is not None and time.monotonic() >= until:
         pool.release(connection)
         raise _SendError("Redis can't be reached: the time was up before there was a connection.", in_doubt=False)
@@ -80,11 +81,11 @@ def _send(pool: Any, script: Script, args: Sequence[Any], within: float | None) 
         return _run(connection, script, args, until)
     except (ResponseError, BusyLoadingError, AuthenticationError) as error:
         if wrote_nothing(error):
-            raise _SendError(f"Redis refused: {error}", in_doubt=False) from error
-        raise _SendError(f"Redis failed over it, so these may be there or not: {error}", in_doubt=True) from error
+            raise _SendError(f"Redis refused: {why(error)}", in_doubt=False) from error
+        raise _SendError(f"Redis failed over it, so these may be there or not: {why(error)}", in_doubt=True) from error
     except RedisError as error:
         connection.disconnect()
-        raise _SendError(f"Redis did not answer, so these may be there or not: {error}", in_doubt=True) from error
+        raise _SendError(f"Redis did not answer, so these may be there or not: {why(error)}", in_doubt=True) from error
     except BaseException:
         connection.disconnect()  # the answer is still to come, and would be taken for the next command's
         raise

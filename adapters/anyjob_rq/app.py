@@ -18,7 +18,7 @@ from anyjob.current import load_served
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
-from anyjob.settings.urls import hide_password
+from anyjob.urls import hide_password
 from anyjob_redis.scripts import register
 from anyjob_rq.backend import RQBackend
 from anyjob_rq.horse import ForkingMixin

@@ -23,6 +23,7 @@ from anyjob_redis.native import risks_of_held, shelf_of_natives
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_redis.skew import ClockSkew
+from anyjob_redis.urls import plain_url
 from anyjob_rq.messages import Messages
 from anyjob_rq.names import Names, root_of
 from anyjob_rq.native import RQNatives
@@ -101,7 +102,7 @@ class RQBackend(JobBackend):
             start += ["--max-jobs", str(options.max_jobs)]
         queues = options.queues or self.config.queues or (ALL_QUEUES,)
         argv = (sys.executable, "-m", "anyjob_rq", *start, "--worker-class", "anyjob_rq.RQJobWorker", *queues)
-        return NativeCommand(argv, {"RQ_REDIS_URL": self._url})
+        return NativeCommand(argv, {"RQ_REDIS_URL": plain_url(self._url, self.config.options)})
 
     def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> RedisShelf:
         layout = RQNatives(self.client, self.messages.names, read, queues)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from anyjob.capabilities import Capabilities, Quality
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import JobEnvelope, write_envelope
-from anyjob.error_text import type_name
+from anyjob.error_text import describe_error, tellable
 from anyjob.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError, shown
 from anyjob.executor import JobExecutor, worker_name
 from anyjob.log import JobLogger, log_event
@@ -21,6 +21,7 @@ from anyjob.natives import ReadNative
 from anyjob.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.plain import plain_text, plain_texts
 from anyjob.shelf import JobShelf
+from anyjob.urls import refuse_unreadable
 from anyjob.worker import DEFAULT_LEASE, JobWorker, WorkerOptions
 
 __all__ = [
@@ -73,6 +74,10 @@ class BackendConfig:
     def __post_init__(self) -> None:
         for attribute, plain in _PLAIN.items():
             object.__setattr__(self, attribute, plain(getattr(self, attribute)))
+        try:
+            refuse_unreadable(self.url)
+        except ValueError as error:
+            raise ConfigurationError(f"backends.{self.alias}.url: {error}") from None
         if not isinstance(self.queues, tuple | None):
             raise ConfigurationError(f"backends.{self.alias}.queues: {shown(self.queues)} must be a list, as ['mail'].")
 
@@ -160,7 +165,7 @@ class JobBackend(ABC):
         except EnqueueError:
             raise
         except Exception as error:
-            raise EnqueueError(f"An abandoned job could not be parked: {type_name(error)}") from error
+            raise EnqueueError(f"An abandoned job could not be parked: {describe_error(tellable(error))}") from error
 
     def _refuse_wait(self, envelope: JobEnvelope) -> None:
         """Refuse what would come back at once, again and again, until it is due."""
@@ -211,7 +216,7 @@ def _written(envelope: JobEnvelope) -> bytes:
     try:
         return write_envelope(envelope)
     except Exception as error:
-        raise EnqueueError(f"{envelope.id} can't be written: {type_name(error)}") from error
+        raise EnqueueError(f"{envelope.id} can't be written: {describe_error(tellable(error))}") from error
 
 
 def send_one_by_one(
@@ -229,7 +234,7 @@ def send_one_by_one(
             send(envelope)
         except errors as error:
             raise EnqueueError(
-                f"{system} could not send: {str(error) or repr(error)}",
+                f"{system} could not send: {describe_error(tellable(error))}",
                 accepted=ids[:number],
                 in_doubt=[ids[number]],
                 rejected=ids[number + 1 :],

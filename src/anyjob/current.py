@@ -208,7 +208,7 @@ def _load(settings: Mapping[str, Any], clock: Clock | None = None) -> JobManager
 
 
 def _spelt_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    from anyjob.settings.urls import is_url
+    from anyjob.urls import is_url
 
     rest = {key: value for key, value in settings.items() if key != "backend"}
     backend = plain_text(settings.get("backend"))

@@ -39,9 +39,10 @@ def tellable(error: BaseException) -> BaseException:
     return error
 
 
-def describe_error(error: BaseException, limit: int) -> str:
-    """Return type and message of a tellable error on one line of at most `limit` characters."""
-    text = " ".join(f"{type_name(error)}: {encodable(str(error))}".split())
+def describe_error(error: BaseException, limit: int = 500) -> str:
+    """Return type and message, if it has one, of a tellable error on one line of at most `limit` characters."""
+    message = " ".join(encodable(str(error)).split())
+    text = f"{type_name(error)}: {message}" if message else type_name(error)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -67,7 +67,7 @@ def test_time_outs_keep_an_enqueue_within_its_bound_and_options_win() -> None:
     [
         ("rq+redis://h", {"sokcet_timeout": 1}, "main: the redis client can't use this: .*sokcet_timeout"),
         ("rq+redis://h/jobs", {}, "main: the redis client can't use this: 'jobs' is no database's number"),
-        ("rq+redis://h:port", {}, "main: the redis client can't use this"),
+        ("rq+redis://h:port", {}, "main.url: it can't be read.*A port is a number"),
         ("rq+redis://h", {"decode_responses": True}, "decode_responses must be off"),
     ],
 )

@@ -269,7 +269,7 @@ SECRETS = """
 observers = ["shop.tracing:Tracing", "shop.sentry:Errors"]
 resolver = "shop.container:resolver"
 [backends.main]
-url = "memory:?password=hunter2&x=[bold]"
+url = "memory:?password=hunter2&db=[bold]"
 queues = ["mail", "web"]
 [backends.main.options]
 api_key = "hunter2"
@@ -293,7 +293,7 @@ def test_config_hides_passwords_and_names_the_doors(anyjob: Run) -> None:
     assert rows == {
         "backends.main.options": ("api_key=***", "anyjob.toml"),
         "backends.main.queues": ("mail, web", "anyjob.toml"),
-        "backends.main.url": ("memory:?password=***&x=[bold]", "anyjob.toml"),
+        "backends.main.url": ("memory:?password=***&db=[bold]", "anyjob.toml"),
         "max_losses": ("3", "pyproject.toml [tool.anyjob]"),
         "namespace": ("shop", "environment"),
         "observers": ("shop.tracing:Tracing, shop.sentry:Errors", "anyjob.toml"),
@@ -305,7 +305,7 @@ def test_config_hides_passwords_and_names_the_doors(anyjob: Run) -> None:
 
 
 def test_config_cuts_nothing_off_in_a_narrow_window(anyjob: Run) -> None:
-    url = "memory:?" + "x" * 200
+    url = "memory:?db=" + "x" * 200
     result = anyjob("config", ANYJOB_BACKEND=url, COLUMNS="60")
 
     assert result.stdout.count("x") == 200

@@ -132,8 +132,7 @@ def test_an_envelope_that_was_changed_by_hand_travels_as_plain_values(
     manager: JobManager,
     sent: list[JobEnvelope],
 ) -> None:
-    configuration = manager.registry.get("mail.send")
-    envelope = manager.prepare(configuration.args_type(number=1), job=configuration.job)
+    envelope = manager.prepare_by_name("mail.send", {"number": 1})
     manager.enqueue_many([replace(envelope, queue=Queue.MAIL)])
     assert [type(each.queue) for each in sent] == [str]
     assert (sent[0].queue, sent[0].id, bytes(sent[0].args)) == ("mail", envelope.id, bytes(envelope.args))
@@ -232,9 +231,9 @@ def test_a_filter_that_chooses_nothing_is_refused(given: dict[str, Any], told: s
         ({"lease": float("nan")}, "lease=nan"),
         ({"lease": 10**400}, "lease=1000"),
         ({"stop_timeout": float("inf")}, "stop_timeout=inf"),
-        ({"queues": "mail"}, "queues='mail'.*a tuple of names"),
+        ({"queues": "mail"}, "queues='mail'.*are a tuple"),
         ({"queues": ("Mail",)}, "queues=.*a to z first"),
-        ({"queues": (5,)}, "queues=.*a tuple of names"),
+        ({"queues": (5,)}, "queues=.*are a tuple"),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ import pytest
 from anyjob import ConfigurationError, JobRoute, RetryPolicy
 from anyjob.settings import Settings, load_settings
 from anyjob.settings.schema import FIELDS
-from anyjob.settings.urls import hide_password
+from anyjob.urls import hide_in, hide_password
 
 SCHEMES = ["celery+amqp", "memory", "rq+redis"]
 KNOWN = "celery+amqp, memory, rq+redis"
@@ -459,6 +459,9 @@ def test_settings_never_show_a_password(loaded: Loaded) -> None:
         "1rq://:hunter2@localhost",
         "//:hunter2@localhost",
         "rq+redis://:hunter2@${NOWHERE}",
+        "rq+redis://u:hunter2/x@localhost",
+        "rq+redis://u:hunter2#x@localhost",
+        "rq+redis://u:[hunter2]@localhost",
     ],
 )
 @pytest.mark.parametrize("variable", ["ANYJOB_BACKEND", "ANYJOB_WORKER_BACKEND", "ANYJOB_BACKENDS__MAIN__URL"])
@@ -475,8 +478,13 @@ def test_faults_never_show_a_password(faults: Faults, variable: str, url: str) -
         ("rq+redis://:hunter2@localhost/0", "rq+redis://:***@localhost/0"),
         ("rq+redis://user:hunter2:@x@localhost", "rq+redis://user:***@localhost"),
         ("rq+redis://:hunter2/with?odd#signs@localhost", "rq+redis://:***@localhost"),
-        ("celery://?app=shop:app&Password=hunter2&x=1", "celery://?app=shop:app&Password=***&x=1"),
+        ("celery://?app=shop:app&Password=hunter2&x=1", "celery://?app=shop:app&Password=***&x=***"),
         ("sqs://h?pw=hunter2&auth=hunter2&secret_key=hunter2", "sqs://h?pw=***&auth=***&secret_key=***"),
+        ("rq+redis://h/0?bogus=hunter2&db=3&x=&hunter2", "rq+redis://h/0?bogus=***&db=3&x=&***"),
+        ("rq+redis://h/0?db=3#hunter2", "rq+redis://h/0?db=3#***"),
+        ("rq+redis://u:hunter2#x", "rq+redis://***"),
+        ("rq+redis://u:hunter2#x@h/0?db=3", "rq+redis://u:***@h/0?db=3"),
+        ("sqlite:////home/me@work:2/jobs.db", "sqlite:////home/me@work:2/jobs.db"),
     ],
 )
 def test_hiding_a_password(url: str, shown: str) -> None:
@@ -490,3 +498,22 @@ def test_a_backend_that_a_variable_names_may_have_queues_by_another(variable: st
     assert settings is not None
     row = settings.backends[alias.lower()]
     assert (row.url, row.queues) == ("memory:", ("mail", "web"))
+
+
+@pytest.mark.parametrize("sign", "/?#")
+def test_a_password_that_splits_the_url_is_a_fault_of_its_place(faults: Faults, sign: str) -> None:
+    (told,) = faults(environ={"ANYJOB_BACKEND": f"memory://u:hunter2{sign}x@localhost"})
+    assert told.startswith("environment: backends.default.url: it can't be read. In front of the host, percent-encode")
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "shown"),
+    [
+        ("no 'hunter2' here", "x://u:hunter2@h", "no '***' here"),
+        ("no 'a/b' here", "x://u:a%2Fb@h", "no '***' here"),
+        ("no 'hunter2', port 12", "x://u:1@h?p=hunter2", "no '***', port 12"),
+        ("no module 'shop'", "celery://?app=shop", "no module 'shop'"),
+    ],
+)
+def test_hiding_in_what_others_say(text: str, url: str, shown: str) -> None:
+    assert hide_in(text, url) == shown

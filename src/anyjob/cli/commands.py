@@ -30,8 +30,8 @@ from anyjob.options import EnqueueOptions
 from anyjob.registry import QUEUE_RULE
 from anyjob.settings import Settings, load_settings
 from anyjob.settings.doors import APP_VARIABLE, CONFIG_VARIABLE
-from anyjob.settings.urls import hide_password
 from anyjob.store import JobState
+from anyjob.urls import hide_password
 from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = ["ExitCode", "cli", "fail", "refuse_in_process", "split_queues", "with_exit_codes"]

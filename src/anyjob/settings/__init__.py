@@ -20,7 +20,7 @@ from anyjob.routing import JobRoute
 from anyjob.serializer import DEFAULT_MAX_ARGS_SIZE
 from anyjob.settings.doors import CONFIG_VARIABLE, read_environment, read_files
 from anyjob.settings.schema import read_door
-from anyjob.settings.urls import expand_url, hide_password, is_url
+from anyjob.urls import expand_url, hide_password, is_url, refuse_unreadable
 from anyjob.worker import DEFAULT_LEASE, DEFAULT_STOP_TIMEOUT
 
 __all__ = ["BackendSettings", "Settings", "load_settings"]
@@ -193,6 +193,10 @@ def _finish_row(
 
 
 def _known(url: str, schemes: Collection[str] | None) -> str:
+    try:
+        refuse_unreadable(url)
+    except ValueError as error:
+        raise ValueError(f".url: {error}") from None
     scheme = url.partition(":")[0]
     if schemes is not None and (not is_url(url) or scheme not in schemes):
         known = sorted(schemes)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from anyjob.errors import did_you_mean
 from anyjob.settings.schema import FIELDS
-from anyjob.settings.urls import is_url
+from anyjob.urls import is_url
 
 __all__ = ["APP_VARIABLE", "CONFIG_VARIABLE", "Door", "read_environment", "read_files"]
 

@@ -16,7 +16,7 @@ from anyjob.plain import plain_number, plain_text, plain_texts
 from anyjob.registry import QUEUE_RULE
 from anyjob.retry import RetryPolicy
 from anyjob.routing import JobRoute
-from anyjob.settings.urls import is_url
+from anyjob.urls import is_url
 
 __all__ = ["FIELDS", "read_door"]
 
