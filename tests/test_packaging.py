@@ -7,14 +7,20 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import re
+import sys
 import tomllib
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 import anyjob
-from anyjob.loader import installed_schemes
+from anyjob.backend import BackendConfig
+from anyjob.errors import BackendNotInstalledError
+from anyjob.loader import GROUP, installed_schemes, load_backend
+from anyjob.versions import check_versions
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -96,3 +102,21 @@ def test_the_oldest_that_is_tested_is_the_oldest_that_is_supported() -> None:
 
 def _shortened(version: str) -> str:
     return version.removesuffix(".0")
+
+
+def test_a_frozen_application_without_metadata_finds_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {each.name: each.value for each in metadata.distribution("anyjob").entry_points if each.group == GROUP}
+
+    def missing(name: str) -> NoReturn:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: ())
+    for function in ("requires", "version", "distribution"):
+        monkeypatch.setattr(metadata, function, missing)
+    assert {each.name: each.value for each in installed_schemes().values()} == theirs
+    check_versions("rq")
+    for url in ("memory:", "rq+redis://localhost", "celery+amqp://localhost", "dramatiq+redis://localhost"):
+        load_backend(BackendConfig(alias="main", url=url))
+    monkeypatch.setitem(sys.modules, "anyjob_rq", None)
+    with pytest.raises(BackendNotInstalledError, match="no package anyjob_rq. A frozen application"):
+        load_backend(BackendConfig(alias="main", url="rq+redis://localhost"))

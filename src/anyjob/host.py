@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from anyjob.backend import BackendConfig, JobBackend
 from anyjob.clock import Clock, SystemClock
@@ -16,6 +16,7 @@ from anyjob.named import NamedObject
 from anyjob.registry import JobRegistry
 from anyjob.serializer import JsonJobSerializer
 from anyjob.settings import Settings, load_settings
+from anyjob.settings.doors import working_directory
 from anyjob.worker import WorkerOptions
 
 __all__ = ["build", "load"]
@@ -39,7 +40,7 @@ def load(
         raise NotConfiguredError(
             "No backend is configured, so there is nowhere to enqueue to. Set ANYJOB_BACKEND=memory: in the "
             'environment, or write [tool.anyjob.backends.main] with url = "memory:" into pyproject.toml, or call '
-            'anyjob.configure(backend="memory:").'
+            'anyjob.configure(backend="memory:").' + ("" if working_directory() else _NO_DIRECTORY)
         )
     return build(settings, registry=registry, clock=clock)
 
@@ -102,3 +103,6 @@ def _make(config: BackendConfig, unset: str) -> JobBackend:
     if unset:
         raise ConfigurationError(f"backends.{config.alias}.url: {unset}")
     return load_backend(config)
+
+
+_NO_DIRECTORY: Final = " No file was read: the working directory was deleted."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from anyjob.backend import BackendConfig, JobBackend
 from anyjob.errors import BackendNotInstalledError, ConfigurationError, did_you_mean
@@ -15,14 +15,34 @@ __all__ = ["BackendFactory", "installed_schemes", "load_backend"]
 
 BackendFactory = Callable[[BackendConfig], JobBackend]
 
-GROUP = "anyjob.backends"
+GROUP: Final = "anyjob.backends"
+_OURS: Final = {
+    "memory": "anyjob.store_backend:memory_backend",
+    "dramatiq": "anyjob_dramatiq.existing:ExistingDramatiqBackend",
+    "dramatiq+amqp": "anyjob_dramatiq.amqp_backend:DramatiqAmqpBackend",
+    "dramatiq+amqps": "anyjob_dramatiq.amqp_backend:DramatiqAmqpBackend",
+    "dramatiq+redis": "anyjob_dramatiq.redis_backend:DramatiqRedisBackend",
+    "dramatiq+rediss": "anyjob_dramatiq.redis_backend:DramatiqRedisBackend",
+    "dramatiq+unix": "anyjob_dramatiq.redis_backend:DramatiqRedisBackend",
+    "rq+redis": "anyjob_rq:RQBackend",
+    "rq+rediss": "anyjob_rq:RQBackend",
+    "rq+unix": "anyjob_rq:RQBackend",
+    "celery": "anyjob_celery.existing:ExistingCeleryBackend",
+    "celery+amqp": "anyjob_celery:AmqpCeleryBackend",
+    "celery+amqps": "anyjob_celery:AmqpCeleryBackend",
+    "celery+redis": "anyjob_celery:RedisCeleryBackend",
+    "celery+rediss": "anyjob_celery:RedisCeleryBackend",
+}
+"""The entry points of anyjob's own distribution, as pyproject.toml has them."""
 
 
 def installed_schemes() -> Mapping[str, EntryPoint]:
     """Return the entry points of the group `anyjob.backends` by their name: a URL's scheme, as `memory`, `rq+redis`."""
-    from importlib.metadata import entry_points  # takes longer to import than all of anyjob
+    from importlib.metadata import EntryPoint, entry_points  # takes longer to import than all of anyjob
 
-    return {each.name: each for each in entry_points(group=GROUP)}
+    # A frozen application (PyInstaller's and its like) has no metadata of packages, unless it was told to take them.
+    ours = {name: EntryPoint(name, where, GROUP) for name, where in _OURS.items()}
+    return ours | {each.name: each for each in entry_points(group=GROUP)}
 
 
 def load_backend(config: BackendConfig) -> JobBackend:
@@ -42,8 +62,13 @@ def load_backend(config: BackendConfig) -> JobBackend:
         factory: BackendFactory = known[scheme].load()
     except ModuleNotFoundError as error:
         package = known[scheme].module.partition(".")[0]
-        if error.name is None or error.name.partition(".")[0] == package:
+        if error.name is None or (error.name != package and error.name.startswith(f"{package}.")):
             raise  # the adapter itself is broken: not a missing library
+        if error.name == package:
+            raise BackendNotInstalledError(
+                f"backends.{config.alias}: there is no package {package}. A frozen application has to be told of it, "
+                f"as by PyInstaller's --collect-submodules {package}."
+            ) from error
         extra = scheme.partition("+")[0]
         raise BackendNotInstalledError(
             f"backends.{config.alias} needs {error.name}, which is not installed. Run: pip install 'anyjob[{extra}]'"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from anyjob import ConfigurationError, JobRoute, RetryPolicy
+from anyjob import ConfigurationError, JobRegistry, JobRoute, NotConfiguredError, RetryPolicy, host
 from anyjob.settings import Settings, load_settings
 from anyjob.settings.schema import FIELDS
 from anyjob.urls import hide_in, hide_password
@@ -517,3 +518,60 @@ def test_a_password_that_splits_the_url_is_a_fault_of_its_place(faults: Faults, 
 )
 def test_hiding_in_what_others_say(text: str, url: str, shown: str) -> None:
     assert hide_in(text, url) == shown
+
+
+KUBERNETES = {
+    "ANYJOB_SERVICE_HOST": "10.0.0.1",
+    "ANYJOB_SERVICE_PORT": "6379",
+    "ANYJOB_SERVICE_PORT_HTTP": "80",
+    "ANYJOB_PORT": "tcp://10.0.0.1:6379",
+    "ANYJOB_PORT_6379_TCP": "tcp://10.0.0.1:6379",
+    "ANYJOB_PORT_6379_TCP_PROTO": "tcp",
+    "ANYJOB_PORT_6379_TCP_PORT": "6379",
+    "ANYJOB_PORT_6379_TCP_ADDR": "10.0.0.1",
+    "ANYJOB_REDIS_SERVICE_HOST": "10.0.0.1",
+    "ANYJOB_REDIS_PORT_6379_TCP_ADDR": "10.0.0.1",
+}
+
+
+def test_what_kubernetes_tells_of_a_service_is_none_of_ours(loaded: Loaded) -> None:
+    assert loaded({}, environ={**KUBERNETES, "ANYJOB_BACKEND": "memory:"}) == loaded(
+        {}, environ={"ANYJOB_BACKEND": "memory:"}
+    )
+
+
+def test_a_typo_near_those_is_told_all_the_same(faults: Faults) -> None:
+    for variable in ("ANYJOB_SERVICE", "ANYJOB_LEESE", "ANYJOB_PORTS"):
+        (told,) = faults({"backends": {"main": "memory:"}}, environ={variable: "1"})
+        assert told.startswith(f"environment: unknown variable {variable}")
+
+
+@pytest.mark.parametrize("alias", ["Main", "main", "MAIN", "ma-in", "Ma_In"])
+def test_a_variable_means_the_alias_that_it_fits(loaded: Loaded, alias: str) -> None:
+    variable = alias.upper().replace("-", "_")
+    settings = loaded(
+        {"backends": {alias: {"url": "rq+redis://localhost", "queues": ["mail"]}}},
+        environ={f"ANYJOB_BACKENDS__{variable}__QUEUES": "bulk", "ANYJOB_BACKEND": alias},
+    )
+    assert [*settings.backends] == [alias]
+    assert settings.backends[alias].queues == ("mail",)  # arguments are the stronger door
+
+
+def test_a_variable_that_fits_two_aliases_is_a_fault(faults: Faults) -> None:
+    (told,) = faults(
+        {"backends": {"Main": "memory:", "MAIN": "memory:"}, "default": "Main"},
+        environ={"ANYJOB_BACKENDS__MAIN__QUEUES": "mail"},
+    )
+    assert told == "environment: ANYJOB_BACKENDS__MAIN__QUEUES fits 'MAIN' and 'Main'. Rename one of them."
+
+
+def test_a_deleted_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "gone"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    settings = load_settings({"backends": {"main": "memory:"}}, environ={})
+    assert settings is not None
+    monkeypatch.setattr(os, "environ", {})
+    with pytest.raises(NotConfiguredError, match="the working directory was deleted"):
+        host.load(registry=JobRegistry())

@@ -18,7 +18,7 @@ from anyjob.observer import JobObserver
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.routing import JobRoute
 from anyjob.serializer import DEFAULT_MAX_ARGS_SIZE
-from anyjob.settings.doors import CONFIG_VARIABLE, read_environment, read_files
+from anyjob.settings.doors import CONFIG_VARIABLE, Door, aliases_in, read_environment, read_files, working_directory
 from anyjob.settings.schema import read_door
 from anyjob.urls import expand_url, hide_password, is_url, refuse_unreadable
 from anyjob.worker import DEFAULT_LEASE, DEFAULT_STOP_TIMEOUT
@@ -98,11 +98,9 @@ def load_settings(
     faults: list[str] = []
     if config is None and environ.get(CONFIG_VARIABLE):
         config = Path(environ[CONFIG_VARIABLE])
-    doors = [
-        ("arguments", given or {}),
-        read_environment(environ, faults),
-        *read_files(directory or Path.cwd(), config, faults),
-    ]
+    arguments: Door = ("arguments", given or {})
+    files = read_files(directory or working_directory(), config, faults)
+    doors = [arguments, read_environment(environ, aliases_in([arguments, *files]), faults), *files]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for source, said in reversed(doors):

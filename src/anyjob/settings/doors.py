@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,15 @@ from anyjob.errors import did_you_mean
 from anyjob.settings.schema import FIELDS
 from anyjob.urls import is_url
 
-__all__ = ["APP_VARIABLE", "CONFIG_VARIABLE", "Door", "read_environment", "read_files"]
+__all__ = [
+    "APP_VARIABLE",
+    "CONFIG_VARIABLE",
+    "Door",
+    "aliases_in",
+    "read_environment",
+    "read_files",
+    "working_directory",
+]
 
 Door = tuple[str, Mapping[str, Any]]
 """A source's name for messages, and what it says."""
@@ -20,6 +28,10 @@ APP_VARIABLE: Final = "ANYJOB_APP"
 CONFIG_VARIABLE: Final = "ANYJOB_CONFIG"
 _PREFIX: Final = "ANYJOB_"
 _RESERVED: Final = "ANYJOB_TEST_"
+# What Kubernetes tells each container of services: of one called `anyjob`, or `anyjob-redis`, it begins as ours do.
+_OF_KUBERNETES: Final = re.compile(
+    r".*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)", re.DOTALL
+)
 _ROW: Final = re.compile(r"backends__([a-z0-9_]+?)__(url|queues)")
 
 # Variables that hold an alias or a URL; a URL becomes a backend of this alias.
@@ -27,14 +39,15 @@ _CHOICES: Final = {"backend": ("default", "default"), "worker_backend": ("worker
 _PLAIN: Final = sorted(FIELDS.keys() - {"routes", "worker_backend"})
 
 
-def read_environment(environ: Mapping[str, str], faults: list[str]) -> Door:
-    """Read the `ANYJOB_*` variables; `__` leads into tables, as in ANYJOB_BACKENDS__MAIN__URL."""
+def read_environment(environ: Mapping[str, str], aliases: Collection[str], faults: list[str]) -> Door:
+    """Read the `ANYJOB_*` variables; `__` leads into tables, as in ANYJOB_BACKENDS__MAIN__URL.
+
+    A variable has neither small letters nor '-': of the `aliases` of other doors it means the one that it fits.
+    """
     said: dict[str, Any] = {}
     backends: dict[str, Any] = {}
     for variable in sorted(environ):
-        if not variable.startswith(_PREFIX) or variable.startswith(_RESERVED):
-            continue
-        if variable in (APP_VARIABLE, CONFIG_VARIABLE):  # no settings: where to find them
+        if not _is_setting(variable):
             continue
         key, value = variable.removeprefix(_PREFIX).lower(), environ[variable]
         if key in _CHOICES:
@@ -44,10 +57,11 @@ def read_environment(environ: Mapping[str, str], faults: list[str]) -> Door:
                 value = alias
             said[target] = value
         elif row := _ROW.fullmatch(key):
-            said_already = backends.get(row[1], {})
+            alias = _fitting(row[1], aliases, variable, faults)
+            said_already = backends.get(alias, {})
             if isinstance(said_already, str):  # by ANYJOB_BACKEND
                 said_already = {"url": said_already}
-            backends[row[1]] = {**said_already, row[2]: _list(value) if row[2] == "queues" else value}
+            backends[alias] = {**said_already, row[2]: _list(value) if row[2] == "queues" else value}
         elif key in _PLAIN:
             said[key] = _list(value) if key in ("imports", "observers") else value
         else:
@@ -59,13 +73,36 @@ def read_environment(environ: Mapping[str, str], faults: list[str]) -> Door:
     return "environment", said | ({"backends": backends} if backends else {})
 
 
-def read_files(directory: Path, config: Path | None, faults: list[str]) -> list[Door]:
+def _is_setting(variable: str) -> bool:
+    if not variable.startswith(_PREFIX) or variable.startswith(_RESERVED):
+        return False
+    if variable in (APP_VARIABLE, CONFIG_VARIABLE):  # where to find them
+        return False
+    return _OF_KUBERNETES.fullmatch(variable) is None
+
+
+def aliases_in(doors: Iterable[Door]) -> Collection[str]:
+    """Return the aliases that these doors name."""
+    said: list[Any] = [each for _, each in doors]
+    tables = [each.get("backends") for each in said if isinstance(each, Mapping)]
+    return {str(alias) for table in tables if isinstance(table, Mapping) for alias in table}
+
+
+def working_directory() -> Path | None:
+    """Return the current directory, or None if it was deleted."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
+def read_files(directory: Path | None, config: Path | None, faults: list[str]) -> list[Door]:
     """Read `config`, else what the nearest folder from `directory` upwards has: anyjob.toml, [tool.anyjob], or both."""
     if config is not None:
         if not config.is_file():
             faults.append(f"{config}: there is no such file.")
         return _read(config, faults)
-    for folder in (directory, *directory.parents):
+    for folder in () if directory is None else (directory, *directory.parents):
         doors = [*_read(folder / "anyjob.toml", faults), *_read(folder / "pyproject.toml", faults)]
         if doors:
             return doors
@@ -88,6 +125,15 @@ def _read(path: Path, faults: list[str]) -> list[Door]:
     if not isinstance(tool, Mapping) or "anyjob" not in tool:
         return []
     return [("pyproject.toml [tool.anyjob]", tool["anyjob"])]
+
+
+def _fitting(spelt: str, aliases: Collection[str], variable: str, faults: list[str]) -> str:
+    if spelt in aliases:
+        return spelt
+    fitting = sorted(alias for alias in aliases if alias.lower().replace("-", "_") == spelt)
+    if len(fitting) > 1:
+        faults.append(f"environment: {variable} fits {' and '.join(map(repr, fitting))}. Rename one of them.")
+    return fitting[0] if fitting else spelt
 
 
 def _list(value: str) -> list[str]:
