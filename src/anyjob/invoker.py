@@ -13,7 +13,7 @@ from anyjob.errors import ConfigurationError, JobDefinitionError, JobResolutionE
 from anyjob.loop import JobLoop
 from anyjob.named import NamedObject
 from anyjob.registry import JobConfiguration
-from anyjob.signature import JobFunction, describe_place
+from anyjob.signature import JobFunction, describe_place, is_unrun
 from anyjob.timelimit import TimeIsUp, TimeLimits
 
 __all__ = ["JobInvoker", "JobResolver", "NamedResolver", "construct"]
@@ -115,25 +115,23 @@ class JobInvoker:
         if result is None:
             return None
         if isinstance(result, Awaitable):
-            return self.loop.run(_wait_for(result))
-        if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            raise JobDefinitionError("The job is a generator: it was called and did nothing. It must not yield.")
-        return result
+            result = self.loop.run(_wait_for(result))
+        return _run(result)
 
     async def _acall(self, job: type[Any] | JobFunction[..., Any], args: Any) -> Any:
         if isinstance(job, JobFunction):
-            return await job.call(args)
+            return await _finished(job.call(args))
         resolved = self._resolver(job)
         if isinstance(resolved, job):
-            return await resolved.execute(args)
+            return await _finished(resolved.execute(args))
         if isinstance(resolved, AbstractAsyncContextManager):
             async with resolved as instance:
-                return await instance.execute(args)
+                return await _finished(instance.execute(args))
         if isinstance(resolved, AbstractContextManager):
             with resolved as instance:
-                return await instance.execute(args)
+                return await _finished(instance.execute(args))
         instance = await resolved if isinstance(resolved, Awaitable) else resolved
-        return await instance.execute(args)
+        return await _finished(instance.execute(args))
 
     @contextmanager
     def _scope(self, resolved: Any) -> Iterator[Any]:
@@ -185,6 +183,24 @@ async def _end_of(call: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | 
         raise
     except BaseException as error:  # noqa: BLE001  # whoever awaits the task raises it
         return None, error
+
+
+async def _finished(call: Awaitable[Any]) -> Any:
+    """Return what a call returns; run what it handed back unrun: an `await` may have been forgotten."""
+    result = await call
+    if result is None:
+        return None
+    return _run(await result if isinstance(result, Awaitable) else result)
+
+
+def _run(result: Any) -> Any:
+    """Return the result of a job that ran; raise `JobDefinitionError` for one that is the very work."""
+    if is_unrun(result):
+        raise JobDefinitionError(
+            f"The job returned a {type(result).__name__}, which is its work and not its result: nothing was run. It "
+            "must not yield."
+        )
+    return result
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:

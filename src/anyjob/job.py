@@ -6,7 +6,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, Unpack, overload
 
 from msgspec import UNSET, UnsetType
 
@@ -17,7 +17,15 @@ from anyjob.errors import JobDefinitionError
 from anyjob.job_id import JobId
 from anyjob.manager import JobManager
 from anyjob.options import EnqueueOptions, PrepareOptions
-from anyjob.registry import JobConfiguration, JobRegistry, args_type_of, as_aliases, seconds_or_none, type_variables
+from anyjob.registry import (
+    JobConfiguration,
+    JobRegistry,
+    args_type_of,
+    as_aliases,
+    name_after,
+    seconds_or_none,
+    type_variables,
+)
 from anyjob.retry import RetryPolicy
 from anyjob.signature import JobFunction, describe_place
 from anyjob.upgrades import JobUpgrade
@@ -29,7 +37,28 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _Job(ABC, Generic[TArgs]):
+class _Elsewhere:
+    """What a job is told to do in another library; here it says what to write instead, and counts as missing."""
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self._name = name
+
+    def __get__(self, _instance: object, owner: type[Any]) -> NoReturn:
+        raise AttributeError(
+            f"A job of anyjob's has no .{self._name}(...): call .enqueue(...), and for options "
+            ".using(delay=60, queue='mail').enqueue(...)."
+        )
+
+
+class _Hints:
+    if not TYPE_CHECKING:  # a type checker is to see that they are missing
+        delay = _Elsewhere()
+        apply_async = _Elsewhere()
+        send = _Elsewhere()
+        send_with_options = _Elsewhere()
+
+
+class _Job(_Hints, ABC, Generic[TArgs]):
     """What the sync and the async base have in common. Concrete subclasses register themselves."""
 
     queue: ClassVar[str] = "default"
@@ -99,7 +128,7 @@ def _is_abstract(cls: type[Any], name: str) -> bool:
     return bool(getattr(getattr(cls, name, None), "__isabstractmethod__", False))
 
 
-class FunctionJob(JobFunction[P, R]):
+class FunctionJob(JobFunction[P, R], _Hints):
     """A function that can be enqueued. Calling it stays a plain call."""
 
     def __init__(self, function: Callable[P, R]) -> None:
@@ -184,7 +213,7 @@ def background_job(
         if registry is not None:
             registry.register(
                 JobConfiguration(
-                    name=name if isinstance(name, str) else f"{function.__module__}.{function.__qualname__}",
+                    name=name if isinstance(name, str) else name_after(function),
                     aliases=as_aliases(aliases),
                     job=job,
                     queue=queue,

@@ -20,14 +20,15 @@ from anyjob.moments import LONGEST_WAIT
 from anyjob.plain import plain_number, plain_text, plain_texts
 from anyjob.retry import RetryPolicy
 from anyjob.serializer import JobSerializer
-from anyjob.signature import JobFunction, describe_place
+from anyjob.signature import JobFunction, describe_place, refuse_generator
 from anyjob.upgrades import JobUpgrade, args_version, refuse_bad_upgrades, upgrade_args
 
-__all__ = ["JobConfiguration", "JobRegistry", "args_type_of", "job_name"]
+__all__ = ["JobConfiguration", "JobRegistry", "args_type_of", "job_name", "name_after"]
 
 T = TypeVar("T", bound=type)
 
 _MAX_NAME: Final = 128
+_RESERVED: Final = "anyjob."
 QUEUE_RULE: Final = "a queue's name has a to z first, then a to z, 0 to 9, '_' and '-', and 63 characters at most."
 _NAME_ATTRIBUTE: Final = "__anyjob_name__"
 
@@ -118,7 +119,10 @@ class JobConfiguration:
             inspect.signature(job.execute).bind(None, None)
         except TypeError as error:
             raise JobDefinitionError(f"{describe_place(job)}: execute must take self and args: {error}.") from error
-        name, *aliases = _named(args_type) or _named(job) or (_qualified_name(job, args_type),)
+        refuse_generator(job.execute)
+        name, *aliases = (
+            _named(args_type) or _named(job) or (name_after(args_type if _is_own_type(args_type) else job),)
+        )
         return cls(
             name=name,
             aliases=tuple(aliases),
@@ -282,6 +286,7 @@ class _DynamicFunction(JobFunction[..., Any]):
     """A handler of JSON payloads: one argument of any type, given as it is."""
 
     def __init__(self, handler: Callable[[Any], Any]) -> None:
+        refuse_generator(handler)
         self.function = handler
         self.is_async = inspect.iscoroutinefunction(handler)
 
@@ -311,8 +316,17 @@ def _definition(configuration: JobConfiguration) -> Any:
     return job.function if isinstance(job, JobFunction) else job
 
 
-def _qualified_name(job: Any, args_type: Any) -> str:
-    owner = args_type if _is_own_type(args_type) else job
+def name_after(owner: Any) -> str:
+    """Return the name of a job that was given none: where its function or class is; refuse one that is in a function.
+
+    Each call of that makes another, which would take the place of the one before; and who imports the module alone has
+    none.
+    """
+    if "<" in owner.__qualname__:
+        raise JobDefinitionError(
+            f"{describe_place(owner)} is defined in a function, or has no name: no name leads to it. Give the job one: "
+            '@background_job("mail.send"), or @job_name("mail.send") for a class.'
+        )
     return f"{owner.__module__}.{owner.__qualname__}"
 
 
@@ -321,6 +335,8 @@ def _refuse_bad_name(name: object) -> None:
         raise JobDefinitionError(
             f"{name!r} can't be a job's name: 1 to {_MAX_NAME} printable characters without spaces, as 'mail.send'."
         )
+    if name.startswith(_RESERVED):
+        raise JobDefinitionError(f"{name!r}: names that begin with {_RESERVED!r} are anyjob's own, on every broker.")
 
 
 def as_aliases(aliases: Iterable[str]) -> tuple[str, ...]:

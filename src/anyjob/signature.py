@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from types import AsyncGeneratorType, GeneratorType, SimpleNamespace
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 import msgspec
 
 from anyjob.errors import InvalidArgsError, JobDefinitionError
 
-__all__ = ["JobFunction", "describe_place"]
+__all__ = ["JobFunction", "describe_place", "is_unrun", "refuse_generator"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -42,6 +44,7 @@ class JobFunction(Generic[P, R]):
         if isinstance(function, type) or not hasattr(function, "__qualname__"):
             raise JobDefinitionError(f"{function!r} is no function: a job is one, or a class with an `execute`.")
         self.function: Callable[..., Any] = function
+        refuse_generator(function)
         self.is_async = inspect.iscoroutinefunction(function)
         self._parameters = tuple(inspect.signature(function).parameters.values())
         for parameter in self._parameters:
@@ -61,7 +64,7 @@ class JobFunction(Generic[P, R]):
     def args_type(self) -> type[msgspec.Struct]:
         """The Struct with one field per parameter. Raises `JobDefinitionError` if an annotation can't be resolved."""
         try:
-            hints = typing.get_type_hints(self.function, include_extras=True)
+            hints = self._hints()
         except (NameError, TypeError) as error:
             raise JobDefinitionError(
                 f"{describe_place(self.function)}: {error}. "
@@ -74,6 +77,16 @@ class JobFunction(Generic[P, R]):
         return msgspec.defstruct(
             self.function.__qualname__, fields, kw_only=True, frozen=True, module=self.function.__module__
         )
+
+    def _hints(self) -> Mapping[str, Any]:
+        """Return the parameters' types; what the function returns is nobody's affair, and need not be importable."""
+        annotations = getattr(self.function, "__annotations__", {})
+        parameters = SimpleNamespace(
+            __annotations__={p.name: annotations[p.name] for p in self._parameters if p.name in annotations},
+            __type_params__=getattr(self.function, "__type_params__", ()),
+        )
+        names = getattr(inspect.unwrap(self.function), "__globals__", {})
+        return typing.get_type_hints(parameters, names, include_extras=True)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> msgspec.Struct:
         """Return the Struct for a call with these arguments; raise `InvalidArgsError` as Python would `TypeError`."""
@@ -96,6 +109,37 @@ _REFUSED: Mapping[Any, str] = {
     inspect.Parameter.VAR_KEYWORD: "variable keyword arguments",
     inspect.Parameter.POSITIONAL_ONLY: "the positional-only parameter",
 }
+
+
+def refuse_generator(function: Callable[..., Any]) -> None:
+    """Raise `JobDefinitionError` for a function that does nothing when it is called, and so nothing as a job."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        kind = "a generator: it must not yield"
+    elif getattr(function, "__code__", None) in _CONTEXT_MANAGERS:
+        kind = "a context manager: enter it in a job"
+    else:
+        return
+    raise JobDefinitionError(
+        f"{describe_place(function)} is {kind}. Called as a job it would be done, and nothing run."
+    )
+
+
+def is_unrun(result: object) -> bool:
+    """Whether what a job returned is the very work, which nobody ran."""
+    return isinstance(result, _UNRUN)
+
+
+def _generator() -> Iterator[None]:
+    yield
+
+
+async def _async_generator() -> AsyncIterator[None]:
+    yield
+
+
+_MAKERS: Final = (contextmanager(_generator), asynccontextmanager(_async_generator))
+_CONTEXT_MANAGERS: Final = frozenset(each.__code__ for each in _MAKERS)  # what is decorated so has the decorator's code
+_UNRUN: Final = (GeneratorType, AsyncGeneratorType, *(type(each()) for each in _MAKERS))
 
 
 def _default(value: Any) -> Any:

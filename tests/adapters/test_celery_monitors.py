@@ -26,7 +26,7 @@ from anyjob_celery import OwnCeleryBackend
 
 pytestmark = pytest.mark.timeout(120)
 
-NAME: Final = "anyjob.conformance"
+NAME: Final = "anyjob-conformance"
 SECRET: Final = "secret-argument"
 
 

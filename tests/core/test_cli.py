@@ -379,6 +379,7 @@ def test_print_command_without_a_native_worker(anyjob: Run, in_force: JobManager
 
 
 def test_jobs_that_cannot_travel_are_found_before_the_worker_starts(anyjob: Run, in_force: JobManager) -> None:
+    @job_name("model")
     class Model:
         __mapper__ = object()
 

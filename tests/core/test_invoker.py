@@ -420,16 +420,56 @@ def test_an_async_function_behind_a_plain_decorator_runs() -> None:
     invoker.loop.close()
 
 
-def test_a_generator_is_told_that_it_did_nothing() -> None:
-    def generator() -> Iterator[int]:
-        yield 1
+def _generate() -> Iterator[int]:
+    yield 1
 
-    async def async_generator() -> AsyncIterator[int]:
-        yield 1
 
-    for function in (generator, async_generator):
-        with pytest.raises(JobDefinitionError, match="generator"):
-            _invoke(JobInvoker(SystemClock()), function)
+async def _agenerate() -> AsyncIterator[int]:
+    yield 1
+
+
+async def _areturn(value: Any) -> Any:
+    return value
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _generate,
+        _agenerate,
+        contextlib.contextmanager(_generate),
+        contextlib.asynccontextmanager(_agenerate),
+        lambda: _areturn(_generate()),
+    ],
+)
+def test_work_that_is_handed_back_unrun_is_no_success(make: Callable[[], Any]) -> None:
+    async def behind_async() -> Any:
+        return make()
+
+    def behind_plain() -> Any:
+        return make()
+
+    for function in (behind_plain, behind_async):
+        invoker = JobInvoker(SystemClock())
+        with pytest.raises(JobDefinitionError, match="its work and not its result: nothing was run"):
+            _invoke(invoker, function)
+        invoker.loop.close()
+
+
+def test_an_await_that_was_forgotten_is_made_up_for() -> None:
+    ran: list[int] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        ran.append(1)
+
+    async def forgetful() -> Any:
+        return work()
+
+    invoker = JobInvoker(SystemClock())
+    _invoke(invoker, forgetful)
+    assert ran == [1]
+    invoker.loop.close()
 
 
 def test_an_async_job_that_would_wait_for_itself_is_told_so() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 from numbers import Integral
@@ -143,11 +144,16 @@ def test_jobs_are_configured_by_plain_values(registry: JobRegistry) -> None:
     class Args:
         pass
 
-    class Send(BackgroundJob[int], registry=registry):
+    @job_name(Name.OLD)
+    @dataclass
+    class Sent:
+        pass
+
+    class Send(BackgroundJob[Sent], registry=registry):
         queue = Queue.MAIL
         time_limit = NumpyInt(5)  # type: ignore[assignment]
 
-        def execute(self, args: int) -> None:
+        def execute(self, args: Sent) -> None:
             """Do nothing."""
 
     background_job(Markup("a.b"), aliases={Markup("a.c")}, queue=Markup("bulk"), registry=registry)(_report)

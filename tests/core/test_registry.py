@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
@@ -63,9 +64,14 @@ def make_job(registry: JobRegistry, args_type: Any, name: str = "Job", **attribu
     return types.new_class(name, (BackgroundJob[args_type],), {"registry": registry}, lambda space: space.update(body))
 
 
-def make_function(registry: JobRegistry, name: str | None = None, **options: Any) -> Any:
-    def send(to: str) -> None: ...
+def send(to: str) -> None: ...
 
+
+def _at_module_level(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda space: space.update(__module__=__name__, __qualname__=name)
+
+
+def make_function(registry: JobRegistry, name: str | None = None, **options: Any) -> Any:
     return background_job(name, registry=registry, **options)(send)
 
 
@@ -121,12 +127,82 @@ def test_a_function_registers_itself(registry: JobRegistry) -> None:
 
 
 def test_a_function_is_named_after_its_place(registry: JobRegistry) -> None:
-    @background_job(registry=registry)
-    async def send() -> None: ...
+    background_job(registry=registry)(send)
 
     (configuration,) = registry
-    assert configuration.name == f"{__name__}.test_a_function_is_named_after_its_place.<locals>.send"
-    assert configuration.is_async
+    assert configuration.name == f"{__name__}.send"
+    assert not configuration.is_async
+
+
+def test_what_is_defined_in_a_function_has_no_name_to_be_found_by(registry: JobRegistry) -> None:
+    def local() -> None: ...
+
+    @dataclass
+    class Local:
+        pass
+
+    for define in (
+        lambda: background_job(registry=registry)(local),
+        lambda: background_job(registry=registry)(lambda: None),
+        lambda: make_job(registry, Local),
+        lambda: make_job(registry, int, "f.<locals>.Job"),
+    ):
+        with pytest.raises(
+            JobDefinitionError, match=r'no name leads to it. Give the job one: @background_job\("mail.send"\)'
+        ):
+            define()
+    assert not [*registry]
+    background_job("local", registry=registry)(local)
+    job_name("of.args")(Local)
+    make_job(registry, Local)
+    assert {*registry.names} == {"local", "of.args"}
+
+
+@pytest.mark.parametrize("name", ["anyjob.run", "anyjob.job", "anyjob.mine"])
+def test_our_own_names_are_reserved(registry: JobRegistry, name: str) -> None:
+    for define in (
+        lambda: make_function(registry, name),
+        lambda: make_function(registry, "mine", aliases=[name]),
+        lambda: job_name(name),
+        lambda: registry.register_handler(name, print),
+    ):
+        with pytest.raises(JobDefinitionError, match=f"'{name}': names that begin with 'anyjob.' are anyjob's own"):
+            define()
+    make_function(registry, "anyjobs.mine")
+
+
+def _generate() -> Iterator[None]:
+    yield
+
+
+async def _agenerate() -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (_generate, "_generate .*is a generator: it must not yield"),
+        (_agenerate, "_agenerate .*is a generator: it must not yield"),
+        (contextmanager(_generate), "_generate .*is a context manager: enter it in a job"),
+        (asynccontextmanager(_agenerate), "_agenerate .*is a context manager: enter it in a job"),
+    ],
+)
+def test_what_does_nothing_when_it_is_called_is_no_job(registry: JobRegistry, function: Any, told: str) -> None:
+    for define in (
+        lambda: background_job("x", registry=registry)(function),
+        lambda: registry.register_handler("x", function),
+    ):
+        with pytest.raises(JobDefinitionError, match=told):
+            define()
+
+    with pytest.raises(JobDefinitionError, match="execute .*is a generator"):
+
+        class Yields(BackgroundJob[int], registry=registry):
+            def execute(self, args: int) -> Iterator[None]:  # type: ignore[override]
+                yield
+
+    assert not [*registry]
 
 
 @pytest.mark.parametrize(
@@ -215,12 +291,12 @@ def test_args_types_are_found_through_generic_bases(registry: JobRegistry) -> No
 
     class SendEmail(Keyed[str, Email], registry=registry): ...
 
-    class SendAll(Many[Email], registry=registry): ...
+    send_all = types.new_class("SendAll", (Many[Email],), {"registry": registry}, _at_module_level("SendAll"))
 
     assert [(each.job, each.args_type) for each in registry] == [
         (SendPlain, Plain),
         (SendEmail, Email),
-        (SendAll, list[Email]),
+        (send_all, list[Email]),
     ]
 
 

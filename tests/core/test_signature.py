@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from anyjob import (
+    BackgroundJob,
     FunctionJob,
     InvalidArgsError,
     InvalidOptionError,
@@ -270,13 +271,14 @@ def test_a_function_in_no_registry_can_still_be_called() -> None:
         alone.enqueue(1)
 
 
-def test_the_decorator_works_bare() -> None:
-    @background_job
-    def bare(number: int) -> int:
-        return number
+@background_job
+def bare(number: int) -> int:
+    return number
 
+
+def test_the_decorator_works_bare() -> None:
     assert bare(3) == 3
-    configuration = default_registry.get(f"{__name__}.test_the_decorator_works_bare.<locals>.bare")
+    configuration = default_registry.get(f"{__name__}.bare")
     assert configuration.args_type(number=3).number == 3
 
 
@@ -318,3 +320,44 @@ def test_a_method_is_refused() -> None:
         class Shop:
             @background_job("shop.close", registry=None)
             def close(self, number: int) -> None: ...
+
+
+def typed_for_checkers(number: int) -> NowhereToBeFound:  # type: ignore[name-defined]  # noqa: F821
+    ran.append(number)
+
+
+@functools.wraps(typed_for_checkers)
+def wrapped(*args: Any, **kwargs: Any) -> Any:
+    return typed_for_checkers(*args, **kwargs)
+
+
+@pytest.mark.parametrize("function", [typed_for_checkers, wrapped])
+def test_what_a_function_returns_need_not_be_importable(job: Decorate, manager: JobManager, function: Any) -> None:
+    job(function).enqueue(3)
+    assert manager.drain() == 1
+    assert ran == [3]
+    with pytest.raises(InvalidArgsError, match=r"Expected `int`, got `str`"):
+        job(function).enqueue("three")
+
+
+@pytest.mark.parametrize("name", ["delay", "apply_async", "send", "send_with_options"])
+def test_what_other_libraries_call_it_leads_to_enqueue(job: Decorate, name: str) -> None:
+    class Send(BackgroundJob[int], registry=None):
+        def execute(self, args: int) -> None: ...
+
+    for each in (job(report), Send, Send()):
+        assert not hasattr(each, name)
+        with pytest.raises(AttributeError, match=rf"no \.{name}\(.*: call \.enqueue\(.*\.using\(delay=60"):
+            getattr(each, name)
+
+
+def test_a_job_may_have_a_field_of_such_a_name() -> None:
+    class Send(BackgroundJob[int], registry=None):
+        send = "mine"
+
+        def __init__(self) -> None:
+            self.delay = 5
+
+        def execute(self, args: int) -> None: ...
+
+    assert (Send().delay, Send.send) == (5, "mine")

@@ -476,7 +476,7 @@ def test_a_raising_resolver_is_a_failed_try(
 ) -> None:
     from dataclasses import dataclass
 
-    from anyjob import BackgroundJob
+    from anyjob import BackgroundJob, job_name
 
     broken, ran = True, []
 
@@ -487,6 +487,7 @@ def test_a_raising_resolver_is_a_failed_try(
 
     manager = make_manager(resolver=resolver)
 
+    @job_name("counted")
     @dataclass
     class Args:
         number: int

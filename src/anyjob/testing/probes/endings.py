@@ -27,7 +27,7 @@ __all__ = [
     "mend_logging",
 ]
 
-NAME: Final = "anyjob.conformance"
+NAME: Final = "anyjob-conformance"
 
 EXITS: Final[Mapping[str, BaseException]] = {
     "SystemExit(3)": SystemExit(3),

@@ -36,7 +36,7 @@ __all__ = [
     "samples",
 ]
 
-NAME = "anyjob.conformance"
+NAME = "anyjob-conformance"
 
 
 @job_name(f"{NAME}.probe", aliases=[f"{NAME}.probe-of-old"])
