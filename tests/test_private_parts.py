@@ -159,6 +159,12 @@ class TestCelery:
         assert of_celery.is_told_to_end() is False
         assert "terminate_handler_fired" in vars(common)
 
+    def test_celery_knows_its_settings(self) -> None:
+        assert {"task_publish_retry", "broker_transport_options", "worker_prefetch_multiplier"} <= {
+            *of_celery.setting_names()
+        }
+        assert "CELERYD_CONCURRENCY" not in of_celery.setting_names()
+
     def test_a_child_that_lives_is_asked_by_the_same_name(self) -> None:
         from billiard.process import BaseProcess
 

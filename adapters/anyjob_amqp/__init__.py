@@ -1,7 +1,7 @@
 """What the adapters share that keep their jobs in RabbitMQ. Knows no job library."""
 
 from anyjob_amqp.capabilities import NATIVES_CAN, KnownQueues, capabilities_of
-from anyjob_amqp.links import Link, Links
+from anyjob_amqp.links import Link, Links, refuse_unknown_options
 from anyjob_amqp.moves import MoveJournal
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.server import RabbitServer
@@ -33,5 +33,6 @@ __all__ = [
     "frame_handler",
     "jobs_in",
     "read_url",
+    "refuse_unknown_options",
     "telling_header",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -13,14 +14,14 @@ from amqp.exceptions import AMQPError, NotFound
 from amqp.spec import Basic
 
 from anyjob.error_text import describe_error
-from anyjob.errors import EnqueueError
+from anyjob.errors import ConfigurationError, EnqueueError, did_you_mean
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.notes import note_names
 from anyjob_amqp.topology import BindingDeclaration, ExchangeDeclaration, Note, Place, QueueDeclaration, Route
 from anyjob_amqp.undecodable import frame_handler
 from anyjob_amqp.urls import AmqpAddress
 
-__all__ = ["AMQP_ERRORS", "Link", "Links", "translated"]
+__all__ = ["AMQP_ERRORS", "Link", "Links", "refuse_unknown_options", "translated"]
 
 AMQP_ERRORS: Final = (AMQPError, OSError)
 """Whatever py-amqp raises; a timeout is an OSError."""
@@ -35,6 +36,15 @@ def translated() -> Iterator[None]:
         raise
     except AMQP_ERRORS as error:
         raise EnqueueError(f"RabbitMQ can't be reached, or refused: {describe_error(error)}") from error
+
+
+def refuse_unknown_options(options: Mapping[str, Any], where: str, *, also: Collection[str] = ()) -> None:
+    """Raise `ConfigurationError` for an option that py-amqp's connection has not: it would pass over it in silence."""
+    known = {*inspect.signature(amqp.Connection.__init__).parameters, *also} - {"self", "kwargs"}
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(str(option), known)
+            raise ConfigurationError(f"{where}: py-amqp's connection has no {option!r}.{hint}")
 
 
 class _Channel(amqp.Channel):  # type: ignore[misc]  # py-amqp is untyped

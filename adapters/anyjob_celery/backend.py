@@ -128,6 +128,8 @@ class OwnCeleryBackend(CeleryBackend):
         refused = [f"{option}: {REFUSED[option]}" for option in sorted(REFUSED.keys() & self.options.keys())]
         if refused:
             raise ConfigurationError(*(f"backends.{config.alias}.options.{each}" for each in refused))
+        if self.options:
+            self._refuse_unknown()
         self.risks = [REMOTE_CONTROL] if self.options.get("worker_enable_remote_control", True) else []
         self.transport_options: Mapping[str, Any] = self.options.pop("broker_transport_options", {})
 
@@ -136,6 +138,19 @@ class OwnCeleryBackend(CeleryBackend):
             f"Backend {self.config.alias!r} has queues of its own, which no application sends to by itself. Name the "
             "application: celery://?app=module:attribute."
         )
+
+    def _refuse_unknown(self) -> None:
+        """Raise `ConfigurationError` for what is no setting of Celery's, which it would pass over in silence."""
+        from anyjob_celery.private import setting_names  # with Celery, which a producer without options needs not
+
+        names = setting_names()
+        unknown = [
+            f"backends.{self.config.alias}.options: Celery has no setting {option!r}.{did_you_mean(option, names)}"
+            for option in self.options
+            if option not in names
+        ]
+        if unknown:
+            raise ConfigurationError(*unknown)
 
     @property
     def url(self) -> str:

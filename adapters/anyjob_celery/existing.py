@@ -12,7 +12,7 @@ import msgspec
 from celery import Celery
 from kombu.exceptions import KombuError
 
-from anyjob.backend import BackendConfig, send_one_by_one
+from anyjob.backend import BackendConfig, NativeCommand, send_one_by_one
 from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.envelope import JobEnvelope, write_envelope
 from anyjob.error_text import describe_error
@@ -23,6 +23,7 @@ from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
 from anyjob.store import JobState
 from anyjob.urls import read_object_url
+from anyjob.worker import WorkerOptions
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.existing_amqp import AppOnAmqp
 from anyjob_celery.existing_queues import AppQueues, read_natives
@@ -130,6 +131,17 @@ class ExistingCeleryBackend(CeleryBackend):
             return ()
         who = ", ".join(lacking)
         return [f'imports: {who} discard our jobs: deploy imports = ("anyjob_celery.app",) there before jobs are sent']
+
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:
+        theirs = self.app.conf.worker_concurrency
+        if theirs not in (None, options.concurrency):
+            logger.warning(
+                "worker_concurrency=%s of the application is not in force: `anyjob worker` runs %s at a time, as its "
+                "--concurrency says",
+                theirs,
+                options.concurrency,
+            )
+        return super().worker(executor, options)
 
     def holds(self, message: Any) -> bool:
         return self._holds(message, self.config.enqueue_timeout)

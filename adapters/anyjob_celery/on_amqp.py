@@ -27,6 +27,7 @@ from anyjob_amqp import (
     capabilities_of,
     jobs_in,
     read_url,
+    refuse_unknown_options,
 )
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.frame import ForeignMessageError, body_of, open_frame
@@ -45,6 +46,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         self._clock = config.clock
         self._names = AmqpNames(config.namespace)
         options = self.transport_options
+        refuse_unknown_options(options, f"backends.{config.alias}.options.broker_transport_options", also=_OF_KOMBU)
         if "broker_use_ssl" in self.options:
             options = {**options, "ssl": self.options["broker_use_ssl"]}
         self._links = Links(read_url(self.url, config.alias), config.enqueue_timeout, options)
@@ -141,6 +143,8 @@ class AmqpCeleryBackend(OwnCeleryBackend):
 
 
 _HEARTBEAT = 60.0
+# By which kombu connects anew; what sends, and connects once, passes over them.
+_OF_KOMBU = ("max_retries", "interval_start", "interval_step", "interval_max", "connect_retries_timeout", "errback")
 
 
 def _envelope_in(message: Message, body: bytes) -> bytes:

@@ -34,8 +34,12 @@ class RedisCeleryBackend(OwnCeleryBackend):
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
-        address = self._address = _read_address(super().url, self.options.get("broker_use_ssl"), config.alias)
-        self.transport_options = {**address.options, **self.transport_options}
+        ssl = {key: value for key, value in self.transport_options.items() if key.startswith("ssl_")}
+        use_ssl = self.options.get("broker_use_ssl")
+        ssl |= use_ssl if isinstance(use_ssl, Mapping) else {}
+        address = self._address = _read_address(super().url, ssl, config.alias)
+        others = {key: value for key, value in self.transport_options.items() if key not in ssl}
+        self.transport_options = {**address.options, **others}
         options = {**address.ssl, **self.transport_options}
         client = self.client = connect(replace(config, options=options), self.url)
         self.messages = RedisMessages(client, config.namespace, config.clock, config.enqueue_timeout)
@@ -160,18 +164,18 @@ class _Address(Struct, frozen=True):
     options: Mapping[str, Any]
 
 
-def _read_address(url: str, use_ssl: Any, alias: str) -> _Address:
+def _read_address(url: str, options: Mapping[str, Any], alias: str) -> _Address:
     """Read a URL that the client and the worker are to understand alike; raise `ConfigurationError` for another."""
     try:
         bare, query = split_url(url)
         ssl = {name: query.pop(name) for name in [*query] if name.startswith("ssl_")}
-        ssl = with_plain_ssl({**ssl, **(use_ssl if isinstance(use_ssl, Mapping) else {})})
+        ssl = with_plain_ssl({**ssl, **options})
         if bare.startswith("rediss:"):
             ssl.setdefault("ssl_cert_reqs", "required")
         read_query(url, [*_READERS, *ssl])
-        options = {name: _read(name, value) for name, value in query.items()}
+        said = {name: _read(name, value) for name, value in query.items()}
     except ValueError as error:
         raise ConfigurationError(f"backends.{alias}.url: {hide_in(str(error), url)}") from None
-    if "db" in options:
-        bare = urlsplit(bare)._replace(path=f"/{options.pop('db')}").geturl()
-    return _Address(bare, ssl, options)
+    if "db" in said:
+        bare = urlsplit(bare)._replace(path=f"/{said.pop('db')}").geturl()
+    return _Address(bare, ssl, said)

@@ -5,18 +5,24 @@ tests/test_private_parts.py says when an upgrade changes any of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from billiard.common import terminate_handler_fired
 from celery import Task
+from celery.app.defaults import DEFAULTS
 from celery.worker.request import Request
 
-__all__ = ["ChildParts", "RequestParts", "TaskParts", "Tracer", "is_told_to_end"]
+__all__ = ["ChildParts", "RequestParts", "TaskParts", "Tracer", "is_told_to_end", "setting_names"]
 
 Tracer = Callable[[str, Any, Any, Mapping[str, Any]], Any]
 """What Celery makes to run a task: it is given id, args, kwargs and request."""
+
+
+def setting_names() -> Collection[str]:
+    """Return the names of all settings that this Celery knows."""
+    return frozenset(DEFAULTS)
 
 
 def is_told_to_end() -> bool:

@@ -63,6 +63,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "task_soft_time_limit": _LIMIT,
     "task_time_limit": _LIMIT,
     "worker_cancel_long_running_tasks_on_connection_loss": "each lost connection would cost every running job a try.",
+    "worker_concurrency": "say it to the worker: `anyjob worker --concurrency 4`, which is 1 where nobody says so.",
     "worker_deduplicate_successful_tasks": "a job whose id succeeded before would be dropped. See unique ids.",
     "worker_pool": "use the option pool.",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -14,7 +13,6 @@ from dramatiq import Message
 
 from anyjob.backend import BackendConfig
 from anyjob.envelope import JobEnvelope
-from anyjob.errors import ConfigurationError, did_you_mean
 from anyjob_amqp import (
     LEVELS,
     AmqpNames,
@@ -28,6 +26,7 @@ from anyjob_amqp import (
     capabilities_of,
     jobs_in,
     read_url,
+    refuse_unknown_options,
 )
 from anyjob_dramatiq.amqp_parameters import HEARTBEAT
 from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
@@ -50,7 +49,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
-        _refuse_unknown(self.native_config)
+        refuse_unknown_options(self.native_config.options, f"backends.{config.alias}.options")
         self._address = read_url(config.url.partition("+")[2], config.alias)
         self._names = names_of(config.namespace)
         self._links = Links(self._address, config.enqueue_timeout, self.native_config.options)
@@ -115,16 +114,6 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
     def _declare(self, queue: str) -> None:
         with self._links.link() as link:
             link.prepare(self._names.route(queue).place, again=True)
-
-
-def _refuse_unknown(config: BackendConfig) -> None:
-    """Raise `ConfigurationError` for an option that py-amqp's connection has not: it would pass over it in silence."""
-    known = inspect.signature(amqp.Connection.__init__).parameters.keys() - {"self", "kwargs"}
-    for option in config.options:
-        if option not in known:
-            raise ConfigurationError(
-                f"backends.{config.alias}.options: py-amqp's connection has no {option!r}.{did_you_mean(option, known)}"
-            )
 
 
 def _native(job_id: str, body: bytes, priority: int) -> amqp.Message:

@@ -71,6 +71,8 @@ class OwnDramatiqBackend(DramatiqBackend):
                 f"backends.{config.alias}.options.middleware: {self._middleware!r}: it is a list, as "
                 f'["{self._middleware}"].'
             )
+        where = f"backends.{config.alias}.options.middleware"
+        self._middleware_types = [(each, _find_middleware(each, where)) for each in self._middleware]
         self._made: JobBroker | None = None
         in_each_process(self._begin)
 
@@ -122,7 +124,7 @@ class OwnDramatiqBackend(DramatiqBackend):
 
     def _make_broker(self) -> JobBroker:
         where = f"backends.{self.config.alias}.options.middleware"
-        return JobBroker(self._send_message, [_middleware(each, where) for each in self._middleware])
+        return JobBroker(self._send_message, [_middleware(*each, where) for each in self._middleware_types])
 
     def _finder(self, broker: JobBroker) -> Callable[[str], None]:
         closed = self.config.queues
@@ -168,11 +170,22 @@ def load_object(path: str, where: str) -> Any:
         raise ConfigurationError(f"{where}: {path!r} can't be loaded, as 'module:attribute': {error}") from error
 
 
-def _middleware(path: object, where: str) -> Middleware:
+def _find_middleware(path: object, where: str) -> Any:
+    """Return the class, or the object, that a path names, which is known to be there before a job needs it."""
     found = load_object(str(path), where)
-    made = found() if isinstance(found, type) else found
-    if not isinstance(made, Middleware):
+    if not (issubclass(found, Middleware) if isinstance(found, type) else isinstance(found, Middleware)):
         raise ConfigurationError(f"{where}: {path!r} is no middleware of Dramatiq's.")
+    return found
+
+
+def _middleware(path: object, found: Any, where: str) -> Middleware:
+    """Return a new middleware of a class: each broker has its own; an object is shared by all."""
+    try:
+        made: Middleware = found() if isinstance(found, type) else found
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{where}: {path!r} can't be made without arguments: {error}. Name an object."
+        ) from error
     return made
 
 

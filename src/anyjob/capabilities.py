@@ -101,6 +101,14 @@ class Capabilities:
         if lacking is not None:
             raise UnsupportedCapabilityError(f"Backend {backend!r}: job {envelope.name!r} asks for {lacking}.")
 
+    def refuse_shared_ids(self, backend: str) -> None:
+        """Raise `UnsupportedCapabilityError`, with the way out, if two jobs can have one id."""
+        if not self.unique_ids:
+            raise UnsupportedCapabilityError(
+                f"Backend {backend!r} can't keep unique_id: it would take a second job with the same id. Name another "
+                "backend for this job, or let the job itself find out whether its work is done."
+            )
+
     def refuse_removal(self, *states: JobState) -> None:
         """Raise `UnsupportedCapabilityError` if jobs can be taken out of none of these states."""
         if not self.removal.intersection(states):

@@ -26,6 +26,7 @@ from anyjob.errors import (
     JobDefinitionError,
     JobLostError,
     JobResolutionError,
+    UnknownJobError,
     UntellableError,
 )
 from anyjob.invoker import JobInvoker, JobResolver, construct
@@ -95,6 +96,7 @@ class JobExecutor:
         self._retry = retry
         self._max_losses = max_losses
         self._deferred_for = defer_unknown
+        self._met_unknown = False
 
     def execute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
         """Run the job in `raw` and return what became of it. Raises nothing of the job's own, whatever that raises.
@@ -222,7 +224,7 @@ class JobExecutor:
             return Deferred(envelope)
         configuration = self.registry.find(envelope.name)
         if configuration is None:
-            return self._defer(raw, envelope, now, "unknown", partial(self.registry.get, envelope.name))
+            return self._defer_unknown(raw, envelope, now)
         if envelope.headers and args_version(envelope.headers) > configuration.args_version:
             return self._defer(raw, envelope, now, "newer", partial(_refuse_newer, envelope, configuration))
         policy = self.policy_of(configuration)
@@ -323,6 +325,19 @@ class JobExecutor:
         )
         return Retry(envelope, error)
 
+    def _defer_unknown(self, raw: bytes, envelope: JobEnvelope, now: datetime) -> Outcome:
+        if not self._met_unknown:
+            self._met_unknown = True
+            with shielded():
+                logger.warning("there are jobs of unknown names: of newer code? %s", _ANOTHER_APPLICATION)
+        return self._defer(raw, envelope, now, "unknown", partial(self._refuse_unknown, envelope.name))
+
+    def _refuse_unknown(self, name: str) -> None:
+        try:
+            self.registry.get(name)
+        except UnknownJobError as error:
+            raise UnknownJobError(f"{error} {_ANOTHER_APPLICATION}") from None
+
     def _defer(
         self, raw: bytes, envelope: JobEnvelope, now: datetime, event: str, refuse: Callable[[], object]
     ) -> Outcome:
@@ -360,6 +375,10 @@ class JobExecutor:
 
 
 _COMPLETED: Final = Completed()
+_ANOTHER_APPLICATION: Final = (
+    "If another application has its jobs on this server, give each a `namespace` of its own in the settings: in one "
+    "they take each other's."
+)
 
 
 def _plain_now(clock: Clock) -> Callable[[], datetime]:

@@ -13,7 +13,7 @@ from anyjob.backend import ENQUEUE_TIMEOUT, JobBackend, NativeCommand
 from anyjob.calls import JobCall, TypedJob
 from anyjob.clock import Clock, SystemClock
 from anyjob.envelope import JobEnvelope
-from anyjob.errors import ConfigurationError, UnknownJobError, UnsupportedCapabilityError, shown
+from anyjob.errors import ConfigurationError, InvalidOptionError, UnknownJobError, UnsupportedCapabilityError, shown
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.invoker import JobResolver, NamedResolver, construct
 from anyjob.job_id import JobId
@@ -23,7 +23,7 @@ from anyjob.named import NamedObject, import_application
 from anyjob.observer import JobObserver, JobObservers
 from anyjob.options import EnqueueOptions, PrepareOptions, plain_options
 from anyjob.plain import plain_text
-from anyjob.preparing import JobPreparer, kept
+from anyjob.preparing import NO_ID, JobPreparer, kept
 from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.routing import JobBackends, JobRoute, JobRouter, JobWiring, OffLoop
@@ -250,7 +250,8 @@ class JobManager:
     def any_worker(self, alias: str, options: WorkerOptions) -> NativeCommand | JobWorker:
         """Return a backend's worker, the command of its own or one of ours; neither is started.
 
-        Raises `InvalidOptionError` for a queue outside of the settings' closed list, or to exclude that nobody knows;
+        Raises `InvalidOptionError` for a queue outside of the settings' closed list, for one that nobody knows and that
+        looks like one that somebody does, or to exclude that nobody knows;
         `UnsupportedCapabilityError` for a burst, or a number of jobs, where the worker doesn't end by itself.
         """
         backend, router = self.backend(alias), self._wiring.router
@@ -264,6 +265,7 @@ class JobManager:
             logger.info("serves backend=%s queues=%s", alias, ",".join(queues))
         for queue in options.queues or ():
             router.refuse_unknown_queue(alias, queue)
+            router.refuse_misspelt_queue(queue, self.registry.queues())
         return backend.worker(self.executor, options)
 
     def start_worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
@@ -381,13 +383,25 @@ class JobManager:
         self, items: Iterable[object], options: EnqueueOptions
     ) -> tuple[Sequence[JobEnvelope], str | None]:
         options = plain_options(options)
-        return self._preparer.prepare_many(items, options, self._wiring.clock), options.get("backend")
+        envelopes, alias = self._preparer.prepare_many(items, options, self._wiring.clock), options.get("backend")
+        for envelope in envelopes if options.get("unique_id") else ():
+            self._wiring.router.refuse_shared_id(envelope, alias)
+        return envelopes, alias
+
+    def _alias(self, envelope: JobEnvelope, options: EnqueueOptions) -> str | None:
+        """Return where the call says that the job goes; refuse it where its id may not be the only one."""
+        alias: str | None = plain_text(options.get("backend"))
+        if options.get("unique_id"):
+            if not options.get("job_id"):
+                raise InvalidOptionError(NO_ID)
+            self._wiring.router.refuse_shared_id(envelope, alias)
+        return alias
 
     def _send(self, envelope: JobEnvelope, options: EnqueueOptions) -> JobId:
-        return send(self._wiring, envelope, options.get("backend"))
+        return send(self._wiring, envelope, self._alias(envelope, options))
 
     async def _asend(self, envelope: JobEnvelope, options: EnqueueOptions) -> JobId:
-        return await asend(self._wiring, envelope, options.get("backend"))
+        return await asend(self._wiring, envelope, self._alias(envelope, options))
 
 
 def _keep_wiring(manager: JobManager, wiring: JobWiring) -> None:

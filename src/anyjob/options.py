@@ -35,6 +35,9 @@ class EnqueueOptions(PrepareOptions, total=False):
 
     backend: str | None
     """Alias of the backend that is to take it, in place of the one that the routes choose."""
+    unique_id: bool | None
+    """Refuse to send a `job_id` that may come to stand for two jobs, where the backend has no `unique_ids`. Where it
+    has, `DuplicateJobIdError` says that a job of this id is there already: waiting, running or parked."""
 
 
 def plain_options(options: PrepareOptions) -> EnqueueOptions:
@@ -117,6 +120,12 @@ def _backend(value: Any) -> str:
     return alias
 
 
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("it is True or False.")  # told as an InvalidOptionError
+    return value
+
+
 def _headers(value: Any) -> Mapping[str, str]:
     if not isinstance(value, Mapping) or not all(_is_text(x) for pair in value.items() for x in pair):
         raise ValueError("headers map strings to strings.")
@@ -143,6 +152,7 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "job_id": _job_id,
     "headers": _headers,
     "backend": _backend,
+    "unique_id": _switch,
 }
 
 

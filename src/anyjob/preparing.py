@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -17,7 +17,9 @@ from anyjob.registry import JobConfiguration, JobRegistry
 from anyjob.serializer import JobSerializer
 from anyjob.upgrades import ARGS_VERSION_HEADER
 
-__all__ = ["JobPreparer", "kept"]
+__all__ = ["NO_ID", "JobPreparer", "kept"]
+
+NO_ID: Final = "unique_id: what is unique is the id, so give one: job_id='order-7', of several jobs by prepare()."
 
 
 class JobPreparer:
@@ -74,6 +76,9 @@ class JobPreparer:
         """Return the envelopes of args objects, which take the options, and of envelopes, which have theirs."""
         if options.get("job_id") is not None:
             raise InvalidOptionError("job_id: several jobs can't share an id; give each its own by prepare().")
+        items = list(items)
+        if options.get("unique_id") and not all(isinstance(item, JobEnvelope) for item in items):
+            raise InvalidOptionError(NO_ID)
         return [
             _checked(item)
             if isinstance(item, JobEnvelope)
@@ -90,6 +95,8 @@ def kept(envelope: JobEnvelope, options: Mapping[str, object]) -> JobEnvelope:
             f"backend = {alias!r}: an envelope doesn't say where it goes. Say so when it is sent: "
             f"enqueue_many([...], backend={alias!r})."
         )
+    if options.get("unique_id") is not None:
+        raise InvalidOptionError("unique_id is for sending: enqueue_many([...], unique_id=True).")
     return envelope
 
 

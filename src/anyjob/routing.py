@@ -24,11 +24,14 @@ from anyjob.errors import (
 )
 from anyjob.executor import JobExecutor
 from anyjob.forks import forks_wait, in_each_process
+from anyjob.log import JobLogger
 from anyjob.observer import JobObservers
 from anyjob.plain import plain_text
 
 __all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget", "JobWiring"]
 
+
+logger = JobLogger("anyjob.worker")
 
 _MANY: Final = 10_000
 _FOR_URLS: Final = "For a URL: anyjob.configure(backend=...)."
@@ -145,6 +148,27 @@ class JobRouter:
                 f"Backend {alias!r} has no queue {queue!r}.{did_you_mean(queue, queues)} "
                 f"Its queues are closed to: {', '.join(queues)}."
             )
+
+    def refuse_misspelt_queue(self, queue: str, registered: Collection[str]) -> None:
+        """Raise `InvalidOptionError` for a queue of no job, route or setting that is spelt nearly as one of these is.
+
+        Any other may be named at the calls alone, as one for each tenant: that is logged.
+        """
+        known = {*registered, *(route.queue for route in self._routes if route.queue)}
+        known.update(*(queues for queues in self._queues.values() if queues))
+        if queue in known:
+            return
+        if hint := did_you_mean(queue, known):
+            raise InvalidOptionError(
+                f"No job, route or setting names the queue {queue!r}.{hint} If it is right, and named at the calls "
+                "alone, list it in the settings, as one of the backend's queues."
+            )
+        logger.warning("queue=%s is named by no job, route or setting: only calls that name it send jobs there", queue)
+
+    def refuse_shared_id(self, envelope: JobEnvelope, alias: str | None) -> None:
+        """Raise `UnsupportedCapabilityError` if a second job with this one's id would be taken where it goes."""
+        target = self.target_of(envelope, alias)
+        target.backend.capabilities.refuse_shared_ids(target.alias)
 
     def queues_but(self, alias: str, excluded: Collection[str], known: Collection[str]) -> tuple[str, ...]:
         """Return the queues of the backend's closed list, else of the `known` ones, without the excluded.

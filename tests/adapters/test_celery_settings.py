@@ -104,6 +104,13 @@ def test_the_worker_command_has_no_secret(url: str) -> None:
         ({"task_retry_on_worker_lost": True}, "task_retry_on_worker_lost"),
         ({"worker_deduplicate_successful_tasks": True}, "worker_deduplicate_successful_tasks"),
         ({"broker_connection_retry": False}, "broker_connection_retry"),
+        ({"worker_concurrency": 4}, "worker_concurrency: say it to the worker: `anyjob worker --concurrency 4`"),
+        ({"task_publish_retri": False}, r"no setting 'task_publish_retri'. Did you mean 'task_publish_retry'\?"),
+        ({"CELERYD_CONCURRENCY": 4, "shop": 1}, "no setting 'CELERYD_CONCURRENCY'.*\n.*no setting 'shop'"),
+        (
+            {"broker_transport_options": {"confirm_publsh": True}},
+            r"broker_transport_options: py-amqp's connection has no 'confirm_publsh'. Did you mean 'confirm_publish'\?",
+        ),
     ],
 )
 def test_bad_options_are_refused(options: Mapping[str, Any], told: str) -> None:
@@ -124,7 +131,7 @@ def test_urls_that_cant_be_used_are_refused(url: str) -> None:
     [
         {"task_default_rate_limit": "10/s"},
         {"worker_max_memory_per_child": 100_000},
-        {"worker_soft_shutdown_timeout": 5.0},
+        {"worker_max_tasks_per_child": 5},
         {"worker_state_db": "state"},
     ],
 )
@@ -347,6 +354,23 @@ def test_a_queue_that_isnt_there_is_refused(shop: Celery) -> None:
 def test_settings_belong_to_the_application(shop: Celery) -> None:
     with pytest.raises(ConfigurationError, match="settings of its own"):
         existing(options={"worker_concurrency": 4})
+
+
+def test_a_concurrency_that_is_not_in_force_is_told(shop: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    shop.conf.update(worker_concurrency=4)
+    backend, executor = existing(), JobExecutor(JobRegistry())
+    caplog.clear()
+    backend.worker(executor, WorkerOptions(concurrency=4))
+    assert not caplog.messages
+    backend.worker(executor, WorkerOptions())
+    (told,) = caplog.messages
+    assert told.startswith("worker_concurrency=4 of the application is not in force")
+
+
+def test_kombus_own_options_of_a_connection_pass() -> None:
+    own(AMQP, options={"broker_transport_options": {"max_retries": 3, "confirm_publish": True}})
+    with pytest.raises(ConfigurationError, match="'visibility_timout'"):
+        own(REDIS, options={"broker_transport_options": {"visibility_timout": 3}})
 
 
 def test_annotations_of_theirs_undo_nothing(shop: Celery) -> None:

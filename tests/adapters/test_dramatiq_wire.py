@@ -117,9 +117,15 @@ def test_the_worker_command_has_no_secret(url: str) -> None:
     ],
 )
 def test_middleware_that_cant_be_used_is_refused(middleware: list[str], told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        load_backend(BackendConfig(alias="main", url=URLS[0], options={"middleware": middleware}))
+
+
+def test_middleware_that_cant_be_made_is_refused() -> None:
+    middleware = ["dramatiq.results:Results"]
     backend = load_backend(BackendConfig(alias="main", url=URLS[0], options={"middleware": middleware}))
     assert isinstance(backend, OwnDramatiqBackend)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match="'dramatiq.results:Results' can't be made without arguments"):
         _ = backend.broker
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import os
 import subprocess
@@ -39,6 +38,7 @@ from anyjob import (
     Snooze,
     background_job,
     current_job,
+    job_name,
 )
 from anyjob.envelope import MAX_COUNT, read_envelope, write_envelope
 from anyjob.errors import EnvelopeError
@@ -225,6 +225,16 @@ def test_an_unknown_name_is_deferred_for_an_hour_uncharged_then_parked(world: Wo
     assert isinstance(outcome, Abandoned)
     assert outcome.failure.error_type.endswith("UnknownJobError")
     assert "new.job" in outcome.failure.message
+    assert "another application" in outcome.failure.message
+    assert "`namespace`" in outcome.failure.message
+
+
+def test_the_first_unknown_name_asks_for_a_namespace(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    executor = world.executor()
+    for name in ("their.job", "their.other"):
+        executor.execute(write_envelope(world.envelope(name=name)))
+    (hint,) = [each.getMessage() for each in caplog.records if "namespace" in each.getMessage()]
+    assert "give each a `namespace` of its own" in hint
 
 
 def test_a_deferred_job_runs_after_the_deploy_that_knows_it(world: World) -> None:
@@ -507,26 +517,24 @@ def _define_returning(registry: JobRegistry, kind: str, limit: float | None) -> 
         background_job("returning", registry=registry, time_limit=limit)(jobs[kind])
     elif kind == "async class":
 
+        @job_name("returning")
         class Returning(AsyncBackgroundJob[dict[str, int]], registry=None):
             time_limit = limit
 
             async def execute(self, args: dict[str, int]) -> object:  # type: ignore[override]
                 return {"rows": 3}
 
-        registry.register(_named(JobConfiguration.of_class(Returning, dict[str, int]), "returning"))
+        registry.register(JobConfiguration.of_class(Returning, dict[str, int]))
     else:
 
+        @job_name("returning")
         class Plain(BackgroundJob[dict[str, int]], registry=None):
             time_limit = limit
 
             def execute(self, args: dict[str, int]) -> object:  # type: ignore[override]
                 return {"rows": 3}
 
-        registry.register(_named(JobConfiguration.of_class(Plain, dict[str, int]), "returning"))
-
-
-def _named(configuration: JobConfiguration, name: str) -> JobConfiguration:
-    return dataclasses.replace(configuration, name=name)
+        registry.register(JobConfiguration.of_class(Plain, dict[str, int]))
 
 
 def test_the_end_of_the_process_is_told_once_and_only_where_jobs_ran(world: World) -> None:
@@ -893,7 +901,7 @@ def test_a_log_filter_that_exits_ends_no_try(world: World, caplog: pytest.LogCap
 
 def test_names_of_messages_can_not_forge_log_lines(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.run(name="a id=1\nERROR root logged in from 10.0.0.1")
-    (line,) = (record.getMessage() for record in caplog.records)
+    *_, line = (record.getMessage() for record in caplog.records)
     assert line.startswith('unknown job="a id=1\\nERROR root logged in from 10.0.0.1" id=id1 ')
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import threading
 import time
@@ -31,6 +32,7 @@ from anyjob import (
     JobPriority,
     JobRegistry,
     JobRoute,
+    StoreBackend,
     UnknownJobError,
     UnsupportedCapabilityError,
     WorkerOptions,
@@ -734,3 +736,63 @@ def test_a_time_of_any_type_becomes_a_plain_one_in_utc(run_at: datetime, expecte
     due = due_at(plain_options({"run_at": run_at}), datetime(2026, 1, 1, tzinfo=UTC))
     assert due == expected
     assert type(due) in (datetime, type(None))
+
+
+# Demands
+
+
+def test_an_id_that_must_be_the_only_one(manager: JobManager, backend: StoreBackend) -> None:
+    assert manager.enqueue(Email("a"), job_id="order-7", unique_id=True) == "order-7"
+    for call in (
+        lambda: manager.enqueue(Email("a"), job_id="order-7", unique_id=True),
+        lambda: manager.enqueue_many([manager.prepare(Email("a"), job_id="order-7")], unique_id=True),
+        lambda: asyncio.run(manager.aenqueue(Email("a"), job_id="order-7", unique_id=True)),
+    ):
+        with pytest.raises(DuplicateJobIdError, match="order-7"):
+            call()
+    backend.capabilities = dataclasses.replace(backend.capabilities, unique_ids=False)
+    for call in (
+        lambda: manager.enqueue(Email("a"), job_id="order-8", unique_id=True),
+        lambda: manager.enqueue_many([manager.prepare(Email("a"), job_id="order-8")], unique_id=True),
+        lambda: asyncio.run(manager.aenqueue(Email("a"), job_id="order-8", unique_id=True)),
+    ):
+        with pytest.raises(UnsupportedCapabilityError, match="Backend 'default' can't keep unique_id"):
+            call()
+    assert manager.enqueue(Email("a"), job_id="order-8", unique_id=False) == "order-8"
+    assert manager.drain() == 2
+
+
+def test_a_demand_of_the_only_id_names_one(recording: JobManager, recorder: Recorder) -> None:
+    for call in (
+        lambda: recording.enqueue(Email("a"), unique_id=True),
+        lambda: recording.enqueue_many([Email("a")], unique_id=True),
+    ):
+        with pytest.raises(InvalidOptionError, match="unique is the id, so give one: job_id='order-7'"):
+            call()
+    with pytest.raises(InvalidOptionError, match="unique_id is for sending"):
+        recording.prepare(Email("a"), job_id="order-7", unique_id=True)  # type: ignore[call-arg]
+    with pytest.raises(InvalidOptionError, match="unique_id = 1: it is True or False"):
+        recording.enqueue(Email("a"), job_id="order-7", unique_id=1)  # type: ignore[arg-type]
+    assert recorder.calls == 0
+
+
+def test_a_worker_of_a_misspelt_queue_is_refused(
+    make_manager: Callable[..., JobManager], registry: JobRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    background_job("report", queue="reports", registry=registry)(_nothing)
+    routed = make_manager(routes=[JobRoute(queue="invoices", backend="default")])
+    for wrong, right in (("defalt", "default"), ("report", "reports"), ("invoice", "invoices")):
+        with pytest.raises(
+            InvalidOptionError, match=rf"queue '{wrong}'. Did you mean '{right}'\?.*list it in the settings"
+        ):
+            routed.worker(options=WorkerOptions(queues=(wrong,)))
+    assert not caplog.records
+    routed.worker(options=WorkerOptions(queues=("reports", "invoices", "tenant-7")))
+    (warning,) = caplog.messages
+    assert warning.startswith("queue=tenant-7 is named by no job, route or setting")
+    listed = make_manager(queues={"default": ["defalt"]})
+    listed.worker(options=WorkerOptions(queues=("defalt",)))
+
+
+def _nothing() -> None:
+    """Do nothing."""

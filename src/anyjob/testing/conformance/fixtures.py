@@ -79,11 +79,14 @@ def _refuses_delay(world: World) -> None:
 
 
 def _accepts_the_same_id_again(world: World) -> None:
-    """What isn't unique is no error: both are there, and both may run."""
+    """What isn't unique is no error, unless the call says that it must be: both are there, and both may run."""
+    with pytest.raises(UnsupportedCapabilityError, match="unique_id"):
+        world.manager.enqueue(world.probe("refused"), job_id="twice", unique_id=True)
     world.enqueue("x", job_id="twice")
     world.enqueue("x", job_id="twice")
     world.start_worker()
     world.journal.wait(2, "begin", "x")
+    assert "refused" not in world.journal.begun()
 
 
 def _refuses_looking(world: World) -> None:

@@ -117,13 +117,14 @@ class RunsConformance(KitFixtures):
 
     @needs("unique ids")
     def test_a_taken_id_is_refused(self, *, world: World) -> None:
-        world.enqueue("a", job_id="taken")
-        with pytest.raises(DuplicateJobIdError, match="taken") as refused:
-            world.enqueue("b", job_id="taken")
-        assert refused.value.rejected == ("taken",)
+        world.manager.enqueue(world.probe("a"), job_id="taken", unique_id=True)
+        for demand in (True, None):
+            with pytest.raises(DuplicateJobIdError, match="taken") as refused:
+                world.manager.enqueue(world.probe("b"), job_id="taken", unique_id=demand)
+            assert refused.value.rejected == ("taken",)
         many = [world.manager.prepare(world.probe(label), job_id=label) for label in ("c", "taken", "d")]
         with pytest.raises(DuplicateJobIdError) as refused:
-            world.manager.enqueue_many(many)
+            world.manager.enqueue_many(many, unique_id=True)
         assert set(refused.value.rejected) | set(refused.value.accepted) == {"c", "taken", "d"}
         assert "taken" in refused.value.rejected
         world.start_worker()
