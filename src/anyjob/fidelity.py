@@ -20,7 +20,7 @@ import msgspec
 from anyjob.job_id import JobId
 from anyjob.pydantic_models import is_pydantic_model
 
-__all__ = ["FidelityCheck", "field_names", "place_of"]
+__all__ = ["FidelityCheck", "Place", "field_names"]
 
 Place = tuple[Any, Any] | None
 """A linked list of names, indexes and keys, the innermost first: it costs nothing until a refusal reads it."""
@@ -31,8 +31,9 @@ Walk = Callable[[Any, Any, Place, list[tuple[Any, Any, Place]]], None]
 class FidelityCheck:
     """Compares what was given with what arrives. Thread-safe; learns each type once.
 
-    Two differences are no loss: a tuple may arrive as a list, where the type says nothing else, and an int that is
-    given for a float as the float that equals it. A datetime arrives with its UTC offset; the zone's name is not kept.
+    Three differences are no loss: a tuple may arrive as a list, where the type says nothing else, an int that is given
+    for a float as the float that equals it, and a `JobId` as its text. A datetime arrives with its UTC offset; the
+    zone's name is not kept.
     """
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ def field_names(kind: type) -> tuple[str, ...]:
     return tuple(each.name for each in getattr(kind, "__attrs_attrs__", ())) or getattr(kind, "_fields", ())
 
 
-def place_of(place: Place) -> str:
+def _place(place: Place) -> str:
     """Return a place as msgspec writes one."""
     parts: list[str] = []
     key = ""
@@ -122,16 +123,20 @@ def _model(names: Sequence[str], given: Any, arrives: Any, place: Place, pending
     private = given.__pydantic_private__
     for name, value in private.items() if private else ():
         # They don't travel. What a default makes anew on the other side is no loss, be it a lock or a cache.
-        other = arrives.__pydantic_private__.get(name, _MISSING)
+        other = (arrives.__pydantic_private__ or {}).get(name, _MISSING)
         if type(value) is not type(other) or (_has_equality(value) and not _is_equal(value, other)):
-            raise ValueError(f"it would be lost - at {place_of((place, name))}. Private attributes don't travel.")
+            raise ValueError(f"it would be lost - at {_place((place, name))}. Private attributes don't travel.")
 
 
 def _items(given: Any, arrives: Any, place: Place, pending: list[Any]) -> None:
     if len(given) != len(arrives):
         raise _changed(place)
-    if {*map(type, given)} <= _PLAIN and given == arrives and all(map(is_, map(type, given), map(type, arrives))):
-        return
+    kinds = {*map(type, given)}
+    if kinds <= _PLAIN and given == arrives:
+        if kinds == {*map(type, arrives)} and len(kinds) == 1:
+            return
+        if all(map(is_, map(type, given), map(type, arrives))):
+            return
     for index, (one, other) in enumerate(zip(given, arrives, strict=True)):
         if one is not other:
             pending.append((one, other, (place, index)))
@@ -140,7 +145,7 @@ def _items(given: Any, arrives: Any, place: Place, pending: list[Any]) -> None:
 def _entries(given: Mapping[Any, Any], arrives: Mapping[Any, Any], place: Place, pending: list[Any]) -> None:
     for key in given if len(given) > len(arrives) else ():
         if key not in arrives:
-            raise ValueError(f"it would be lost - at {place_of((place, key))}. No such key is declared.")
+            raise ValueError(f"it would be lost - at {_place((place, key))}. No such key is declared.")
     if len(given) != len(arrives):
         raise _changed(place)
     for (key, one), (other_key, other) in zip(given.items(), arrives.items(), strict=True):
@@ -162,7 +167,7 @@ def _moment(given: Any, arrives: Any, place: Place, _: list[Any]) -> None:
     if given.tzinfo is arrives.tzinfo and given == arrives:
         return
     if (given.tzinfo is None) is not (arrives.tzinfo is None) or given.utcoffset() != arrives.utcoffset():
-        raise ValueError(f"its UTC offset would be lost - at {place_of(place)}. {_OFFSET}")
+        raise ValueError(f"its UTC offset would be lost - at {_place(place)}. {_OFFSET}")
     if given.replace(tzinfo=None) != arrives.replace(tzinfo=None):
         raise _changed(place)
 
@@ -197,9 +202,9 @@ def _told(given: Any, arrives: Any, place: Place) -> str:
     if given is _MISSING or arrives is _MISSING:
         return str(_changed(place))
     if isinstance(given, float) and arrives is None:  # what JSON makes of NaN, without a word
-        return f"{given} can't be written as JSON - at {place_of(place)}. Pass None or a string."
+        return f"{given} can't be written as JSON - at {_place(place)}. Pass None or a string."
     if isinstance(given, int) and isinstance(arrives, float):
-        return f"`{one}` is too large for a `{other}` - at {place_of(place)}."
+        return f"`{one}` is too large for a `{other}` - at {_place(place)}."
     if isinstance(given, Enum):
         advice = f"Declare `{one}`, or pass its value."
     elif isinstance(given, type(arrives)):
@@ -209,11 +214,11 @@ def _told(given: Any, arrives: Any, place: Place) -> str:
         advice = f"Keys are strings in JSON: declare it as `dict[{one}, ...]`."
     else:
         advice = f"Declare it as `{one}` alone, or pass `{other}`."
-    return f"`{one}` would arrive as `{other}` - at {place_of(place)}. {advice}"
+    return f"`{one}` would arrive as `{other}` - at {_place(place)}. {advice}"
 
 
 def _changed(place: Place) -> ValueError:
-    return ValueError(f"it would arrive with another value - at {place_of(place)}. {_ONE_WAY}")
+    return ValueError(f"it would arrive with another value - at {_place(place)}. {_ONE_WAY}")
 
 
 def _name(kind: type) -> str:

@@ -32,11 +32,11 @@ def refuse_plain_changes(check: FidelityCheck, given: Any, arrives: Any, place: 
     """
     if type(given) in _JSON and given == given:  # noqa: PLR0124  # NaN is none of JSON's
         return
-    if type(given) not in (dict, list, tuple):
+    if type(given) not in _HOLDERS:
         check.refuse_changes(given, arrives, place)
         return
     if isinstance(given, dict) and isinstance(arrives, Mapping):
-        for key, other in zip(given, arrives, strict=True):
+        for key, other in zip(given, arrives, strict=False):
             if type(key) is not str:
                 check.refuse_changes({key: None}, {other: None}, place)
     for name, item, other in _counterparts(given, arrives):
@@ -44,22 +44,23 @@ def refuse_plain_changes(check: FidelityCheck, given: Any, arrives: Any, place: 
 
 
 _JSON: Final = frozenset({str, int, float, bool, type(None)})
+_HOLDERS: Final = (dict, list, tuple)
 
 
 def _counterparts(given: Any, arrives: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the parts of a JSON object or array, each with its name and with what arrives for it."""
     arrives = arrives.root if getattr(arrives, "__pydantic_root_model__", False) else arrives
     if isinstance(given, dict) and isinstance(arrives, Mapping):
-        yield from zip(given, given.values(), arrives.values(), strict=True)
+        yield from zip(given, given.values(), arrives.values(), strict=False)
     elif isinstance(given, dict):
         fields = _fields(_type_info(type(arrives))) or {}
         yield from ((key, item, getattr(arrives, fields[key].name)) for key, item in given.items() if key in fields)
     elif isinstance(arrives, Set):
-        changed = [item for item in given if type(item) not in _JSON and item not in arrives]
+        changed = [item for item in given if type(item) not in (*_JSON, *_HOLDERS) and item not in arrives]
         yield from ((..., item, other) for item, other in zip(changed, arrives, strict=False))
     else:
         names = field_names(type(arrives))
-        items = [getattr(arrives, name) for name in names] if names else arrives
+        items = [getattr(arrives, name) for name in names] or (arrives if isinstance(arrives, Iterable) else ())
         yield from zip(itertools.count(), given, items, strict=False)
 
 

@@ -420,6 +420,15 @@ def test_plain_data_is_written_with_all_fields() -> None:
     assert written == {"name": "x", "tags": [], "inner": [], "more": None}
 
 
+class Product(BaseModel):
+    it: int
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _read(cls, data: Any) -> Any:
+        return {"it": math.prod(data)} if isinstance(data, list) else data
+
+
 class Node(BaseModel):
     children: list[Node] = []
     parent: Node | None = Field(default=None, exclude=True, repr=False)
@@ -491,6 +500,8 @@ def test_pydantic_dataclasses_and_attrs_classes_are_validated() -> None:
         ({"it": "2026-01-02T03:04:05.000006"}, Box[datetime], Box(MOMENT)),
         ({"it": MOMENT}, Box[datetime], Box(MOMENT)),
         ({"it": [1]}, Box[set[int]], Box({1})),
+        ({"it": [[1, "x"]]}, Box[set[tuple[int, str]]], Box({(1, "x")})),
+        ({"it": [2, 3]}, Box[Product], Box(Product(it=6))),
         ({"it": {"1": "x"}}, Box[dict[int, str]], Box({1: "x"})),
         ({"it": [1, "2"]}, Box[Pair], Box(Pair(1, Decimal(2)))),
         ({"it": {"a": 2}}, Box[PlainModel], Box(PlainModel(a=2))),
