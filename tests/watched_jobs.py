@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 
 import sentry_sdk
+from sentry_sdk.integrations.dramatiq import DramatiqIntegration
 
 from anyjob import RetryPolicy, background_job
 
-sentry_sdk.init(os.environ["WATCHED_DSN"], ca_certs=os.environ["WATCHED_CA"], traces_sample_rate=1.0)
+sentry_sdk.init(
+    os.environ["WATCHED_DSN"],
+    ca_certs=os.environ["WATCHED_CA"],
+    traces_sample_rate=1.0,
+    integrations=[DramatiqIntegration()],  # those of Celery and RQ it finds by itself
+)
 
 
 def work(number: int) -> None:

@@ -120,6 +120,8 @@ class OwnDramatiqBackend(DramatiqBackend):
         broker.add_middleware(lifecycle, before=Retries)
         queues = self.config.queues or executor.registry.queues()
         broker.serve(intake, runner, queues, executor.registry.names)
+        with self._lock:
+            self._made = broker  # whose middleware has booted with the worker, and hears of what it sends again
         return broker
 
     def _make_broker(self) -> JobBroker:
@@ -142,11 +144,13 @@ class OwnDramatiqBackend(DramatiqBackend):
         broker, now = self.broker, self.config.clock.now()
         jobs = [(envelope, pack(envelope, self.options_of(envelope))) for envelope in envelopes]
         delays = [_delay(envelope, now) for envelope in envelopes]
-        for job, delay in zip(jobs, delays, strict=True):
-            _emit(broker.emit_before, job, delay)
+        for (envelope, message), delay in zip(jobs, delays, strict=True):
+            with broker.shown_as_retry(envelope, message):
+                broker.emit_before("enqueue", message, delay)
         publish(jobs)
-        for job, delay in zip(jobs, delays, strict=True):
-            _emit(broker.emit_after, job, delay)
+        for (envelope, message), delay in zip(jobs, delays, strict=True):
+            with broker.shown_as_retry(envelope, message):
+                broker.emit_after("enqueue", message, delay)
 
     def _send_message(self, message: Message[Any]) -> None:
         self.publish([(read_envelope(message.args[0].raw), message)], again=True)
@@ -187,15 +191,6 @@ def _middleware(path: object, found: Any, where: str) -> Middleware:
             f"{where}: {path!r} can't be made without arguments: {error}. Name an object."
         ) from error
     return made
-
-
-def _emit(emit: Callable[..., None], job: Job, delay: int | None) -> None:
-    """Tell middleware of an enqueue; that it is a retry Dramatiq says by an option, which is not to travel."""
-    envelope, message = job
-    if envelope.try_count:
-        message.options["retries"] = envelope.try_count
-    emit("enqueue", message, delay)
-    message.options.pop("retries", None)
 
 
 def _delay(envelope: JobEnvelope, now: datetime) -> int | None:

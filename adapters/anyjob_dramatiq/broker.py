@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from dramatiq import Actor, Broker, Message, Middleware
 from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import Retries
 
+from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobConsumer, JobIntake
@@ -61,6 +63,14 @@ class JobBroker(Broker):
         for name in (ENTRY, *names):
             made = Actor(runner.run, broker=self, actor_name=name, queue_name=first, priority=0, options=ACTOR_OPTIONS)
             self._entry = self._entry or made
+
+    @contextmanager
+    def shown_as_retry(self, envelope: JobEnvelope, message: Message[Any]) -> Iterator[None]:
+        """Have middleware, told of an enqueue, know a worker's retry by Dramatiq's option: it must not travel."""
+        if self._entry is not None and envelope.try_count:
+            message.options["retries"] = envelope.try_count
+        yield
+        message.options.pop("retries", None)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 30_000) -> JobConsumer:  # noqa: ARG002
         return JobConsumer(self._intake, queue_name, self._runner.refuse)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -57,6 +57,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
         self._existing = existing_broker(self.broker, config)
         self.capabilities = self._existing.capabilities
         self.shelf = self._existing.shelf(self.resend)
+        self._serves = False
         self.risks = risks_of(self.broker, self._existing.kind)
         for risk in self.risks:
             logger.warning("unsafe backend=%s %s", config.alias, risk)
@@ -84,7 +85,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
         return [*self._existing.look_for_risks(), *risks_of_actors(self.broker, self._existing.kind)]
 
     def worker_broker(self, executor: JobExecutor, options: WorkerOptions) -> Broker:  # noqa: ARG002  # as theirs is
-        guard = JobGuard(self, executor)
+        guard, self._serves = JobGuard(self, executor), True
         first = self.broker.middleware[0] if self.broker.middleware else None
         self.broker.add_middleware(guard, before=type(first) if first else None)
         queues = self.config.queues or executor.registry.queues()
@@ -125,20 +126,21 @@ class ExistingDramatiqBackend(DramatiqBackend):
             actor_name=actor_of(envelope.name, level),
             args=(write_envelope(envelope).decode(),),
             kwargs={},
-            options={**self._existing.options_of(envelope), **_tries_of(envelope)},
+            options=self._options_of(envelope),
             message_id=envelope.id,
         )
+
+    def _options_of(self, envelope: JobEnvelope) -> dict[str, Any]:
+        options = dict(self._existing.options_of(envelope))
+        if self._serves and envelope.try_count:
+            options["retries"] = envelope.try_count  # by which middleware knows a retry
+        return options
 
     def _delay(self, envelope: JobEnvelope) -> int | None:
         if envelope.due_at is None:
             return None
         left = (envelope.due_at - self.config.clock.now()) / timedelta(milliseconds=1)
         return math.ceil(left) + 1 if left > 0 else None  # Dramatiq cuts its now to milliseconds
-
-
-def _tries_of(envelope: JobEnvelope) -> Mapping[str, int]:
-    """Return the option by which Dramatiq's middleware knows an enqueue as a retry."""
-    return {"retries": envelope.try_count} if envelope.try_count else {}
 
 
 def _find(config: BackendConfig) -> Broker:

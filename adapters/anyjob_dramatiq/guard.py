@@ -17,6 +17,7 @@ from anyjob.outcome import Outcome, Retry
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.lifecycle import say_up
+from anyjob_dramatiq.private import show_args
 from anyjob_dramatiq.runner import raise_error
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class JobGuard(Middleware):
         delivery.place = message.options.get("redis_message_id", "")
         delivery.redelivered = bool(getattr(message, "redelivered", False)) or self._backend.mark_begun(delivery.place)
         self._running.delivery = delivery
+        show_args(message, delivery)  # Dramatiq logs them
 
     def after_process_message(
         self,

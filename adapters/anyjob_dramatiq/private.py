@@ -12,7 +12,7 @@ from typing import Any
 
 from dramatiq import Consumer, MessageProxy, Worker
 
-__all__ = ["Processor", "boot_event", "consumer_of", "error_of", "surround", "threads_of"]
+__all__ = ["Processor", "boot_event", "consumer_of", "error_of", "show_args", "surround", "threads_of"]
 
 Processor = Callable[[MessageProxy], None]
 """What a worker's thread does with a message, from its middleware to its end."""
@@ -22,6 +22,11 @@ def error_of(message: MessageProxy) -> BaseException | None:
     """Return why a message was not processed, if by an error: a consumer is only told that it wasn't."""
     error: BaseException | None = message._exception  # noqa: SLF001
     return error
+
+
+def show_args(message: MessageProxy, *args: object) -> None:
+    """Have logs and middleware see these in the place of a message's arguments, from now on."""
+    message._message = message._message.copy(args=args)  # noqa: SLF001
 
 
 def surround(thread: Any, around: Callable[[Processor, MessageProxy], None]) -> None:

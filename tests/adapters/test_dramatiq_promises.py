@@ -15,7 +15,7 @@ from dramatiq_worlds import dramatiq_harness, message
 from anyjob.envelope import JobPriority
 from anyjob.store import JobState
 from anyjob.testing.conformance import ServerHarness
-from anyjob.testing.probes.jobs import NAME
+from anyjob.testing.probes.jobs import NAME, Failing, FailingOnce
 from anyjob.testing.probes.journal import wait_until
 
 pytestmark = pytest.mark.timeout(90)
@@ -107,10 +107,18 @@ class Counted(Prometheus):
 
     def after_process_message(self, broker, message, *, result=None, exception=None):
         super().after_process_message(broker, message, result=result, exception=exception)
+        self.write()
+
+    def after_nack(self, broker, message):
+        super().after_nack(broker, message)
+        self.write()
+
+    def write(self):
+        kinds = (self.total_messages, self.total_errored_messages, self.total_retried_messages)
         with open({path!r}, "w") as file:
-            for metric in self.total_messages.collect():
-                for sample in metric.samples:
-                    print(sample.name, sample.labels["queue_name"], sample.labels["actor_name"], file=file)
+            for metric in (*kinds, self.total_rejected_messages):
+                for sample in metric.collect()[0].samples:
+                    print(sample.name, *sample.labels.values(), sample.value, file=file)
 """
 
 
@@ -128,8 +136,23 @@ def test_monitors_see_the_jobs_by_their_names(
         world.enqueue("a")
         world.journal.wait(1)
 
-        told = f"dramatiq_messages_total default {NAME}.probe"
-        wait_until(lambda: seen.exists() and told in seen.read_text(), what="the job to be counted by its name")
+        world.manager.enqueue(Failing(str(world.journal.path), "b", times=1))
+        world.manager.enqueue(FailingOnce(str(world.journal.path), "c"))
+        told = {
+            f"dramatiq_messages_total default {NAME}.probe 1.0",
+            f"dramatiq_messages_total default {NAME}.failing 2.0",
+            f"dramatiq_messages_total default {NAME}.failing-once 1.0",
+            f"dramatiq_message_errors_total default {NAME}.failing 1.0",
+            f"dramatiq_message_errors_total default {NAME}.failing-once 1.0",
+            f"dramatiq_message_retries_total default {NAME}.failing 1.0",
+            f"dramatiq_message_rejects_total default {NAME}.failing-once 1.0",
+        }
+
+        def counted() -> set[str]:
+            lines = seen.read_text().splitlines() if seen.exists() else []
+            return {line for line in lines if "_created " not in line}
+
+        wait_until(lambda: counted() == told, what=lambda: f"{counted() ^ told}")
 
 
 def test_the_log_has_names_and_no_arguments(world: Any) -> None:
