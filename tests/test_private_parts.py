@@ -269,6 +269,14 @@ class TestDramatiq:
         message.stuff_exception(error)
         assert of_dramatiq.error_of(message) is error
 
+    def test_a_message_shows_other_arguments(self) -> None:
+        from dramatiq import Message, MessageProxy
+
+        message = MessageProxy(Message("q", "a", ("secret",), {}, {"x": 1}, "id", 7))
+        of_dramatiq.show_args(message, "<job id>")
+        assert (message.args, message.options, message.message_id) == (("<job id>",), {"x": 1}, "id")
+        assert "secret" not in f"{message} {message!r} {message.asdict()}"
+
     def test_a_worker_process_tells_that_it_has_booted_after_its_hooks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import signal
 

@@ -55,8 +55,6 @@ class Delivery(str):
         """Held while it is settled, and on RabbitMQ while it is given back: both would leave two of its job."""
 
     __repr__ = str.__str__
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
 
 
 class _Frame(Struct, frozen=True, forbid_unknown_fields=True):

@@ -117,6 +117,10 @@ def test_a_broker_of_the_applications_own(shop: tuple[_ExistingWorld, str], tmp_
     assert world.manager.shelf().discard(again.id)
     assert world.manager.shelf().count() == {JobState.ABANDONED: 0}
     assert not (tmp_path / "touched").exists()
+    log = "".join(each.read_text() for each in world.folder.glob("worker-*.log"))
+    assert f"Failed to process message {NAME}.failing-once(<job {parked.id}>)" in log
+    assert "ConformanceError: try 1 of fails" in log
+    assert str(world.journal.path) not in log  # an argument
 
 
 def _send_raw(world: _ExistingWorld, queue: str, path: Path, options: dict[str, Any]) -> None:

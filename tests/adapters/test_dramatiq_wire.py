@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 from dramatiq import Message, Middleware
-from dramatiq.middleware import Callbacks, Pipelines, TimeLimit
+from dramatiq.errors import Retry as DramatiqRetry
+from dramatiq.middleware import Callbacks, Pipelines, SkipMessage, TimeLimit
 from envelopes import make_envelope
 
 from anyjob.backend import BackendConfig, NativeCommand
@@ -16,11 +18,13 @@ from anyjob.envelope import write_envelope
 from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.loader import load_backend
+from anyjob.outcome import Completed, Deferred, Retry
 from anyjob.registry import JobRegistry
 from anyjob.worker import WorkerOptions
 from anyjob_dramatiq.backend import OwnDramatiqBackend
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import UNREADABLE_NAME, Delivery, decode, encode, pack, unwrap
+from anyjob_dramatiq.runner import TryFailedError, raise_error
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 URLS = ["dramatiq+redis://:secret@host/0", "dramatiq+amqp://me:secret@host//"]
@@ -142,3 +146,29 @@ def test_wrong_options_are_told_with_their_place() -> None:
 def test_native_delays_are_those_of_a_broker_of_ones_own() -> None:
     with pytest.raises(ConfigurationError, match=r"dramatiq://\?broker="):
         load_backend(BackendConfig(alias="main", url=URLS[0], options={"delay": "native"}))
+
+
+@pytest.mark.parametrize("error", [LookupError("no"), SystemExit(3)])
+def test_what_a_try_raised_is_raised_for_dramatiq(error: BaseException) -> None:
+    with pytest.raises(type(error)) as raised:
+        raise_error(Retry(make_envelope(NOW, "an-id", "mail.send"), error))
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("error", [SkipMessage("no"), DramatiqRetry("no", delay=1)])
+def test_an_error_that_would_be_an_order_to_dramatiq_is_told_as_a_failure(error: Exception) -> None:
+    with pytest.raises(TryFailedError, match=f"{type(error).__name__}: no") as raised:
+        raise_error(Retry(make_envelope(NOW, "an-id", "mail.send"), error))
+    assert raised.value.__cause__ is error
+
+
+def test_what_did_not_fail_raises_nothing() -> None:
+    envelope = make_envelope(NOW, "an-id", "mail.send")
+    for outcome in (Completed(), Deferred(envelope), Retry(envelope)):  # the last: its process was lost
+        raise_error(outcome)
+
+
+def test_a_message_can_be_encoded_by_who_reports_it() -> None:
+    assert json.loads(json.dumps(pack(make_envelope(NOW, "an-id", "mail.send"), {}).asdict()))["args"] == [
+        "<job an-id>"
+    ]
