@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from rq import Worker
 from rq.cli.cli import main
+from rq.serializers import DefaultSerializer, JSONSerializer
 from rq_dashboard import web
 from rq_dashboard.cli import make_flask_app
 from rq_world import World
@@ -43,7 +44,11 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.mark.filterwarnings("default")  # of its dependencies
-def test_rq_dashboard_shows_our_jobs_by_name(watched: World) -> None:
+@pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer], ids=["", "--json"])
+def test_rq_dashboard_shows_our_jobs_by_name(
+    watched: World, serializer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web.config, "serializer", serializer)
     pages = _Pages(watched.url)
     for page in ("", "0/view/queues", "0/view/workers", "0/view/jobs"):
         pages.open(page)
