@@ -1,6 +1,6 @@
 """What the adapters share that keep their jobs in RabbitMQ. Knows no job library."""
 
-from anyjob_amqp.capabilities import NATIVES_CAN, KnownQueues, capabilities_of
+from anyjob_amqp.capabilities import NATIVES_CAN, KnownQueues, NotedNames, capabilities_of
 from anyjob_amqp.links import Link, Links, refuse_unknown_options
 from anyjob_amqp.moves import MoveJournal
 from anyjob_amqp.publisher import Parcel, Publisher
@@ -22,6 +22,7 @@ __all__ = [
     "Link",
     "Links",
     "MoveJournal",
+    "NotedNames",
     "Parcel",
     "Publisher",
     "RabbitServer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -13,9 +13,9 @@ from anyjob.store import JobState
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.notes import noted_names
-from anyjob_amqp.topology import AmqpNames
+from anyjob_amqp.topology import AmqpNames, Note, QueueDeclaration
 
-__all__ = ["NATIVES_CAN", "KnownQueues", "capabilities_of"]
+__all__ = ["NATIVES_CAN", "KnownQueues", "NotedNames", "capabilities_of"]
 
 NATIVES_CAN: Final = Capabilities(
     moving=frozenset({JobState.WAITING, JobState.SCHEDULED}),
@@ -23,6 +23,25 @@ NATIVES_CAN: Final = Capabilities(
     durable=True,
 )
 """The capabilities of a shelf of an application's own messages."""
+
+
+class NotedNames:
+    """Names that are noted in a queue, read anew each time. Raises `EnqueueError`."""
+
+    def __init__(self, links: Links, queue: QueueDeclaration, timeout: float) -> None:
+        self._links = links
+        self._queue = queue
+        self._timeout = timeout
+
+    def __iter__(self) -> Iterator[str]:
+        deadline = Deadline(self._timeout)
+        with translated(), self._links.link(deadline) as link:
+            return iter(noted_names(link.connection, self._queue, deadline))
+
+    def add(self, names: Collection[str]) -> None:
+        """Note names, unless they are."""
+        with translated(), self._links.link(Deadline(self._timeout)) as link:
+            link.note(Note(name, self._queue) for name in names)
 
 
 class KnownQueues:
@@ -33,14 +52,11 @@ class KnownQueues:
     def __init__(self, names: AmqpNames, config: BackendConfig, links: Links) -> None:
         self._names = names
         self._config = config
-        self._links = links
+        self._sent_to = NotedNames(links, names.notes, config.enqueue_timeout)
 
     def __iter__(self) -> Iterator[str]:
-        deadline = Deadline(self._config.enqueue_timeout)
-        with translated(), self._links.link(deadline) as link:
-            sent_to = noted_names(link.connection, self._names.notes, deadline)
-        ours = (name for name in sent_to if QUEUE_NAME.fullmatch(name))
-        return map(self._names.queue, sorted({*(self._config.queues or self._config.known_queues()), *ours}))
+        sent_to = (name for name in self._sent_to if QUEUE_NAME.fullmatch(name))
+        return map(self._names.queue, sorted({*(self._config.queues or self._config.known_queues()), *sent_to}))
 
 
 def capabilities_of() -> Capabilities:

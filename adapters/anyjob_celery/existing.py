@@ -85,6 +85,10 @@ class ExistingCeleryBackend(CeleryBackend):
         native = {envelope.queue: self._queues.native(envelope.queue) for envelope in envelopes}
         for queue in native.values():
             self._queues.refuse_missing(queue)
+        try:
+            self._queues.note(native.values())
+        except EnqueueError as error:
+            raise EnqueueError(str(error), rejected=[envelope.id for envelope in envelopes]) from error
 
         def send(envelope: JobEnvelope) -> None:
             added = self._announced.get(envelope.id)

@@ -23,6 +23,7 @@ from anyjob_amqp import (
     AmqpShelf,
     Links,
     MoveJournal,
+    NotedNames,
     Publisher,
     ReadMessage,
     body_of,
@@ -50,7 +51,9 @@ class AppOnAmqp:
         )
         self._publisher = Publisher(self._links, config.enqueue_timeout)
         # Its own name: `celery+amqp://` under this namespace is another place.
-        self.moves = MoveJournal(self._links, self._publisher, AmqpNames(f"{config.namespace}:native"))
+        native = AmqpNames(f"{config.namespace}:native")
+        self.moves = MoveJournal(self._links, self._publisher, native)
+        queues.noted = NotedNames(self._links, native.notes, config.enqueue_timeout)
         self.levels = LEVELS
         self.longest_eta = timedelta.max
         self.close = self._links.close
@@ -72,14 +75,15 @@ class AppOnAmqp:
 
     def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:
         """Return the shelf of our jobs in the application's queues."""
-        return self._shelf(self._queues, read_jobs(self._config.clock), resend, can)
+        read = self._reader(lambda: self._queues.seen, read_jobs(self._config.clock))
+        return self._shelf(self._queues, read, resend, can)
 
     def native_shelf(self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]) -> JobShelf:
         """Return the shelf of what `read` shows in these queues."""
-        return self._shelf(queues, read, resend, NATIVES_CAN)
+        return self._shelf(queues, self._reader(lambda: queues, read), resend, NATIVES_CAN)
 
     def _shelf(
-        self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None], can: Capabilities
+        self, queues: Iterable[str], read: ReadMessage, resend: Callable[[JobEnvelope], None], can: Capabilities
     ) -> JobShelf:
         return AmqpShelf(
             self._links,
@@ -87,17 +91,17 @@ class AppOnAmqp:
             self._names,
             queues=queues,
             later=_Delayed(self._queues),
-            read=self._reader(queues, read),
+            read=read,
             resend=resend,
             clock=self._config.clock,
             capabilities=can,
         )
 
-    def _reader(self, queues: Iterable[str], read: ReadCarried) -> ReadMessage:
+    def _reader(self, queues: Callable[[], Iterable[str]], read: ReadCarried) -> ReadMessage:
         def read_message(message: Message, _state: JobState, queue: str) -> StoredJob | None:
             if queue not in _DELAYED:
                 return read(_carried_in(message, queue))
-            wanted = list(queues)
+            wanted = list(queues())
             goal = self._goal_of(message, wanted)
             return read(_carried_in(message, goal)) if goal in wanted else None
 

@@ -13,8 +13,10 @@ from anyjob.envelope import read_envelope
 from anyjob.errors import EnvelopeError, InvalidOptionError
 from anyjob.natives import ReadNative
 from anyjob.store import JobState, StoredJob
+from anyjob_amqp import NotedNames as NamesOnAmqp
 from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
 from anyjob_celery.native_messages import CarriedMessage, call_in
+from anyjob_redis import NotedNames as NamesOnRedis
 
 __all__ = ["AppQueues", "ReadCarried", "read_jobs", "read_natives"]
 
@@ -47,12 +49,17 @@ def read_natives(read: ReadNative) -> ReadCarried:
 class AppQueues:
     """The queues of an application, by its names, as they are at the moment it is asked.
 
-    All of them are those that are declared, and those that jobs of ours go to.
+    All of them are those that are declared, and those that jobs of ours go to, or that were ever named where one was
+    sent: these are noted, for no other process of the application knows of them.
     """
+
+    noted: NamesOnRedis | NamesOnAmqp
+    """Where they are noted; the transport's."""
 
     def __init__(self, app: Celery, config: BackendConfig) -> None:
         self._app = app
         self._config = config
+        self._in_note: set[str] = set()
 
     @property
     def declared(self) -> Mapping[str, Any]:
@@ -68,9 +75,29 @@ class AppQueues:
         """Return where jobs of a logical queue go."""
         return self.default if logical == "default" and logical not in self.declared else logical
 
+    def note(self, names: Collection[str]) -> None:
+        """Note the queues that jobs are about to be sent to, but for those that every process knows."""
+        if new := set(names) - self._in_note:
+            if unknown := new - {*self._configured(), self.default, *self._ours()}:
+                self.noted.add(unknown)
+            self._in_note |= new
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """All of them, as far as it was known when they were asked for last."""
+        return frozenset({*self.declared, self.default, *self._ours(), *self._in_note})
+
     def __iter__(self) -> Iterator[str]:
-        ours = map(self.native, self._config.queues or self._config.known_queues())
-        return iter(sorted({*self.declared, self.default, *ours}))
+        self._in_note.update(self.noted)
+        return iter(sorted(self.seen))
+
+    def _ours(self) -> Iterable[str]:
+        return map(self.native, self._config.queues or self._config.known_queues())
+
+    def _configured(self) -> Iterator[str]:
+        """Return the queues of the application's settings: those declared meanwhile are this process's."""
+        for each in self._app.conf["task_queues"] or ():
+            yield from _named(each)
 
     def chosen(self, names: Collection[str] | None) -> Iterable[str]:
         """Return these; None: all that the application itself sends to."""

@@ -25,6 +25,7 @@ from anyjob_redis import (
     NativeKey,
     NativeLayout,
     NativePlaces,
+    NotedNames,
     ParkedJobs,
     RedisShelf,
     connect,
@@ -44,7 +45,9 @@ class AppOnRedis:
         self._queues = queues
         self._client = connect(replace(config, options={}), connection.as_uri(include_password=True))
         # Its own name: `celery+redis://` under this namespace is another place.
-        self.moves = Moves(self._client, f"{config.namespace}:native:{transport_option(conf, 'global_keyprefix', '')}")
+        native = f"{config.namespace}:native:{transport_option(conf, 'global_keyprefix', '')}"
+        self.moves = Moves(self._client, native)
+        queues.noted = NotedNames(self._client, f"{native}:queues")
         self.levels = redis_levels(conf)
         self.longest_eta = _visibility_timeout(conf) / 2  # held for longer than this, it would be delivered again
         self.close = self._client.close

@@ -14,7 +14,7 @@ from dramatiq.errors import DramatiqError
 
 from anyjob.backend import BackendConfig, send_one_by_one
 from anyjob.envelope import JobEnvelope, write_envelope
-from anyjob.errors import ConfigurationError, UnsupportedCapabilityError
+from anyjob.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob.natives import ReadNative
@@ -66,6 +66,10 @@ class ExistingDramatiqBackend(DramatiqBackend):
         def send(envelope: JobEnvelope) -> None:
             self.broker.enqueue(self._message(envelope), delay=self._delay(envelope))
 
+        try:
+            self._existing.note(envelopes)
+        except EnqueueError as error:
+            raise EnqueueError(str(error), rejected=[envelope.id for envelope in envelopes]) from error
         send_one_by_one(envelopes, send, _errors(), "Dramatiq")
 
     def close(self) -> None:

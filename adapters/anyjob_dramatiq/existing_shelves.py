@@ -18,12 +18,14 @@ from anyjob.errors import ConfigurationError
 from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
 from anyjob.store import JobState, StoredJob
-from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpShelf, Links, Publisher, ReadMessage
+from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpNames, AmqpShelf, Links, Publisher, ReadMessage
+from anyjob_amqp import NotedNames as NamesOnAmqp
 from anyjob_dramatiq.amqp_backend import names_of
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.names import root_of
 from anyjob_dramatiq.native import DramatiqKeys, Read, envelope_in, on_amqp, reader_of_natives
 from anyjob_redis import NativePlaces, ParkedJobs, RedisShelf, risks_of_held, shelf_of_natives
+from anyjob_redis import NotedNames as NamesOnRedis
 from anyjob_redis.scheduled import state_at
 
 __all__ = ["ExistingBroker", "actor_of", "existing_broker", "queue_of"]
@@ -39,9 +41,13 @@ class ExistingBroker(ABC):
     levels: Sequence[JobPriority]
     """Those that are told apart by the queue and the actor."""
 
+    noted: NamesOnRedis | NamesOnAmqp
+    """Where the queues are noted that were named where a job was sent: no other process knows of them."""
+
     def __init__(self, broker: Any, config: BackendConfig) -> None:
         self.broker = broker
         self.config = config
+        self._in_note: set[str] = set()
 
     @property
     @abstractmethod
@@ -72,9 +78,19 @@ class ExistingBroker(ABC):
 
     def queues_of_jobs(self) -> Sequence[str]:
         """Return the native queues in which jobs of ours may be, as far as this process knows."""
+        return sorted({*self._of_settings(), *map(q_name, self.broker.get_declared_queues()), *self.noted})
+
+    def note(self, envelopes: Sequence[JobEnvelope]) -> None:
+        """Note the queues that jobs are about to be sent to, but for those that every process knows."""
+        queues = {queue_of(each.queue, self.level_of(each)) for each in envelopes}
+        if new := queues - self._in_note:
+            if unknown := new - self._of_settings():
+                self.noted.add(unknown)
+            self._in_note |= new
+
+    def _of_settings(self) -> set[str]:
         logical = self.config.queues or self.config.known_queues()
-        ours = {queue_of(each, level) for each in logical for level in self.levels}
-        return sorted(ours | set(map(q_name, self.broker.get_declared_queues())))
+        return {queue_of(each, level) for each in logical for level in self.levels}
 
     def read_job(self, queue: str, _name: str, data: bytes) -> StoredJob | None:
         """Return the job in a message if it is one as we write it, to the name of its queue and its actor."""
@@ -97,6 +113,10 @@ class ExistingBroker(ABC):
 class _OnRedis(ExistingBroker):
     kind = "RedisBroker"
     levels = tuple(JobPriority)  # the priority is the actor's and the queue's
+
+    def __init__(self, broker: Any, config: BackendConfig) -> None:
+        super().__init__(broker, config)
+        self.noted = NamesOnRedis(broker.client, f"{self._root}:native:queues")
 
     @property
     def capabilities(self) -> Capabilities:
@@ -153,6 +173,8 @@ class _OnAmqp(ExistingBroker):
             tls=given.ssl_options is not None,
         )
         self._links = Links(address, config.enqueue_timeout, {})
+        names = AmqpNames(f"{names_of(config.namespace).namespace}:native")
+        self.noted = NamesOnAmqp(self._links, names.notes, config.enqueue_timeout)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -1,7 +1,7 @@
 """What the adapters share that keep their jobs in Redis. Knows no job library."""
 
 from anyjob_redis.connection import connect, translated
-from anyjob_redis.levels import KnownQueues
+from anyjob_redis.levels import KnownQueues, NotedNames
 from anyjob_redis.moved import MOVED, Moves
 from anyjob_redis.native import NativeKey, NativeLayout, NativePlaces, risks_of_held, shelf_of_natives
 from anyjob_redis.parked import ParkedJobs
@@ -27,6 +27,7 @@ __all__ = [
     "NativeKey",
     "NativeLayout",
     "NativePlaces",
+    "NotedNames",
     "ParkedJobs",
     "Places",
     "Presence",

@@ -6,16 +6,17 @@ that meets the mark drops it, and then that place is the front.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from redis import Redis
 
 from anyjob.envelope import QUEUE_NAME, JobPriority
 from anyjob.log import JobLogger
+from anyjob_redis.connection import translated
 from anyjob_redis.places import CHUNK
 
-__all__ = ["LEVELS", "LISTS", "KnownQueues", "ids_after"]
+__all__ = ["LEVELS", "LISTS", "KnownQueues", "NotedNames", "ids_after"]
 
 logger = JobLogger("anyjob.worker")
 
@@ -67,6 +68,23 @@ class KnownQueues:
             logger.warning("left alone in %s: %r is no queue's name", self._key, each[:100])
         self._told |= foreign
         return sorted(each.decode() for each in members - foreign)
+
+
+class NotedNames:
+    """Names that are noted in the set `key`, read anew each time. Raises `EnqueueError`."""
+
+    def __init__(self, client: Redis, key: str) -> None:
+        self._client: Any = client
+        self._key = key
+
+    def __iter__(self) -> Iterator[str]:
+        with translated():
+            return iter([each.decode("utf-8", "replace") for each in self._client.smembers(self._key)])
+
+    def add(self, names: Collection[str]) -> None:
+        """Note names."""
+        with translated():
+            self._client.sadd(self._key, *names)
 
 
 def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[Sequence[tuple[bytes, str]]]:
