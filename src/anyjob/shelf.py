@@ -64,7 +64,10 @@ class JobShelf(ABC):
 
     @abstractmethod
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
-        """Return a page of the chosen jobs; `cursor` comes from the page before."""
+        """Return a page of the chosen jobs; `cursor` comes from the page before.
+
+        Whatever the caller did meanwhile to the jobs that it was shown, none of the others is passed over.
+        """
 
     @abstractmethod
     def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> AbstractContextManager[Iterator[TakenJob]]:

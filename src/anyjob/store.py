@@ -205,7 +205,9 @@ class JobStore(ABC):
 
     @abstractmethod
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
-        """Return a page of the chosen jobs in the order they were inserted; `cursor` comes from the page before."""
+        """Return a page of the chosen jobs in the order they were inserted; `cursor` comes from the page before, whose
+        jobs may be gone.
+        """
 
     @abstractmethod
     def count(self) -> Mapping[JobState, int]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +20,8 @@ from urllib.parse import quote
 import amqp
 import pytest
 from rabbit import PrivateRabbit, amqp_url, connect
+from redis import Redis
+from servers import redis_url
 
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import Capabilities, Quality
@@ -473,3 +478,36 @@ def test_notes_of_queues_that_somebody_holds_hold_up_no_producer_and_are_not_tak
         waiting.start()
         assert known_queues(names, links, queues=("mail",)) == [names.queue("full"), names.queue("mail")]
         waiting.join()
+
+
+@pytest.mark.timeout(120)
+def test_a_process_counts_and_moves_what_another_sent_to_a_queue_that_only_its_call_named(
+    names: AmqpNames, channel: amqp.Channel, tmp_path: Path
+) -> None:
+    del channel  # it tidies up
+    (tmp_path / "anyjob.toml").write_text(
+        f"""namespace = "{names.namespace}"
+default = "old"
+imports = ["anyjob.testing.probes.jobs"]
+backends = {{ old = "celery+{amqp_url()}", new = "celery+{redis_url()}" }}
+"""
+    )
+
+    def anyjob(*argv: str) -> str:
+        command = [sys.executable, "-m", "anyjob", *argv]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    args = '{"journal": "journal", "label": "a", "gate": null, "heeds_stop": false}'
+    anyjob("enqueue", "anyjob.conformance.probe", args, "--queue", "mail")
+    try:
+        assert json.loads(anyjob("count", "--json", "--backend", "old"))["old"]["waiting"] == 1
+        told = anyjob("migrate", "old", "new")
+        assert "read 1 = moved 1" in told
+        assert "'old' has no waiting, scheduled or abandoned jobs now; what is running can't be counted" in told
+        assert json.loads(anyjob("count", "--json", "--backend", "new"))["new"]["waiting"] == 1
+    finally:
+        with Redis.from_url(redis_url()) as client:
+            for key in client.scan_iter(f"{names.namespace}:*", 1000):
+                client.delete(key)

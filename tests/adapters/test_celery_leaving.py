@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from celery_natives import CHOSEN, WAITS, OwnApp, ReadSends, drained, own_app, running_worker
-from rabbit import amqp_url
+from rabbit import amqp_url, connect
 
 from anyjob import JobFilter, JobManager, JobRegistry, JobState, UnsupportedCapabilityError, background_job
 from anyjob.backend import BackendConfig
@@ -159,6 +159,26 @@ def test_our_jobs_leave_and_the_applications_messages_stay(manager: JobManager, 
     assert later is not None
     assert later.due_at == shop.clock.now() + timedelta(seconds=60)
     assert shop.left() == others
+
+
+def test_a_queue_that_only_a_call_named_is_emptied_by_another_process(
+    manager: JobManager, shop: OwnApp, kind: str
+) -> None:
+    queue = f"{shop.name}_named"
+    for number in range(2):
+        manager.enqueue_by_name("shop.job", {"number": number}, queue=queue)
+    settings = {"broker_transport_options": shop.app.conf.broker_transport_options}
+    with closing(OwnApp(shop.name, shop.broker, settings)) as there:
+        shelf = there.backend().shelf
+        assert shelf is not None
+        with shelf.drain(JobFilter(states=WAITS), holder="mover", ahead=5) as taken:
+            found = list(taken)
+            assert [each.job.envelope and each.job.envelope.queue for each in found] == [queue] * 2
+            assert shelf.acknowledge(found) == [True] * 2
+    if kind == "amqp":
+        with closing(connect(shop.broker)) as connection, connection.channel() as channel:
+            channel.queue_delete(queue)
+            channel.exchange_delete(queue)
 
 
 def test_a_message_that_is_almost_ours_is_foreign(manager: JobManager, shop: OwnApp) -> None:

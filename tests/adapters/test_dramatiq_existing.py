@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from dramatiq import Message
+from msgspec.structs import replace
 from rabbit import amqp_url, connect
 from redis import Redis
 from servers import redis_url
@@ -21,7 +22,7 @@ from anyjob.capabilities import Quality
 from anyjob.envelope import JobPriority, write_envelope
 from anyjob.errors import ConfigurationError
 from anyjob.loader import load_backend
-from anyjob.store import JobState
+from anyjob.store import JobFilter, JobState
 from anyjob.testing.conformance import ServerWorld
 from anyjob.testing.probes.jobs import NAME, FailingOnce, Fatal
 from anyjob.testing.probes.journal import wait_until
@@ -121,6 +122,36 @@ def test_a_broker_of_the_applications_own(shop: tuple[_ExistingWorld, str], tmp_
     assert f"Failed to process message {NAME}.failing-once(<job {parked.id}>)" in log
     assert "ConformanceError: try 1 of fails" in log
     assert str(world.journal.path) not in log  # an argument
+
+
+def test_a_queue_that_only_a_call_named_is_emptied_by_another_process(shop: tuple[_ExistingWorld, str]) -> None:
+    world, module = shop
+    queue, job = f"{module}_named", world.manager.prepare(world.probe("a"), queue=module)
+
+    def backend() -> Any:
+        return load_backend(
+            BackendConfig(
+                alias="main",
+                url=f"dramatiq://?broker={module}:broker",
+                namespace=world.namespace,
+                known_queues=lambda: (),
+            )
+        )
+
+    here, there = backend(), backend()
+    here.send([replace(job, queue=queue)])
+    queues = here.broker.queues
+    queues.clear()  # as another process has it
+    with there.shelf.drain(JobFilter(), holder="mover", ahead=5) as taken:
+        found = list(taken)
+        assert [each.job.id for each in found] == [job.id]
+        assert found[0].acknowledge()
+    here.close()
+    there.close()
+    if not world.url.startswith("redis"):
+        with connect(world.url.partition("+")[2]) as connection, connection.channel() as channel:
+            for each in (queue, f"{queue}.DQ", f"{queue}.XQ", f"{world.namespace}.dramatiq:native:queues"):
+                channel.queue_delete(each)
 
 
 def _send_raw(world: _ExistingWorld, queue: str, path: Path, options: dict[str, Any]) -> None:

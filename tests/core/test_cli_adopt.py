@@ -36,7 +36,7 @@ def test_the_command_adopts_and_names_what_is_left(anyjob: Callable[..., Result]
     file = tmp_path / "report.json"
     result = anyjob("adopt", "app", "new", "--task", "shop.send", "-Q", "celery", "--report", str(file))
     assert result.exit_code == ExitCode.FAILED
-    assert "read 3 = moved 1 + left 1 + foreign 1\n'app' has waiting 2 now\n" in result.stdout
+    assert "read 3 = moved 1 + left 1 + foreign 1\n'app' has waiting 2 now; what is scheduled" in result.stdout
     assert "arguments; 1 given" in result.stdout
     assert shop.app.asked == ("celery",)
     assert msgspec.json.decode(file.read_bytes())["moved"] == 1

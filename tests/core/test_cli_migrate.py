@@ -63,6 +63,36 @@ def test_it_moves_what_waits(
     assert {**told["groups"][0], "job": ""} == {**group, "job": ""}
 
 
+@pytest.mark.parametrize(
+    ("counted", "told"),
+    [
+        ([JobState.ABANDONED], "no abandoned jobs now; what is waiting, scheduled or running can't be counted"),
+        (
+            [JobState.WAITING, JobState.SCHEDULED],
+            "no waiting or scheduled jobs now; what is running or abandoned can't",
+        ),
+    ],
+)
+def test_what_cant_be_counted_is_not_said_to_be_gone(
+    anyjob: Run,
+    server: StoreBackend,
+    jobs: Sequence[JobEnvelope],
+    counted: Sequence[JobState],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shelf = server.shelf
+    assert shelf is not None
+    counts = shelf.count
+    monkeypatch.setattr(shelf, "count", lambda: {state: counts()[state] for state in counted})
+
+    result = anyjob("migrate", "old", "new")
+
+    assert result.exit_code == ExitCode.DONE, result.output
+    assert f"'old' has {told}" in result.stdout
+    assert "no jobs" not in result.stdout
+
+
 def test_a_dry_run_moves_nothing_and_tells_what_cannot_be_kept(
     anyjob: Run, server: StoreBackend, new: StoreBackend, jobs: Sequence[JobEnvelope]
 ) -> None:

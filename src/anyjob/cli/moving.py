@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from anyjob.cli.commands import ExitCode, fail
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
+from anyjob.store import JobState
 
 __all__ = ["move_or_preview", "moving_options", "options_of"]
 
@@ -87,6 +88,20 @@ def move_or_preview(
     return done
 
 
+def _told(remaining: Mapping[JobState, int]) -> str:
+    """Tell what is left, as far as it can be counted: what can't may well be there."""
+    left = ", ".join(f"{state.value} {count}" for state, count in remaining.items() if count)
+    unseen = [state for state in JobState if state not in remaining]
+    if not unseen:
+        return f"{left or 'no jobs'} now"
+    return f"{left or f'no {_either(remaining)} jobs'} now; what is {_either(unseen)} can't be counted"
+
+
+def _either(states: Iterable[JobState]) -> str:
+    *others, last = (state.value for state in states)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 @contextmanager
 def _stops(migration: JobMigration) -> Iterator[None]:
     """Let TERM and Ctrl-C end the migration after the batch that is on its way."""
@@ -121,8 +136,7 @@ def _print(report: MigrationReport) -> None:
     if not report.is_balanced:
         missing = report.read - report.moved - report.left - report.foreign
         click.echo(f"{missing} went back to {report.source!r} while on the way: move again")
-    remaining = ", ".join(f"{state.value} {count}" for state, count in report.remaining.items() if count)
     if report.remaining:
-        click.echo(f"{report.source!r} has {remaining or 'no jobs'} now")
+        click.echo(f"{report.source!r} has {_told(report.remaining)}")
     if report.in_doubt:
         click.echo(f"may be in {report.destination!r} twice: {', '.join(report.in_doubt)}")
