@@ -50,13 +50,17 @@ class JobCall(Generic[P]):
             raise
 
     def _one_object(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[object, EnqueueOptions]:
-        def read(args: object, **more: Any) -> tuple[object, EnqueueOptions]:
-            return args, cast("EnqueueOptions", {**self._options, **more})
-
+        if len(args) == 1 and not kwargs:
+            return args[0], self._options
         try:
-            return read(*args, **kwargs)
+            given, options = _read(*args, **kwargs)
         except TypeError:
             raise InvalidArgsError(
                 f"{describe_place(self.job)} takes one object, its arguments, and options by their names; "
                 f"{len(args)} given."
             ) from None
+        return given, cast("EnqueueOptions", {**self._options, **options})
+
+
+def _read(args: object, **options: Any) -> tuple[object, Mapping[str, Any]]:
+    return args, options

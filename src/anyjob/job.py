@@ -87,17 +87,17 @@ class _Job(_Hints, ABC, Generic[TArgs]):
     @classmethod
     def enqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> JobId:
         """Enqueue a run of this job with the manager in force; see `JobManager.enqueue`."""
-        return get_manager().enqueue_for(cls.using(**options), args)
+        return get_manager().enqueue_for(_call(cls, options), args)
 
     @classmethod
     async def aenqueue(cls, args: TArgs, **options: Unpack[EnqueueOptions]) -> JobId:
         """Like `enqueue`, without blocking the event loop."""
-        return await get_manager().aenqueue_for(cls.using(**options), args)
+        return await get_manager().aenqueue_for(_call(cls, options), args)
 
     @classmethod
     def prepare(cls, args: TArgs, **options: Unpack[PrepareOptions]) -> JobEnvelope:
         """Return the envelope of a run, for `JobManager.enqueue_many`."""
-        return get_manager().prepare_for(cls.using(**options), args)
+        return get_manager().prepare_for(_call(cls, options), args)
 
     @classmethod
     def using(cls, *, manager: JobManager | None = None, **options: Unpack[EnqueueOptions]) -> JobWithOptions[[TArgs]]:
@@ -122,6 +122,10 @@ class AsyncBackgroundJob(_Job[TArgs]):
     @abstractmethod
     async def execute(self, args: TArgs) -> None:
         """Do the work. Returning is success; raising is a failed try."""
+
+
+def _call(job: type[_Job[TArgs]], options: Any) -> JobCall[[TArgs]]:
+    return JobCall(job, options)
 
 
 def _is_abstract(cls: type[Any], name: str) -> bool:

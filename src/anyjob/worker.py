@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from datetime import timedelta
-from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -324,7 +323,7 @@ class JobWorker:
         try:
             shift.held[claim.token] = claim
             # As in a process of its own: nothing of who drains here, or of the job before, is the job's.
-            outcome = Context().run(partial(self._executor.execute, claim.raw, stop=shift.stop))
+            outcome = Context().run(self._executor.execute, claim.raw, stop=shift.stop)
         except BaseException:
             self._store.release([claim])
             raise
