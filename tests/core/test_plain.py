@@ -203,8 +203,8 @@ def test_what_is_made_by_hand_is_plain() -> None:
     assert all_plain((config.alias, config.url, config.namespace, config.queues))
     route = JobRoute(backend=Markup("a"), job=Name.SEND)
     assert all_plain((route.backend, route.job, route.queue))
-    options = WorkerOptions(queues=[Queue.MAIL], concurrency=NumpyInt(2), lease=Seconds(5))  # type: ignore[arg-type]
-    assert all_plain((options.queues, options.concurrency, options.lease))
+    options = WorkerOptions(queues=[Queue.MAIL], concurrency=NumpyInt(2), poll=Seconds(5))  # type: ignore[arg-type]
+    assert all_plain((options.queues, options.concurrency, options.poll))
     policy = RetryPolicy(max_tries=NumpyInt(3), first_wait=Seconds(1), max_wait=Count(9))  # type: ignore[arg-type]
     assert all_plain((policy.max_tries, policy.first_wait, policy.max_wait))
     chosen = JobFilter(ids=[Markup("a")], states={"waiting"}, queues={Queue.MAIL}, name=Name.SEND)  # type: ignore[arg-type]
@@ -234,8 +234,8 @@ def test_a_filter_that_chooses_nothing_is_refused(given: dict[str, Any], told: s
     [
         ({"concurrency": 1.5}, "concurrency=1.5"),
         ({"concurrency": True}, "concurrency=True"),
-        ({"lease": float("nan")}, "lease=nan"),
-        ({"lease": 10**400}, "lease=1000"),
+        ({"poll": float("nan")}, "poll=nan"),
+        ({"poll": 10**400}, "poll=1000"),
         ({"stop_timeout": float("inf")}, "stop_timeout=inf"),
         ({"queues": "mail"}, "queues='mail'.*are a tuple"),
         ({"queues": ("Mail",)}, "queues=.*a to z first"),
