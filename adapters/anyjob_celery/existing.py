@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from anyjob.envelope import JobEnvelope, write_envelope
 from anyjob.error_text import describe_error
 from anyjob.errors import ConfigurationError, EnqueueError
 from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
 from anyjob.store import JobState
@@ -79,7 +80,7 @@ class ExistingCeleryBackend(CeleryBackend):
         self.longest_eta = min(self.longest_eta, self._on.longest_eta)
         self.risks = risks_of(conf, transport, self._queues.declared)
         for risk in self.risks:
-            logger.warning("unsafe backend=%s %s", config.alias, risk)
+            log_event(logger, logging.WARNING, "unsafe", backend=config.alias, reason=risk)
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         native = {envelope.queue: self._queues.native(envelope.queue) for envelope in envelopes}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from redis.exceptions import RedisError
 
 from anyjob.clock import Clock
 from anyjob.envelope import JobEnvelope, JobIds
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, INDEX_AFTER, PUSH, SEND, SWEEP, TAKE
 from anyjob_celery.redis_wire import LEVELS, item_of
 from anyjob_redis import Moves, ScheduledMessages, send_in_batches
@@ -204,7 +205,7 @@ class HeldMessages:
         if time.monotonic() - since >= self._lease:
             while tags := self.messages.sweep(self._lease):
                 for tag in tags:
-                    logger.warning("given back: its holder is silent tag=%s", tag.decode())
+                    log_event(logger, logging.WARNING, "rescued", tag=tag.decode(), reason="its worker vanished")
         self._steady_since = since
         return self.period
 

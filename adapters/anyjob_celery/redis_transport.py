@@ -10,6 +10,7 @@ Celery's worker ends when Redis refuses a command: for kombu that is no trouble 
 
 from __future__ import annotations
 
+import logging
 from queue import Empty
 from threading import Event
 from time import monotonic
@@ -19,7 +20,7 @@ from kombu.transport import redis, virtual
 from msgspec import Struct
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.private_kombu import ChannelParts, QoSParts
 from anyjob_celery.redis_messages import HeldMessages
@@ -137,7 +138,7 @@ class JobChannel(ChannelParts):
         try:
             super().bind(exchange, *args)
         except ResponseError as error:  # nothing but the replies to control commands needs it
-            logger.warning("not bound exchange=%s: %s", exchange, error)
+            log_event(logger, logging.WARNING, "not bound", exchange=exchange, reason=error)
 
     def size_of(self, queue: str) -> int:
         """Count without a transaction, which a full server refuses; what is no list has no messages."""

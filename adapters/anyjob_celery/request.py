@@ -7,6 +7,7 @@ meanwhile is somebody else's, who settles it.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from celery.exceptions import Terminated
 from celery.worker.state import task_ready
 
 from anyjob.errors import EnqueueError, JobTimeLimitError
-from anyjob.log import JobLogger
+from anyjob.log import FENCED, JobLogger, log_event
 from anyjob.outcome import Outcome
 from anyjob.retry import GiveUp
 from anyjob_celery.private import RequestParts
@@ -83,11 +84,11 @@ class JobRequest(RequestParts):
             if held:
                 self.task.jobs.settle_announced(outcome, added)
         except EnqueueError as error:
-            logger.error("not settled id=%s: it comes again: %s", self.id, error)  # noqa: TRY400
+            log_event(logger, logging.ERROR, "not settled", id=self.id, reason=error)
             self._tell(self.reject, requeue=True)
             return False
         if not held:
-            logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", self.id)
+            log_event(logger, logging.WARNING, "fenced", id=self.id, reason=FENCED)
             self.acknowledged = True  # there is nothing to acknowledge
         self.acknowledge()
         return bool(held)
@@ -110,8 +111,8 @@ class JobRequest(RequestParts):
         """Call what only informs Celery, and those who listen: whatever they raise must not keep the message."""
         try:
             tell(*args, **options)
-        except Exception:
-            logger.exception("id=%s: Celery could not be told", self.id)
+        except Exception as error:  # noqa: BLE001  # whatever listens there raises
+            log_event(logger, logging.ERROR, "Celery not told", id=self.id, exc_info=error)
 
     def _is_elsewhere(self) -> bool:
         loop = self.message.consumer.hub

@@ -17,7 +17,7 @@ from celery import bootsteps, signals
 from celery.worker.state import active_requests
 
 from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.private import is_told_to_end
 from anyjob_celery.request import JobRequest
@@ -126,7 +126,9 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
     told.get()
     if threading.Event().wait(options.timeout):
         return
-    logger.warning("stopped after=%gs: the jobs that still run go back", options.timeout)
+    log_event(
+        logger, logging.WARNING, "released", after=float(options.timeout), reason="the jobs that still run go back"
+    )
     running = [each for each in active_requests if isinstance(each, JobRequest)]
     for child in active_children():
         with suppress(ProcessLookupError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from kombu.utils.encoding import safe_repr
 from msgspec import Struct
 from msgspec.structs import replace
 
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.outcome import Abandoned, Completed, Outcome
 from anyjob.outcome import Retry as RetryOutcome
 from anyjob_celery.private import TaskParts, Tracer
@@ -53,7 +54,7 @@ class TracedTask(TaskParts):
         except BaseException as raised:
             if not isinstance(raised, Exception) and self.is_stopping():
                 raise
-            logger.warning("id=%s: raised around it, and to no effect: %r", task_id, raised)
+            log_event(logger, logging.WARNING, "raised around it, and to no effect", id=task_id, reason=repr(raised))
             error = raised
         told = traced.retval if isinstance(traced.retval, ExceptionInfo) else None
         outcome = led_to.outcome or self.outcome_without(request, error_in(told) if told else error)

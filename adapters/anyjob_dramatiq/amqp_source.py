@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence, Set
@@ -17,7 +18,7 @@ from pika.exceptions import AMQPError
 
 from anyjob.error_text import describe_error
 from anyjob.errors import EnqueueError
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob_amqp import AmqpAddress, fault_in
 from anyjob_dramatiq.amqp_again import KnownDeliveries
 from anyjob_dramatiq.amqp_parameters import parameters_of
@@ -238,11 +239,13 @@ class AmqpSource(JobSource):
         self._held[method.delivery_tag] = delivery
         known = self._known.recognise(delivery) if method.redelivered else None
         if known is delivery:
-            logger.info("settled id=%s before its connection was lost: acknowledged now", delivery.id)
+            log_event(
+                logger, logging.INFO, "acknowledged", id=delivery.id, reason="settled before its connection was lost"
+            )
             self._acknowledge(delivery)
             return
         if known is not None:
-            logger.info("held again id=%s: its job still runs here", delivery.id)
+            log_event(logger, logging.INFO, "held again", id=delivery.id, reason="its job still runs here")
             self._held[method.delivery_tag] = known
             return
         self._known.add(delivery)
@@ -257,7 +260,7 @@ class AmqpSource(JobSource):
         """Note that somebody deleted a queue: it is declared and consumed again."""
         tag = frame.method.consumer_tag
         for queue in [queue for queue, each in self._consumed.items() if each == tag]:
-            logger.warning("queue=%s was deleted under us; it is declared again", queue)
+            log_event(logger, logging.WARNING, "declared again", queue=queue, reason="somebody deleted it")
             del self._consumed[queue]
 
     def _drop(self) -> None:

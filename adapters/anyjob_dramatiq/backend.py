@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import sys
 import threading
@@ -21,7 +22,7 @@ from anyjob.envelope import JobEnvelope, read_envelope
 from anyjob.errors import ConfigurationError, UnsupportedCapabilityError
 from anyjob.executor import JobExecutor
 from anyjob.forks import in_each_process
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
 from anyjob.worker import WorkerOptions
@@ -135,7 +136,8 @@ class OwnDramatiqBackend(DramatiqBackend):
             if closed is None:
                 broker.declare_queue(queue)
             elif queue not in closed:
-                logger.error("queue=%s is not served: the settings close the list to %s", queue, ", ".join(closed))
+                why = f"the settings close the list to {', '.join(closed)}"
+                log_event(logger, logging.ERROR, "not served", queue=queue, reason=why)
 
         return find
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Sequence
 from datetime import timedelta
@@ -16,7 +17,7 @@ from anyjob.backend import BackendConfig, send_one_by_one
 from anyjob.envelope import JobEnvelope, write_envelope
 from anyjob.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError
 from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.natives import ReadNative
 from anyjob.shelf import JobShelf
 from anyjob.urls import read_object_url
@@ -60,7 +61,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
         self._serves = False
         self.risks = risks_of(self.broker, self._existing.kind)
         for risk in self.risks:
-            logger.warning("unsafe backend=%s %s", config.alias, risk)
+            log_event(logger, logging.WARNING, "unsafe", backend=config.alias, reason=risk)
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         def send(envelope: JobEnvelope) -> None:

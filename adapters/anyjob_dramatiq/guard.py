@@ -12,7 +12,7 @@ from dramatiq.middleware import Retries
 from anyjob.envelope import JobEnvelope, read_envelope
 from anyjob.errors import EnqueueError, EnvelopeError
 from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.outcome import Outcome, Retry
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery
@@ -131,7 +131,7 @@ class JobGuard(Middleware):
             except EnqueueError as error:
                 if self._stop.wait(_PAUSE):
                     raise
-                logger.warning("goes on in %gs: %s", _PAUSE, error)
+                log_event(logger, logging.WARNING, "goes on", pause=_PAUSE, reason=error)
             else:
                 return
 

@@ -7,6 +7,7 @@ to. A message is taken when a thread is free to begin it: whatever is held when 
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -16,7 +17,7 @@ from typing import Any, Final, TypeVar
 from dramatiq import Consumer, Message, MessageProxy
 
 from anyjob.errors import EnqueueError
-from anyjob.log import JobLogger
+from anyjob.log import FENCED, JobLogger, log_event
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.private import error_of
 
@@ -148,7 +149,7 @@ class JobIntake:
             except EnqueueError as error:
                 if self.over.is_set():
                     raise
-                logger.warning("goes on in %gs: %s", pause, error)
+                log_event(logger, logging.WARNING, "goes on", pause=pause, reason=error)
                 self.over.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -165,7 +166,7 @@ class JobIntake:
         try:
             taken = self.source.take(queues, self._threads - self._busy)
         except EnqueueError as error:
-            logger.warning("looks for jobs again in %gs: %s", _PAUSE, error)
+            log_event(logger, logging.WARNING, "goes on", pause=_PAUSE, reason=error)
             self.stop.wait(_PAUSE)
             return
         with self._changed:
@@ -212,9 +213,9 @@ class JobConsumer(Consumer):
 
         try:
             if not self._intake.insist(end):
-                logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", delivery.id)
+                log_event(logger, logging.WARNING, "fenced", id=delivery.id, reason=FENCED)
         except EnqueueError as error:
-            logger.warning("left id=%s as it is, to come again: %s", delivery.id, error)
+            log_event(logger, logging.WARNING, "not settled", id=delivery.id, reason=error)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         self._intake.source.give_back(*(message.args[0] for message in messages))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ from dramatiq import Broker, MessageProxy, Middleware, Worker
 
 from anyjob.errors import EnqueueError
 from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob_dramatiq.intake import JobIntake
 from anyjob_dramatiq.private import Processor, boot_event, consumer_of, surround, threads_of
 
@@ -144,7 +145,7 @@ class JobLifecycle(Middleware):
     def _stop_in_time(self) -> None:
         self._received.get()
         self._intake.begin_stop()
-        logger.info("stopping timeout=%gs", self._stop_timeout)
+        log_event(logger, logging.INFO, "stopping", timeout=float(self._stop_timeout))
         with suppress(Empty):
             if self._received.get(timeout=self._stop_timeout) is None:
                 return
@@ -161,7 +162,7 @@ class JobLifecycle(Middleware):
             self._executor.tell("released", delivery.raw)
         try:
             for job_id in self._intake.source.give_back_all():
-                logger.warning("released id=%s: it had not ended", job_id)
+                log_event(logger, logging.WARNING, "released", id=job_id, reason="it still ran")
             self._intake.source.close()
         except EnqueueError as error:  # the lease will end by itself
             logger.warning("left without a word: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Sequence, Set
@@ -11,7 +12,7 @@ from dramatiq import Message
 
 from anyjob.clock import SystemClock
 from anyjob.executor import worker_name
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob_dramatiq.frame import Delivery, decode, faulty, unwrap
 from anyjob_dramatiq.intake import JobSource
 from anyjob_dramatiq.messages import HeldMessage, Messages
@@ -115,7 +116,7 @@ class RedisSource(JobSource):
     def _keep_alive(self) -> float:
         if self._presence.beat():
             for job_id in self._messages.sweep():
-                logger.warning("rescued id=%s: its worker vanished", job_id)
+                log_event(logger, logging.WARNING, "rescued", id=job_id, reason="its worker vanished")
         self._skew.measure()
         for queue in self._messages.known_queues():
             self._find_queue(queue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -12,7 +13,7 @@ from anyjob.envelope import MAX_ERROR_LENGTH
 from anyjob.error_text import describe_error
 from anyjob.errors import AnyjobError, EnqueueError
 from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.outcome import Abandoned, Completed, Outcome, Retry
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobIntake
@@ -57,7 +58,7 @@ class JobRunner:
             self._intake.insist(lambda: self._settle_if_held(delivery, outcome))
         except EnqueueError as error:
             delivery.released = True
-            logger.warning("left id=%s as it is, to come again: %s", delivery.id, error)
+            log_event(logger, logging.WARNING, "not settled", id=delivery.id, reason=error)
             return
         delivery.again = isinstance(outcome, Retry)
         raise_error(outcome)

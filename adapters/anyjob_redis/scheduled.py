@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from redis import Redis
 
+from anyjob.backend import log_parked
 from anyjob.clock import Clock
 from anyjob.errors import EnvelopeError
 from anyjob.executor import worker_name
@@ -82,7 +83,7 @@ class ScheduledMessages:
     def _park(self, member: bytes, payload: bytes, why: bytes) -> None:
         error = EnvelopeError(f"It was scheduled, and can't be sent to a queue: {why.decode('utf-8', 'replace')}.")
         failure = JobFailure.of(error, at=self._clock.now(), worker=worker_name(), tries=0)
-        self._parked.park(payload or member, failure)
+        log_parked(self._parked.park(payload or member, failure), failure)
         self._remove(args=[self._namespace, member, payload])
 
     def section(self, read: Callable[[str, JobState, bytes], Found]) -> Section:

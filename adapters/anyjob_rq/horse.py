@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -20,7 +21,7 @@ from rq.job import Job
 from rq.worker import Worker
 
 from anyjob.errors import ConfigurationError, JobTimeLimitError
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.timelimit import TIME_LIMIT_GRACE
 from anyjob_rq.wake import Wake
 from anyjob_rq.worker import JobWorkerMixin
@@ -52,7 +53,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
         while not self._has_ended():
             if self.is_told_to_stop and kill_at is None:
                 kill_at = time.monotonic() + self._stop_timeout
-                logger.info("stopping id=%s timeout=%gs", self._shown(job.id), self._stop_timeout)
+                log_event(logger, logging.INFO, "stopping", id=self._shown(job.id), timeout=float(self._stop_timeout))
                 self._tell_horse()
             now = time.monotonic()
             late = late or (not killed and now >= late_at)
@@ -71,7 +72,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
         message = self._message
         if message is None or not self._insist(partial(self._messages.holds, self.name, message.entry)):
             return  # it ended just then
-        logger.warning("killed id=%s: its time limit of %gs was no limit to it", self._shown(message.native_id), limit)
+        log_event(logger, logging.WARNING, "killed", id=self._shown(message.native_id), time_limit=limit)
         error = JobTimeLimitError(f"The job ran longer than its time limit of {limit:g} s; its process was killed.")
         self._settle(message, self._executor.fail(message.raw, error, started_at=began_at))
 
@@ -125,8 +126,8 @@ class ForkingMixin(JobWorkerMixin, Worker):
                 self._settle(message, self._executor.refuse(message.raw, "RQ was told to stop it (stop-job)."))
             return
         for native_id in self._insist(partial(self._messages.give_back, self.name, lost=lost)):
-            what = "lost" if lost else "released"
-            logger.warning("%s id=%s: its process ended while it ran", what, self._shown(native_id))
+            why = "its process ended while it ran" if lost else "it still ran"
+            log_event(logger, logging.WARNING, "lost" if lost else "released", id=self._shown(native_id), reason=why)
             if message is not None and not lost:
                 self._executor.tell("released", message.raw)
 

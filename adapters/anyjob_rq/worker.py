@@ -34,7 +34,7 @@ from anyjob.clock import SystemClock
 from anyjob.envelope import QUEUE_NAME
 from anyjob.errors import ConfigurationError, EnqueueError
 from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger
+from anyjob.log import FENCED, JobLogger, log_event
 from anyjob.outcome import Completed, Deferred, Outcome
 from anyjob.worker import DEFAULT_STOP_TIMEOUT
 from anyjob_redis.presence import Presence
@@ -141,11 +141,11 @@ class JobWorkerMixin(PerformingMixin):
                     done += self._run(message)
                     pause, idle_since = _SHORTEST_POLL, time.monotonic()
         except StopRequested:
-            logger.info("worker=%s is suspended", self.name)  # and this is a burst
+            log_event(logger, logging.INFO, "suspended", worker=self.name)  # and this is a burst
         except (RedisError, EnqueueError) as error:
             if not self.is_told_to_stop:
                 raise
-            logger.warning("worker=%s stops without Redis: %s", self.name, error)
+            log_event(logger, logging.WARNING, "stops without Redis", worker=self.name, reason=error)
         return done
 
     def _wait_while_suspended(self, burst: bool) -> None:
@@ -173,13 +173,13 @@ class JobWorkerMixin(PerformingMixin):
             try:
                 step()
             except RedisError as error:  # the lease will end by itself
-                logger.warning("worker=%s left without a word: %s", self.name, error)
+                log_event(logger, logging.WARNING, "left without a word", worker=self.name, reason=error)
 
     def _keep_alive(self) -> float:
         """Beat for ourselves, to Redis and to RQ's monitors, and give back what the dead hold."""
         if self._presence.beat():
             for native_id in self._messages.sweep():
-                logger.warning("rescued id=%s: its worker vanished", self._shown(native_id))
+                log_event(logger, logging.WARNING, "rescued", id=self._shown(native_id), reason="its worker vanished")
         self._skew.measure()
         if self.connection.exists(self.key):
             self.heartbeat()
@@ -220,7 +220,7 @@ class JobWorkerMixin(PerformingMixin):
             try:
                 self._register_birth()
             except ResponseError as error:  # the keeper tries again
-                logger.warning("worker=%s is not shown to monitors yet: %s", self.name, error)
+                log_event(logger, logging.WARNING, "not shown to monitors yet", worker=self.name, reason=error)
 
         self._insist(register)
 
@@ -241,7 +241,7 @@ class JobWorkerMixin(PerformingMixin):
             try:
                 return self.show_execution(job)
             except ResponseError as error:
-                logger.debug("worker=%s does not show what it runs: %s", self.name, error)
+                log_event(logger, logging.DEBUG, "not shown to monitors", worker=self.name, reason=error)
                 return self.unshown_execution
 
         return self._insist(prepare)
@@ -284,14 +284,14 @@ class JobWorkerMixin(PerformingMixin):
         try:
             outcome = self._executor.execute(message.raw, stop=self._stop)
             self._settle(message, outcome, time.monotonic() - begun)
-        except BaseException:
+        except BaseException as error:
             # While we stop it was meant for the process. Else something between the job's begin and its end broke: it
             # comes again, counted as a loss.
             stopping = self._stop.is_set()
             self._insist(partial(self._messages.give_back, self.name, lost=not stopping))
             if stopping:
                 raise
-            logger.exception("lost id=%s: its try could not be ended", self._shown(message.native_id))
+            log_event(logger, logging.ERROR, "lost", id=self._shown(message.native_id), exc_info=error)
             return None
         return outcome
 
@@ -307,9 +307,7 @@ class JobWorkerMixin(PerformingMixin):
             return self._messages.acknowledge(self.name, message.entry, counter, seconds)
 
         if not self._insist(settle):
-            logger.warning(
-                "fenced id=%s: its lease was lost while it ran; it may have run twice", self._shown(message.native_id)
-            )
+            log_event(logger, logging.WARNING, "fenced", id=self._shown(message.native_id), reason=FENCED)
 
     def _insist(self, action: Callable[[], T]) -> T:
         """Do it, again and again while Redis is away: what ran must not count as a crash.
@@ -323,7 +321,7 @@ class JobWorkerMixin(PerformingMixin):
             except (RedisError, EnqueueError) as error:
                 if self.is_told_to_stop:
                     raise
-                logger.warning("worker=%s goes on in %gs: %s", self.name, pause, error)
+                log_event(logger, logging.WARNING, "goes on", pause=pause, reason=error, worker=self.name)
                 self._wake.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 

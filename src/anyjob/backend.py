@@ -29,6 +29,7 @@ __all__ = [
     "BackendConfig",
     "JobBackend",
     "NativeCommand",
+    "log_parked",
     "send_one_by_one",
 ]
 
@@ -144,7 +145,9 @@ class JobBackend(ABC):
         if isinstance(outcome, Completed):
             return
         if isinstance(outcome, Abandoned):
-            self._park(outcome.raw, outcome.failure)
+            parked = self._park(outcome.raw, outcome.failure)
+            if outcome.envelope is None:
+                log_parked(parked, outcome.failure)
             return
         try:
             self._refuse_wait(outcome.envelope)
@@ -154,14 +157,15 @@ class JobBackend(ABC):
         except Exception as error:  # noqa: BLE001  # not the system's: it would be the same the next time
             now = datetime.now(UTC) if self.shelf is None else plain_moment(self.shelf.clock.now())
             failure = JobFailure.of(error, at=now, worker=worker_name(), tries=outcome.envelope.try_count)
-            log_event(logger, logging.ERROR, "can't go back", outcome.envelope, error=failure.error_type)
+            error_type, why = failure.error_type, failure.message
+            log_event(logger, logging.ERROR, "can't go back", outcome.envelope, error=error_type, reason=why)
             self._park(_written(outcome.envelope), failure)
 
-    def _park(self, raw: bytes, failure: JobFailure) -> None:
+    def _park(self, raw: bytes, failure: JobFailure) -> str:
         if self.shelf is None:
             raise EnqueueError("This backend has no place to park an abandoned job.")
         try:
-            self.shelf.park(raw, failure)
+            return self.shelf.park(raw, failure)
         except EnqueueError:
             raise
         except Exception as error:
@@ -217,6 +221,11 @@ def _written(envelope: JobEnvelope) -> bytes:
         return write_envelope(envelope)
     except Exception as error:
         raise EnqueueError(f"{envelope.id} can't be written: {describe_error(tellable(error))}") from error
+
+
+def log_parked(parked_id: str, failure: JobFailure) -> None:
+    """Log under which id something is parked that nobody can read: its executor knew none."""
+    log_event(logger, logging.ERROR, "parked", id=parked_id, error=failure.error_type, reason=failure.message)
 
 
 def send_one_by_one(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Iterator
 from typing import Any, Final
 
 from anyjob.errors import UntellableError
 
-__all__ = ["describe_error", "encodable", "format_error", "tellable", "type_name"]
+__all__ = ["describe_error", "encodable", "format_error", "is_one_line", "tellable", "type_name", "visible"]
 
 
 def type_name(error: BaseException, *, module: bool = False) -> str:
@@ -41,7 +42,7 @@ def tellable(error: BaseException) -> BaseException:
 
 def describe_error(error: BaseException, limit: int = 500) -> str:
     """Return type and message, if it has one, of a tellable error on one line of at most `limit` characters."""
-    message = " ".join(encodable(str(error)).split())
+    message = visible(" ".join(encodable(str(error)).split()))
     text = f"{type_name(error)}: {message}" if message else type_name(error)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -54,6 +55,18 @@ def format_error(error: BaseException, limit: int) -> str:
 def encodable(text: str) -> str:
     """Replace lone surrogates (file names have them), which no JSON can hold."""
     return str.encode(text, "utf-8", "backslashreplace").decode("utf-8")
+
+
+def visible(text: str) -> str:
+    """Return foreign text as one line that moves no cursor: what can't be printed is written as JSON escapes it."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+
+
+def is_one_line(error: BaseException) -> bool:
+    """Whether neither a tellable error, nor one that its traceback shows, has a text that `visible` would change."""
+    return all(str(each).isprintable() and not hasattr(each, "__notes__") for each in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

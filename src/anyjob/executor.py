@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from threading import Event
 from typing import Any, Final, Literal
@@ -26,6 +26,7 @@ from anyjob.errors import (
     JobDefinitionError,
     JobLostError,
     JobResolutionError,
+    JobTimeLimitError,
     UnknownJobError,
     UntellableError,
 )
@@ -51,6 +52,10 @@ DEFER_UNKNOWN: Final = 3600.0
 _PERMANENT: Final = (GiveUp, InvalidArgsError, JobDefinitionError, JobResolutionError)
 
 
+# Said by a job, or of it: only what such an error was raised from is worth a traceback.
+_VERDICTS: Final = (GiveUp, RetryLater, Snooze, JobResolutionError, JobTimeLimitError, JobLostError)
+
+
 class _Run(Struct, frozen=True, gc=False):
     """A job about to be called."""
 
@@ -59,10 +64,6 @@ class _Run(Struct, frozen=True, gc=False):
     args: Any
     context: JobExecutionContext
     raw: bytes
-
-    def __str__(self) -> str:
-        """Tell what it is called in the log if it gets stuck."""
-        return f"job={self.envelope.name} id={self.envelope.id}"
 
 
 class JobExecutor:
@@ -115,7 +116,7 @@ class JobExecutor:
         token = running_job.set(run.context)
         try:
             # In a copy: what a job sets is nothing to the next one of this thread.
-            result = copy_context().run(self._invoker.invoke, run.configuration, run.args, stop, run)
+            result = copy_context().run(self._invoker.invoke, run.configuration, run.args, stop, run.envelope)
         except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
             return self._failed(run, error)
         finally:
@@ -132,7 +133,7 @@ class JobExecutor:
             return run
         token = running_job.set(run.context)
         try:
-            result = await self._invoker.ainvoke(run.configuration, run.args, run)
+            result = await self._invoker.ainvoke(run.configuration, run.args, run.envelope)
         except BaseException as error:
             if run.configuration.is_async and _cancels_the_caller(error):
                 self._observers.tell("released", run.envelope)
@@ -242,14 +243,7 @@ class JobExecutor:
             return self._abandon(raw, envelope, error, now)  # whatever a serializer raises, it will raise again
         if logger.isEnabledFor(logging.INFO):
             waited = (now - (envelope.due_at or envelope.created_at)).total_seconds()
-            self._log(
-                logging.INFO,
-                "started",
-                envelope,
-                try_=_of(context),
-                waited=f"{waited:.3f}s",
-                worker=self.worker,
-            )
+            self._log(logging.INFO, "started", envelope, **_try_of(context), waited=waited, worker=self.worker)
         if self._observers:
             self._observers.tell("started", context)
         return _Run(envelope, configuration, args, context, raw)
@@ -257,7 +251,7 @@ class JobExecutor:
     def _succeeded(self, run: _Run, result: Any) -> Completed:
         if logger.isEnabledFor(logging.INFO):
             took = (self._now() - run.context.started_at).total_seconds()
-            self._log(logging.INFO, "done", run.envelope, took=f"{took:.3f}s")
+            self._log(logging.INFO, "done", run.envelope, **_try_of(run.context), took=took)
         if self._observers:
             self._observers.tell("succeeded", run.context, result)
         return _COMPLETED
@@ -266,7 +260,7 @@ class JobExecutor:
         """Decide what a failed try leads to; re-raise what was meant for the process, not for the job."""
         envelope, context = run.envelope, run.context
         if _is_for_the_process(error, context.should_stop):
-            self._log(logging.WARNING, "interrupted", envelope, error=type_name(error))
+            self._log(logging.WARNING, "interrupted", envelope, error=type_name(error, module=True))
             self._observers.tell("released", envelope)
             raise error
         try:
@@ -289,8 +283,9 @@ class JobExecutor:
         if later is None or later.due_at is None:
             self._log(logging.WARNING, "snoozed too often", envelope, snoozes=snoozes(envelope))
             return None
-        self._log(logging.INFO, "snoozed", later, until=later.due_at.isoformat(timespec="seconds"))
-        self._observers.tell("snoozed", context, tellable(error), later.due_at)
+        error = tellable(error)
+        self._log(logging.INFO, "snoozed", later, until=later.due_at, **_why(error))
+        self._observers.tell("snoozed", context, error, later.due_at)
         return Deferred(later)
 
     def _charge(self, envelope: JobEnvelope, context: JobExecutionContext, error: BaseException) -> Outcome:
@@ -314,14 +309,17 @@ class JobExecutor:
         )
         self._observers.tell("failed", context, error, next_try_at)
         if next_try_at is None:
-            return self._abandon(write_envelope(envelope), envelope, error, now)
+            return self._abandon(write_envelope(envelope), envelope, error, now, took=now - context.started_at)
         self._log(
             logging.WARNING,
             "failed",
             envelope,
-            try_=_of(context),
-            error=type_name(error),
-            next=next_try_at.isoformat(timespec="seconds"),
+            **_try_of(context),
+            took=(now - context.started_at).total_seconds(),
+            **_why(error),
+            next_=next_try_at,
+            worker=self.worker,
+            exc_info=_traced(error, ran=True),
         )
         return Retry(envelope, error)
 
@@ -350,21 +348,29 @@ class JobExecutor:
                 return self._abandon(raw, envelope, error, now)
             later = envelope  # it is known by now
         wait = 0.0 if later.due_at is None else (later.due_at - now).total_seconds()
-        self._log(logging.WARNING, event, envelope, deferred=f"{wait:g}s", worker=self.worker)
+        self._log(logging.WARNING, event, envelope, deferred=wait, worker=self.worker)
         return Deferred(later)
 
-    def _abandon(self, raw: bytes, envelope: JobEnvelope | None, error: BaseException, now: datetime) -> Abandoned:
+    def _abandon(
+        self,
+        raw: bytes,
+        envelope: JobEnvelope | None,
+        error: BaseException,
+        now: datetime,
+        took: timedelta | None = None,
+    ) -> Abandoned:
+        """Give up a job, after `took` if it ran."""
         error, tries = tellable(error), envelope.try_count if envelope else 0
         outcome = Abandoned(raw, JobFailure.of(error, at=now, worker=self.worker, tries=tries), envelope, error)
-        # The traceback of our own refusals says nothing; that of the job's error is wanted once, here.
-        own = isinstance(error, AnyjobError) and not isinstance(error, UntellableError)
         self._log(
             logging.ERROR,
             "gave up",
             envelope,
             tries=tries,
-            error=type_name(error),
-            exc_info=None if own else error,
+            took=None if took is None else took.total_seconds(),
+            **_why(error),
+            worker=self.worker,
+            exc_info=_traced(error, ran=took is not None),
         )
         self._observers.tell("abandoned", outcome)
         return outcome
@@ -433,5 +439,19 @@ def _refuse_newer(envelope: JobEnvelope, configuration: JobConfiguration) -> Non
     )
 
 
-def _of(context: JobExecutionContext) -> str:
-    return f"{context.try_count}/{context.max_tries}" if context.max_tries else str(context.try_count)
+def _try_of(context: JobExecutionContext) -> Mapping[str, Any]:
+    return {"try_": context.try_count, "max_tries": context.max_tries}
+
+
+def _why(error: BaseException) -> Mapping[str, Any]:
+    """Return the facts about a tellable error."""
+    return {"error": type_name(error, module=True), "reason": str(error) or None}
+
+
+def _traced(error: BaseException, *, ran: bool) -> BaseException | None:
+    """Return what of a tellable error is worth a traceback in the log: nothing of what we refuse before a job runs."""
+    kind = type(error)
+    if issubclass(kind, _VERDICTS):
+        return error.__cause__
+    own = issubclass(kind, AnyjobError) and kind is not UntellableError
+    return None if own and not ran else error

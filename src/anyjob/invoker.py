@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from typing import Any
 
 from anyjob.clock import Clock
+from anyjob.envelope import JobEnvelope
 from anyjob.errors import ConfigurationError, JobDefinitionError, JobResolutionError
 from anyjob.loop import JobLoop
 from anyjob.named import NamedObject
@@ -72,10 +73,13 @@ class JobInvoker:
         self._limits = TimeLimits(clock)
         self.loop = JobLoop()
 
-    def invoke(self, configuration: JobConfiguration, args: Any, owner: object = None, who: object = "") -> Any:
+    def invoke(
+        self, configuration: JobConfiguration, args: Any, owner: object = None, who: JobEnvelope | None = None
+    ) -> Any:
         """Run the job to its end, here if it is sync, on the loop if it is async. Return and raise what the job does.
 
-        `owner` is whoever may cancel it on the loop; `str(who)` is what it is called in the log if it gets stuck.
+
+        `owner` is whoever may cancel it on the loop; `who` is the job that the log names if it gets stuck.
         """
         if configuration.is_async:
             call = self._acall(configuration.job, args)
@@ -87,7 +91,7 @@ class JobInvoker:
         with self._limits.in_this_thread(configuration.time_limit, who):
             return self._call(configuration.job, args)
 
-    async def ainvoke(self, configuration: JobConfiguration, args: Any, who: object = "") -> Any:
+    async def ainvoke(self, configuration: JobConfiguration, args: Any, who: JobEnvelope | None = None) -> Any:
         """Like `invoke`, but an async job runs in the caller's own task, and no other loop is needed."""
         if not configuration.is_async:
             return self.invoke(configuration, args, who=who)
@@ -147,7 +151,7 @@ class JobInvoker:
         else:
             yield resolved
 
-    async def _limited(self, call: Coroutine[Any, Any, Any], seconds: float, who: object) -> Any:
+    async def _limited(self, call: Coroutine[Any, Any, Any], seconds: float, who: JobEnvelope | None) -> Any:
         import asyncio
 
         task = asyncio.ensure_future(_end_of(call))

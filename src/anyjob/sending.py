@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from anyjob.envelope import JobEnvelope
 from anyjob.errors import EnqueueError
@@ -74,14 +73,16 @@ def _send_group(wiring: JobWiring, alias: str, group: Sequence[JobEnvelope]) -> 
 
 def _report(wiring: JobWiring, envelope: JobEnvelope, alias: str) -> None:
     if logger.isEnabledFor(logging.INFO):
-        facts: dict[str, Any] = {
-            "backend": alias,
-            "queue": envelope.queue,
-            "priority": envelope.priority.name.lower(),
-        }
-        if envelope.due_at is not None:
-            facts["run_at"] = envelope.due_at.isoformat(timespec="seconds")
-        log_event(logger, logging.INFO, "enqueued", envelope, **facts)
+        log_event(
+            logger,
+            logging.INFO,
+            "enqueued",
+            envelope,
+            backend=alias,
+            queue=envelope.queue,
+            priority=envelope.priority.name.lower(),
+            run_at=envelope.due_at,
+        )
     if wiring.observers:
         wiring.observers.tell("enqueued", envelope)
 

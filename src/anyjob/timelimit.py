@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from anyjob.clock import Clock, deadline_in
+from anyjob.envelope import JobEnvelope
 from anyjob.errors import JobTimeLimitError
 from anyjob.forks import in_each_process
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 
 __all__ = ["TIME_LIMIT_GRACE", "TimeIsUp", "TimeLimits"]
 
@@ -97,7 +99,7 @@ class TimeLimits:
         heapq.heappush(self._alarms, (deadline_in(self._clock, seconds), number, expire))
 
     @contextmanager
-    def limit(self, seconds: float, who: object, strike: Callable[[], None]) -> Iterator[None]:
+    def limit(self, seconds: float, who: JobEnvelope | None, strike: Callable[[], None]) -> Iterator[None]:
         """Call `strike` from another thread once the body ran longer than `seconds`, and raise `JobTimeLimitError` at
         its end, whatever that was: what comes late is no success.
 
@@ -115,7 +117,7 @@ class TimeLimits:
             if ended:
                 return None
             if struck:
-                logger.error("stuck %s time_limit=%gs ran=%.0fs", who, seconds, ran())
+                log_event(logger, logging.ERROR, "stuck", who, time_limit=float(seconds), ran=ran())
                 pause *= 2
             struck = True
             strike()
@@ -135,7 +137,7 @@ class TimeLimits:
             raise JobTimeLimitError(f"ran longer than {seconds:g} s") from late
 
     @contextmanager
-    def in_this_thread(self, seconds: float, who: object = "") -> Iterator[None]:
+    def in_this_thread(self, seconds: float, who: JobEnvelope | None = None) -> Iterator[None]:
         """Interrupt the body once it ran longer than `seconds`, as `limit` does.
 
         Python interrupts between two bytecodes of this thread: a call that blocks in C (a socket, `time.sleep`) returns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
@@ -19,7 +20,7 @@ from anyjob.errors import InvalidOptionError, shown
 from anyjob.executor import JobExecutor
 from anyjob.forks import in_each_process
 from anyjob.interrupt import stopped_by_interrupt
-from anyjob.log import JobLogger
+from anyjob.log import FENCED, JobLogger, log_event
 from anyjob.moments import LONGEST_WAIT
 from anyjob.outcome import Outcome
 from anyjob.plain import plain_number, plain_texts
@@ -203,7 +204,7 @@ class JobWorker:
             shift = self._shift
             if shift is None:
                 return True
-            logger.info("stopping running=%d timeout=%gs", len(shift.held), timeout)
+            log_event(logger, logging.INFO, "stopping", running=len(shift.held), timeout=float(timeout))
             shift.stop.set()
             self._changed.notify_all()
             finished = self._wait_until_done(shift, timeout)
@@ -260,9 +261,9 @@ class JobWorker:
                 for claim in claims:
                     self._run(claim, shift)
                 pause = _FIRST_PAUSE
-            except BaseException:  # the store failed, or a job was interrupted: no reason to end the thread
+            except BaseException as error:  # noqa: BLE001  # the store failed, or a job was interrupted: no reason to end
                 if not shift.stop.is_set():
-                    logger.exception("worker=%s goes on in %gs", worker, pause)
+                    log_event(logger, logging.ERROR, "goes on", pause=pause, worker=worker, exc_info=error)
                     self._pause(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
             finally:
@@ -333,7 +334,7 @@ class JobWorker:
             except Exception as error:  # noqa: BLE001  # it is raised if it doesn't pass
                 held = self._settle_later(claim, outcome, shift, error)
             if not held:
-                logger.warning("fenced id=%s: its lease was lost while it ran; it may have run twice", claim.id)
+                log_event(logger, logging.WARNING, "fenced", id=claim.id, reason=FENCED)
         finally:
             shift.held.pop(claim.token, None)
 
@@ -345,7 +346,7 @@ class JobWorker:
         """
         pause = _FIRST_PAUSE
         while shift.serving and not shift.over and pause <= _LONGEST_PAUSE:
-            logger.warning("id=%s could not be settled; again in %gs", claim.id, pause, exc_info=error)
+            log_event(logger, logging.WARNING, "not settled", id=claim.id, pause=pause, exc_info=error)
             self._pause(pause)
             pause *= 2
             with contextlib.suppress(Exception):
@@ -358,8 +359,8 @@ class JobWorker:
             try:
                 self._store.renew(list(shift.held.values()), self._lease)
                 self._recover()
-            except Exception:
-                logger.exception("worker=%s could not renew its leases", self._executor.worker)
+            except Exception as error:  # noqa: BLE001  # the next time may succeed
+                log_event(logger, logging.ERROR, "leases not renewed", worker=self._executor.worker, exc_info=error)
             with shift.ended:  # a condition of its own: news of jobs are none of its business
                 if not shift.over:
                     self._clock.wait(shift.ended, deadline_in(self._clock, self._lease.total_seconds() / 3))
@@ -367,7 +368,8 @@ class JobWorker:
     def _recover(self) -> None:
         lost = self._store.recover()
         for job in lost:
-            logger.warning("rescued id=%s: lease of worker %s expired %.0f s ago", job.id, job.worker, job.expired_for)
+            expired = float(job.expired_for)
+            log_event(logger, logging.WARNING, "rescued", id=job.id, lost_by=job.worker, lease_expired=expired)
             self._executor.tell("lost", job.raw)
         if lost:
             self.wake()
@@ -376,7 +378,7 @@ class JobWorker:
         left = list(shift.held.values())
         self._store.release(left)
         for claim in left:
-            logger.warning("released id=%s: it still ran", claim.id)
+            log_event(logger, logging.WARNING, "released", id=claim.id, reason="it still ran")
             self._executor.tell("released", claim.raw)
 
     def _start_thread(self, name: str, target: Callable[[_Shift], None], shift: _Shift) -> None:

@@ -62,7 +62,7 @@ def test_its_success_counts_and_it_runs_once(world: Any, tmp_path: Path, goes_on
     world.enqueue("warm")
     world.journal.wait(1)
     world.manager.enqueue_many([world.envelope("silent.hold", args)])
-    told = "held again id=" if goes_on else "settled id="
+    told = "held again id=" if goes_on else "acknowledged id="
     wait_until(lambda: told in worker_log.read_text(), timeout=30, what="the message to come again")
     gate.touch()
     wait_until(lambda: "end" in log.read_text(), what="its end")

@@ -591,17 +591,18 @@ def test_log_lines_tell_the_story_without_the_arguments(world: World, caplog: py
     world.run(args=secret)
     world.run_raising(ValueError("no"), args=secret)
     world.run_raising(ValueError("no"), args=secret, try_count=2)
+    then = "2026-01-01T12:01:00+00:00"
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
-        "started job=work id=id1 try=1/3 waited=0.000s worker=tester",
-        "done job=work id=id1 took=0.000s",
-        "started job=work id=id1 try=1/3 waited=0.000s worker=tester",
-        "failed job=work id=id1 try=1/3 error=ValueError next=2026-01-01T12:01:00+00:00",
-        "started job=work id=id1 try=3/3 waited=0.000s worker=tester",
-        "gave up job=work id=id1 tries=3 error=ValueError",
+        "started job=work id=id1 try=1 max_tries=3 waited=0s worker=tester",
+        "done job=work id=id1 try=1 max_tries=3 took=0s",
+        "started job=work id=id1 try=1 max_tries=3 waited=0s worker=tester",
+        f"failed job=work id=id1 try=1 max_tries=3 took=0s error=ValueError reason=no next={then} worker=tester",
+        "started job=work id=id1 try=3 max_tries=3 waited=0s worker=tester",
+        "gave up job=work id=id1 tries=3 took=0s error=ValueError reason=no worker=tester",
     ]
     assert "424242" not in caplog.text
-    assert caplog.text.count("Traceback") == 1
+    assert caplog.text.count("Traceback") == 2
     assert all(vars(record)["job_id"] == "id1" for record in caplog.records)
 
 

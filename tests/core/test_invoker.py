@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from envelopes import make_envelope
 
 from anyjob import (
     AsyncBackgroundJob,
@@ -560,7 +561,7 @@ def test_a_job_that_goes_on_beyond_its_limit_is_told_to_be_stuck_again_and_again
     limited = configuration(ahold if is_async else hold, 10)
     invoker, begun = JobInvoker(clock), clock.now()
     with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(invoker.invoke, limited, limited.args_type(), who="job=limited id=id1")
+        run = pool.submit(invoker.invoke, limited, limited.args_type(), who=make_envelope(begun, "id1", "limited"))
         started.wait(10)
         for at, then in ((10, ""), (15, "ran=15s"), (25, "ran=25s"), (45, "ran=45s")):
             before = list(invoker._limits._alarms)  # noqa: SLF001

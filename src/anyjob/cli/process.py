@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
 from anyjob.children import start_child
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.worker import JobWorker
 
 __all__ = ["run_children", "run_worker"]
@@ -73,7 +73,7 @@ def run_children(commands: Mapping[str, Sequence[str]], *, bounded: bool = False
             alias, code = event
             codes[alias] = 0 if told is not None and code == -told else code  # told before it had begun
             expected = told is not None or (bounded and code == 0)
-            logger.log(logging.INFO if expected else logging.ERROR, "ended backend=%s code=%s", alias, code)
+            log_event(logger, logging.INFO if expected else logging.ERROR, "ended", backend=alias, code=code)
             if expected:
                 continue
             told = signal.SIGTERM
@@ -102,7 +102,7 @@ class _Events(Generic[T]):
             except Empty:
                 continue
             if isinstance(event, signal.Signals):
-                logger.info("received signal=%s", event.name)
+                log_event(logger, logging.INFO, "received", signal=event.name)
             return event
 
 
