@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
@@ -10,7 +11,7 @@ from typing import Any
 import msgspec
 
 from anyjob.envelope import JobEnvelope, write_envelope
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob_celery.frame import headers_of
 from anyjob_celery.private_publishing import is_send_task_wrapped, known_task, through_send_task
 
@@ -39,8 +40,8 @@ class Publication:
             through = through_send_task if is_send_task_wrapped() else _at_once
             try:
                 self._hear(self._context, through, envelope.name, {**self.headers, "task": envelope.name}, self._before)
-            except Exception:  # of who wraps it: no job is to be lost for that
-                logger.exception("id=%s: sent without what tracers add", envelope.id)
+            except Exception as error:  # noqa: BLE001  # of who wraps it: no job is to be lost for that
+                log_event(logger, logging.ERROR, "sent without what tracers add", envelope, exc_info=error)
 
     def done(self) -> None:
         """Tell that the broker accepted it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, cast
@@ -15,7 +16,7 @@ from celery.worker.strategy import default as celery_strategy
 from anyjob.envelope import JobEnvelope, read_envelope
 from anyjob.errors import AnyjobError, EnqueueError, EnvelopeError
 from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.outcome import Abandoned, Completed, Deferred, Outcome
 from anyjob.outcome import Retry as RetryOutcome
 from anyjob.timelimit import TIME_LIMIT_GRACE
@@ -112,7 +113,7 @@ class JobTask(TracedTask):
         except NotImplementedError:  # there is none, or none that can
             return
         except Exception as error:  # noqa: BLE001  # the backend's
-            logger.warning("id=%s: its earlier state stays in the result backend: %r", envelope.id, error)
+            log_event(logger, logging.WARNING, "its earlier state stays", envelope, reason=repr(error))
 
     def refuse(self, message: Any, why: object, connection_errors: tuple[type[Exception], ...]) -> None:
         """Park a message that is none of ours; if it can't be parked, it goes back."""
@@ -213,7 +214,10 @@ class AddJobTasks(bootsteps.StartStopStep):
             if configuration.name not in tasks:
                 worker.app.register_task(JobTask(any_job.jobs, any_job.executor, any_job.stop, name=configuration.name))
             elif not isinstance(tasks[configuration.name], JobTask):
-                logger.warning("job=%s shown as %s: a task has its name", configuration.name, TASK)
+                why = "a task has its name"
+                log_event(
+                    logger, logging.WARNING, "has no task of its own", job=configuration.name, task=TASK, reason=why
+                )
 
 
 def _tell_celery(outcome: Outcome) -> None:

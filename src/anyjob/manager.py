@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from anyjob.errors import ConfigurationError, InvalidOptionError, UnknownJobErro
 from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.invoker import JobResolver, NamedResolver, construct
 from anyjob.job_id import JobId
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport, NativeReader, NativeSource
 from anyjob.named import NamedObject, import_application
 from anyjob.observer import JobObserver, JobObservers
@@ -262,7 +263,7 @@ class JobManager:
         if options.exclude_queues:
             queues = router.queues_but(alias, options.exclude_queues, self.registry.queues())
             options = replace(options, queues=queues, exclude_queues=())
-            logger.info("serves backend=%s queues=%s", alias, ",".join(queues))
+            log_event(logger, logging.INFO, "serves", backend=alias, queues=",".join(queues))
         for queue in options.queues or ():
             router.refuse_unknown_queue(alias, queue)
             router.refuse_misspelt_queue(queue, self.registry.queues())
