@@ -73,6 +73,11 @@ class JobRequest(RequestParts):
         else:
             task_ready(self)
 
+    def cancel(self, *args: Any, **options: Any) -> None:
+        """Give the job back: its process is ended, by a cold stop."""
+        self.task.stop.handed_back = self.task.stop.handed_back or bool(self.time_start)
+        super().cancel(*args, **options)
+
     def tell_released(self) -> None:
         """Let observers hear that the job goes back, though it still runs."""
         self.task.executor.tell("released", self._raw)

@@ -18,6 +18,7 @@ from celery.worker.state import active_requests
 
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger, log_event
+from anyjob.worker import HANDED_BACK
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.private import is_told_to_end
 from anyjob_celery.request import JobRequest
@@ -37,6 +38,8 @@ class StopFlag(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self._byte = mmap.mmap(-1, 1)
+        self.handed_back = False
+        """Whether the stop took a job's process away."""
 
     def is_set(self) -> bool:
         return self._byte[0] != 0 or is_told_to_end()
@@ -50,6 +53,7 @@ class TellJobs(bootsteps.StartStopStep):
     """Lets running jobs see that their worker stops."""
 
     requires = ("celery.worker.components:Pool",)
+    _told_by_signal = False
 
     @dataclass(frozen=True)
     class Options:
@@ -75,6 +79,7 @@ class TellJobs(bootsteps.StartStopStep):
         def on_shutdown(**_: Any) -> None:
             # We are in a signal handler, which interrupts whoever holds the locks of logging: only what is made for it.
             stop.set()
+            self._told_by_signal = True
             self.on_signal()
 
         self._on_shutdown = on_shutdown  # Celery refers to it weakly; this lives as long as the worker
@@ -83,6 +88,14 @@ class TellJobs(bootsteps.StartStopStep):
     def close(self, worker: Any) -> None:
         """Stop for another reason than a signal: a control command, an error."""
         worker.app.anyjob.stop.set()
+
+    def stop(self, worker: Any) -> None:
+        """Let a warm stop end with 0, also one by INT, which Celery ends with 1: the rest of it waits for all jobs."""
+        if self._told_by_signal:
+            worker.exitcode = 0
+
+    def terminate(self, worker: Any) -> None:
+        worker.exitcode = HANDED_BACK if active_requests or worker.app.anyjob.stop.handed_back else 0
 
     def on_signal(self) -> None:
         """Do more when the worker is told to stop."""
@@ -141,4 +154,4 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
         request.tell_released()
     options.executor.end_process()
     logging.shutdown()
-    os._exit(1)
+    os._exit(HANDED_BACK if running else 0)

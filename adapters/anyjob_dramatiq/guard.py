@@ -14,6 +14,7 @@ from anyjob.errors import EnqueueError, EnvelopeError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger, log_event
 from anyjob.outcome import Outcome, Retry
+from anyjob.worker import HANDED_BACK
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.lifecycle import say_up
@@ -40,6 +41,7 @@ class JobGuard(Middleware):
         self._up = threading.Event()
         self._stop = threading.Event()
         self._running = threading.local()
+        self._unsettled: set[Delivery] = set()
         for each in backend.broker.middleware:
             if isinstance(each, Retries):
                 each.logger.addFilter(self._is_true)
@@ -106,13 +108,17 @@ class JobGuard(Middleware):
     def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
         """End: Dramatiq's processes do so by `os._exit`."""
         self._executor.end_process()
+        if self._unsettled:
+            raise SystemExit(HANDED_BACK)
 
     def run(self, *_args: Any, **_kwargs: Any) -> None:
         """Be the function of each of our actors."""
         self._up.wait()
         delivery: Delivery = self._running.delivery
+        self._unsettled.add(delivery)
         outcome = self._execute(delivery)
         self._settle(outcome)
+        self._unsettled.discard(delivery)  # not if anything is raised: then it goes back, for the worker stops
         self._backend.unmark(delivery.place)
         delivery.again = isinstance(outcome, Retry)
         raise_error(outcome)

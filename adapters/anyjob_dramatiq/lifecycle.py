@@ -19,6 +19,7 @@ from dramatiq import Broker, MessageProxy, Middleware, Worker
 from anyjob.errors import EnqueueError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger, log_event
+from anyjob.worker import HANDED_BACK
 from anyjob_dramatiq.intake import JobIntake
 from anyjob_dramatiq.private import Processor, boot_event, consumer_of, surround, threads_of
 
@@ -55,6 +56,7 @@ class JobLifecycle(Middleware):
         self._stop_timeout = stop_timeout
         self._find_queue = find_queue
         self._received: SimpleQueue[int | None] = SimpleQueue()
+        self._outlasted = False
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         """Make ready."""
@@ -118,7 +120,8 @@ class JobLifecycle(Middleware):
     def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
         """End, with what is left given back."""
         self._received.put(None)
-        self._leave()
+        if self._leave() or self._outlasted:
+            raise SystemExit(HANDED_BACK)
 
     def _watch_signals(self) -> None:
         found: dict[int, Handler] = {}
@@ -149,16 +152,19 @@ class JobLifecycle(Middleware):
         with suppress(Empty):
             if self._received.get(timeout=self._stop_timeout) is None:
                 return
+        self._outlasted = bool(self._intake.running)
         self._executor.cancel_async_jobs(self._intake.stop)
         with suppress(Empty):
             if self._received.get(timeout=_GRACE) is None:
                 return
         self._leave()
-        os._exit(1)  # threads that go on regardless keep nothing alive
+        os._exit(HANDED_BACK if self._outlasted else 0)  # threads that go on regardless keep nothing alive
 
-    def _leave(self) -> None:
+    def _leave(self) -> bool:
+        """Give back what still runs; return whether anything did."""
         self._intake.over.set()
-        for delivery in list(self._intake.running):
+        running = list(self._intake.running)
+        for delivery in running:
             self._executor.tell("released", delivery.raw)
         try:
             for job_id in self._intake.source.give_back_all():
@@ -167,6 +173,7 @@ class JobLifecycle(Middleware):
         except EnqueueError as error:  # the lease will end by itself
             logger.warning("left without a word: %s", error)
         self._executor.end_process()
+        return bool(running)
 
 
 _SIGNALS: Final = [

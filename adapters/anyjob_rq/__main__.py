@@ -6,8 +6,9 @@ import signal
 from typing import Any
 
 from rq.cli.cli import main
-from rq.worker_pool import WorkerPool
+from rq.worker_pool import WorkerData, WorkerPool
 
+from anyjob.worker import HANDED_BACK
 from anyjob_rq.private import use_in_command_line
 
 __all__: list[str] = []
@@ -17,6 +18,17 @@ class _Pool(WorkerPool):
     """Tells all its workers to stop: RQ's doesn't know one yet that is just being started, whose process, moreover,
     forgets a signal that comes too soon. So signals wait: here until it is known, there until it listens (`Wake`).
     """
+
+    handed_back = False
+
+    def handle_dead_worker(self, worker_data: WorkerData) -> None:
+        self.handed_back = self.handed_back or worker_data.process.exitcode == HANDED_BACK
+        super().handle_dead_worker(worker_data)
+
+    def start(self, *args: Any, **options: Any) -> None:
+        super().start(*args, **options)
+        if self.handed_back:
+            raise SystemExit(HANDED_BACK)
 
     def start_worker(self, *args: Any, **options: Any) -> None:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})

@@ -19,6 +19,7 @@ from anyjob.errors import ConfigurationError
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger
 from anyjob.urls import hide_password
+from anyjob.worker import HANDED_BACK
 from anyjob_redis.scripts import register
 from anyjob_rq.backend import RQBackend
 from anyjob_rq.horse import ForkingMixin
@@ -42,6 +43,7 @@ class _Hosted(JobWorkerMixin):
         executor: JobExecutor | None = None,
         **options: Any,
     ) -> None:
+        self._is_command = backend is None or executor is None
         if backend is None or executor is None:
             manager, backend = load_served(RQBackend)
             executor = manager.executor
@@ -51,11 +53,15 @@ class _Hosted(JobWorkerMixin):
         super().__init__(queues, name, backend=backend, executor=executor, **options)
 
     def work(self, *args: Any, **options: Any) -> bool:
-        """Work; in a pool, as long as its first process lives."""
+        """Work; in a pool, as long as its first process lives. Of a command the exit code tells what a stop did."""
         pool = multiprocessing.parent_process()
         if pool is not None:
             threading.Thread(target=_stop_after, args=(pool,), name="anyjob-pool", daemon=True).start()
-        return super().work(*args, **options)
+        try:
+            return super().work(*args, **options)
+        finally:
+            if self.handed_back and self._is_command:
+                raise SystemExit(HANDED_BACK)
 
 
 class RQJobWorker(_Hosted, ForkingMixin):

@@ -81,6 +81,8 @@ class JobWorkerMixin(PerformingMixin):
         self._stop = threading.Event()
         self._wake: Wake
         self._message: HeldMessage | None = None
+        self.handed_back = False
+        """Whether a job that ran went back, for the worker was told to stop."""
         shown = self._serves or self._known_queues() or ("default",)
         super().__init__(
             [self._native_queue(each) for logical in shown for each in self._messages.names.queues(logical)],
@@ -290,6 +292,7 @@ class JobWorkerMixin(PerformingMixin):
             stopping = self._stop.is_set()
             self._insist(partial(self._messages.give_back, self.name, lost=not stopping))
             if stopping:
+                self.handed_back = True
                 raise
             log_event(logger, logging.ERROR, "lost", id=self._shown(message.native_id), exc_info=error)
             return None

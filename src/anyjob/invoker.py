@@ -78,7 +78,6 @@ class JobInvoker:
     ) -> Any:
         """Run the job to its end, here if it is sync, on the loop if it is async. Return and raise what the job does.
 
-
         `owner` is whoever may cancel it on the loop; `who` is the job that the log names if it gets stuck.
         """
         if configuration.is_async:

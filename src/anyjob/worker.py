@@ -27,7 +27,7 @@ from anyjob.plain import plain_number, plain_texts
 from anyjob.registry import QUEUE_RULE
 from anyjob.store import JobClaim, JobStore
 
-__all__ = ["DEFAULT_LEASE", "DEFAULT_STOP_TIMEOUT", "JobWorker", "WorkerOptions"]
+__all__ = ["DEFAULT_LEASE", "DEFAULT_STOP_TIMEOUT", "HANDED_BACK", "JobWorker", "WorkerOptions"]
 
 logger = JobLogger("anyjob.worker")
 
@@ -35,6 +35,9 @@ DEFAULT_LEASE: Final = 30.0
 """Seconds, of the setting `lease`."""
 DEFAULT_STOP_TIMEOUT: Final = 30.0
 """Seconds, of the setting `stop_timeout`."""
+
+HANDED_BACK: Final = 5
+"""What a worker's process ends with that was stopped while jobs ran, and gave them back. Else it ends with 0."""
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):

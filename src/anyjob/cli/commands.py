@@ -19,10 +19,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from anyjob import current
-from anyjob.backend import NativeCommand
+from anyjob.backend import JobBackend, NativeCommand
 from anyjob.cli.doctor import Verdict, examine
 from anyjob.cli.process import run_children, run_worker
 from anyjob.envelope import QUEUE_NAME, JobPriority
+from anyjob.error_text import visible
 from anyjob.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
 from anyjob.loader import installed_schemes
 from anyjob.manager import JobManager
@@ -32,7 +33,7 @@ from anyjob.settings import Settings, load_settings
 from anyjob.settings.doors import APP_VARIABLE, CONFIG_VARIABLE
 from anyjob.store import JobState
 from anyjob.urls import hide_password
-from anyjob.worker import JobWorker, WorkerOptions
+from anyjob.worker import HANDED_BACK, JobWorker, WorkerOptions
 
 __all__ = ["ExitCode", "cli", "fail", "refuse_in_process", "split_queues", "with_exit_codes"]
 
@@ -46,12 +47,12 @@ class ExitCode(IntEnum):
     FAILED = 1
     SETTINGS = 3
     UNREACHABLE = 4
-    ABORTED = 5
+    ABORTED = HANDED_BACK
 
 
-def fail(code: ExitCode, error: object) -> NoReturn:
-    """End the command with a message and an exit code."""
-    click.echo(f"anyjob: {error}", err=True)
+def fail(code: ExitCode, *told: object) -> NoReturn:
+    """End the command with messages, a line each, and an exit code."""
+    click.echo("anyjob: " + "\n".join(visible(str(each)) for each in told), err=True)
     sys.exit(code)
 
 
@@ -63,7 +64,7 @@ def with_exit_codes(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except ConfigurationError as error:
-            fail(ExitCode.SETTINGS, error)
+            fail(ExitCode.SETTINGS, *error.faults)
         except EnqueueError as error:
             taken = isinstance(error, DuplicateJobIdError)
             fail(ExitCode.FAILED if taken else ExitCode.UNREACHABLE, error)
@@ -161,6 +162,7 @@ def worker(
         bounded = burst or max_jobs is not None
         sys.exit(run_children({alias: _command(alias, options) for alias in found}, bounded=bounded))
     else:
+        _refuse_absence(aliases[0], manager.backend(aliases[0]))
         _run(aliases[0], found[aliases[0]], options)
 
 
@@ -233,7 +235,7 @@ def doctor(strict: bool) -> None:
     found = list(examine(current.load_application()))
     table = Table(Column(), Column(), Column(overflow="fold"), box=None, pad_edge=False, show_header=False)
     for finding in found:
-        table.add_row(finding.verdict.value, finding.where, finding.told)
+        table.add_row(finding.verdict.value, finding.where, visible(finding.told))
     Console(markup=False, highlight=False).print(table)
     verdicts = {finding.verdict for finding in found}
     if Verdict.AWAY in verdicts:
@@ -300,6 +302,20 @@ def _run(alias: str, worker: NativeCommand | JobWorker, options: WorkerOptions) 
         os.execvpe(worker.argv[0], worker.argv, {**os.environ, **said, **worker.environment})  # noqa: S606
     except FileNotFoundError as error:
         raise ConfigurationError(f"There is no program {worker.argv[0]!r} on the path to run the worker.") from error
+
+
+def _refuse_absence(alias: str, backend: JobBackend) -> None:
+    """Raise `EnqueueError` if a worker would find no server: whoever supervises it is to know, and to start it again.
+
+    Once a worker runs, it waits out whatever its server does.
+    """
+    try:
+        if backend.shelf is not None:
+            backend.shelf.count()
+    except EnqueueError as error:
+        raise EnqueueError(f"No worker starts, for backend {alias!r} does not answer: {error}") from error
+    finally:
+        backend.close()  # with what the worker would not know of
 
 
 def refuse_in_process(manager: JobManager, alias: str, why: str) -> None:

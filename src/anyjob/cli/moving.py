@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from anyjob.cli.commands import ExitCode, fail
+from anyjob.error_text import visible
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
 from anyjob.store import JobState
 
 __all__ = ["move_or_preview", "moving_options", "options_of"]
+
+
+def _refuse_unwritable(_context: click.Context, _parameter: click.Parameter, file: Path | None) -> Path | None:
+    """Find out before anything moves."""
+    if file is not None:
+        is_new = not file.exists()
+        try:
+            file.open("a").close()
+            if is_new:
+                file.unlink()
+        except OSError as error:
+            raise click.BadParameter(f"{str(file)!r}: {error.strerror}") from error
+    return file
+
 
 _OPTIONS = (
     click.option("--dry-run", is_flag=True, help="Show what would move, and what TO could not keep; move nothing."),
@@ -30,7 +45,10 @@ _OPTIONS = (
     click.option("--resume", metavar="RUN", help="Go on with a run that was interrupted: it printed its name."),
     click.option("--verify", is_flag=True, help="Read each batch back from TO before FROM lets go of it."),
     click.option(
-        "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the result to this file, as JSON."
+        "--report",
+        type=click.Path(path_type=Path, dir_okay=False),
+        callback=_refuse_unwritable,
+        help="Write the result to this file, as JSON.",
     ),
 )
 
@@ -78,13 +96,14 @@ def move_or_preview(
                 with _stops(migration):
                     done = migration.move()
             except MigrationError as error:
-                _write(file, error.report)
-                _print(error.report)
-                fail(ExitCode.UNREACHABLE, f"{error}\nGo on with --resume {migration.run}")
-    _write(file, done)
-    _print(done)
+                unwritten = _report(error.report, file)
+                fail(ExitCode.UNREACHABLE, error, f"Go on with --resume {migration.run}", *unwritten)
+    unwritten = _report(done, file)
     if migration.is_stopped:
-        fail(ExitCode.ABORTED, f"stopped after a whole batch; run it again to move what {done.source!r} still has.")
+        told = f"stopped after a whole batch; run it again to move what {done.source!r} still has."
+        fail(ExitCode.ABORTED, told, *unwritten)
+    if unwritten:
+        fail(ExitCode.FAILED, *unwritten)
     return done
 
 
@@ -113,10 +132,18 @@ def _stops(migration: JobMigration) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _write(file: Path | None, report: MigrationReport) -> None:
-    if file is not None:
-        told = {**msgspec.to_builtins(report, str_keys=True), "is_balanced": report.is_balanced}
-        file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+def _report(report: MigrationReport, file: Path | None) -> Sequence[str]:
+    """Print a report and write it to the file; if that fails, print that as well, and return what to say of it."""
+    _print(report)
+    if file is None:
+        return ()
+    told = json.dumps({**msgspec.to_builtins(report, str_keys=True), "is_balanced": report.is_balanced}, indent=2)
+    try:
+        file.write_text(f"{told}\n", encoding="utf-8")
+    except OSError as error:
+        click.echo(told)
+        return (f"the report can't be written to {str(file)!r}: {error.strerror}. It is printed instead.",)
+    return ()
 
 
 def _print(report: MigrationReport) -> None:
@@ -124,7 +151,8 @@ def _print(report: MigrationReport) -> None:
     table = Table("queue", "state", "job", verb, "left", "why", box=None, pad_edge=False)
     for each in report.groups:
         left = str(each.left) if each.left else ""
-        row = (each.queue or "?", each.state.value, each.job or "?", str(each.moved), left, "\n".join(each.why))
+        why = "\n".join(map(visible, each.why))
+        row = (visible(each.queue or "?"), each.state.value, visible(each.job or "?"), str(each.moved), left, why)
         table.add_row(*row)
     console = Console(markup=False, highlight=False)
     if report.groups:

@@ -15,6 +15,7 @@ from anyjob.testing.conformance.harness import BackendHarness, World
 from anyjob.testing.probes.jobs import NAME, FailingLate, Fatal
 from anyjob.testing.probes.journal import wait_until
 from anyjob.testing.probes.observer import OBSERVER, heard
+from anyjob.worker import HANDED_BACK
 
 __all__ = ["CrashesConformance"]
 
@@ -124,6 +125,7 @@ class CrashesConformance(KitFixtures):
         worker.terminate()
         world.manager.enqueue(world.probe("late"))
         worker.wait()
+        assert worker.exit_code == 0
         ends = world.journal.entries("end")
         assert [each.label for each in ends] == ["running"]
         assert (ends[0].try_count, ends[0].lost_count) == (1, 0)
@@ -151,7 +153,7 @@ class CrashesConformance(KitFixtures):
         gate = world.new_gate()
         world.manager.enqueue(world.probe("a", gate=str(gate)))
         world.journal.wait(1, "begin")
-        worker.stop()
+        assert worker.stop() == HANDED_BACK
         assert [each.label for each in heard(world.journal.path, "released")] == ["a"]
         gate.touch()
         world.start_worker()

@@ -56,7 +56,7 @@ class EndingsConformance(KitFixtures):
         for number in range(2):
             worker = world.start_worker()
             world.journal.wait(number + 1, "begin", timeout=30)
-            worker.stop()
+            assert worker.stop() == 0
         gate.touch()
         world.start_worker()
         (end,) = world.journal.wait(1, "end", "a", timeout=30)

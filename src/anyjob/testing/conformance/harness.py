@@ -61,10 +61,16 @@ class WorkerHandle(ABC):
     def resume(self) -> None:
         """Let it go on, as if no time had passed."""
 
-    def stop(self) -> None:
-        """Tell it to stop and wait until it has."""
+    @property
+    @abstractmethod
+    def exit_code(self) -> int:
+        """What `anyjob worker` ended with: 0 if its jobs finished, `HANDED_BACK` if not. To be asked after `wait`."""
+
+    def stop(self) -> int:
+        """Tell it to stop, wait until it has, and return its exit code."""
         self.terminate()
         self.wait()
+        return self.exit_code
 
 
 class World(AbstractContextManager["World"], ABC):

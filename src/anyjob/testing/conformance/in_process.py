@@ -21,7 +21,7 @@ from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJ
 from anyjob.store_backend import StoreBackend
 from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World
 from anyjob.testing.probes.journal import Journal, wait_until
-from anyjob.worker import JobWorker, WorkerOptions
+from anyjob.worker import HANDED_BACK, JobWorker, WorkerOptions
 
 __all__ = ["InProcessHarness", "SeveredStore"]
 
@@ -79,6 +79,7 @@ class _ThreadedWorker(WorkerHandle):
         self._store = store
         self._worker = worker.start()
         self._stopping: threading.Thread | None = None
+        self._finished = False
 
     def kill(self) -> None:
         self._store.cut = True
@@ -97,8 +98,15 @@ class _ThreadedWorker(WorkerHandle):
         self._store.goes_on.set()
 
     def terminate(self) -> None:
-        self._stopping = threading.Thread(target=self._worker.stop, daemon=True)
+        def stop() -> None:
+            self._finished = self._worker.stop()
+
+        self._stopping = threading.Thread(target=stop, daemon=True)
         self._stopping.start()
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self._finished else HANDED_BACK
 
     def wait_for_its_end(self, timeout: float = 20.0) -> int:
         wait_until(lambda: not self._worker.running, timeout=timeout, what="the worker's end")

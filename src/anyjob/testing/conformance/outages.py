@@ -14,11 +14,13 @@ from anyjob.errors import EnqueueError
 from anyjob.manager import JobManager
 from anyjob.testing.conformance.fixtures import KitFixtures, promised
 from anyjob.testing.conformance.harness import BackendHarness, World
+from anyjob.testing.conformance.processes import ServerHarness, ServerWorld
 from anyjob.testing.probes.journal import wait_until
 
 __all__ = ["OutagesConformance"]
 
 BOUND = 5.0
+UNREACHABLE = 4
 
 
 class OutagesConformance(KitFixtures):
@@ -27,6 +29,18 @@ class OutagesConformance(KitFixtures):
     def test_a_refused_enqueue_fails_in_time(self, harness: BackendHarness, running: World) -> None:
         with _closed_port() as port:
             _assert_fails(_away(harness, port), running, "rejected")
+
+    def test_a_worker_that_finds_no_server_says_so_and_ends(self, harness: BackendHarness, world: World) -> None:
+        """Whoever supervises it starts it again. What goes away later is waited for."""
+        if not (isinstance(harness, ServerHarness) and isinstance(world, ServerWorld)):
+            pytest.skip("this backend has no server that could be away")
+        with _closed_port() as port:
+            backends = {"main": {"url": harness.url_at("127.0.0.1", port), "queues": ["default"]}}
+            worker = world.start_worker(backends=backends)
+            worker.wait()
+        assert worker.exit_code == UNREACHABLE
+        (line,) = worker.said().splitlines()
+        assert line.startswith("anyjob: No worker starts, for backend 'main' does not answer: ")
 
     def test_a_black_holed_enqueue_fails_in_time(self, harness: BackendHarness, running: World) -> None:
         with _black_hole() as port:

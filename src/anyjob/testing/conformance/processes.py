@@ -75,6 +75,10 @@ class WorkerProcess(WorkerHandle):
         return self.process.returncode
 
     @property
+    def exit_code(self) -> int:
+        return self.process.wait()
+
+    @property
     def pids(self) -> set[int]:
         """Its processes."""
         return {self.process.pid, *descendants(self.process.pid)}

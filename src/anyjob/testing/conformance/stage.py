@@ -21,6 +21,7 @@ from anyjob.testing.conformance.verdict import Fault
 from anyjob.testing.probes.journal import wait_until
 from anyjob.testing.probes.producer import STEADY, Ledger, produce
 from anyjob.testing.probes.stepping import step_clock
+from anyjob.worker import HANDED_BACK
 
 __all__ = ["Stage", "stage_on"]
 
@@ -156,6 +157,8 @@ class _ServerStage(Stage):
             post.worker.terminate()
         for post in self._posts:
             post.worker.wait(timeout=30)
+            code = post.worker.exit_code
+            self._complain(code not in (0, HANDED_BACK), f"a worker was stopped, and ended with {code}", post.worker)
         self._see_to_orphans()
         for way in self._ways:
             way.close()
@@ -272,8 +275,8 @@ class _ServerStage(Stage):
             self.complaints.append(f"processes whose parent was killed are still at work: {sorted(left)}")
             _signal(left, signal.SIGKILL)
 
-    def _complain(self, code: int | None, what: str, process: WorkerProcess) -> None:
-        if code:
+    def _complain(self, bad: object, what: str, process: WorkerProcess) -> None:
+        if bad:
             self.complaints.append(f"{what}; it said:\n{process.said()}")
 
 
