@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ def make_application(backend: OwnCeleryBackend, executor: JobExecutor, *, stop_t
     stop = StopFlag()
     app.conf.update(
         {
+            "worker_hijack_root_logger": not logging.getLogger().handlers,  # the application set up its own
             **backend.options,
             **SAFE,
             **backend.transport_settings(stop),

@@ -10,7 +10,6 @@ from typing import Any, Final, cast
 import msgspec
 from celery import bootsteps
 from celery.exceptions import InvalidTaskError, Retry, TaskPredicate
-from celery.utils.log import get_logger
 from celery.worker.strategy import default as celery_strategy
 
 from anyjob.envelope import JobEnvelope, read_envelope
@@ -28,7 +27,6 @@ from anyjob_celery.tracing import LED_TO, LedTo, TracedTask
 
 __all__ = ["AddJobTasks", "JobAbandonedError", "JobTask", "OpenedMessage", "job_strategy"]
 
-get_logger("anyjob.worker")  # makes it a child of Celery's, whose worker sets up the output
 logger = JobLogger("anyjob.worker")
 
 

@@ -52,6 +52,19 @@ def test_our_application_is_safe(url: str) -> None:
     assert conf.worker_enable_remote_control is True
 
 
+def test_the_log_of_anyjob_stays_where_an_application_sets_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery replaces the handlers of the root logger unless told not to, and makes loggers children of its own."""
+    root = logging.getLogger()
+    ours = logging.getLogger("anyjob")
+    assert logging.getLogger("anyjob.worker").parent is ours
+    monkeypatch.setattr(root, "handlers", [])
+    assert application(own(REDIS)).conf.worker_hijack_root_logger is True
+    monkeypatch.setattr(root, "handlers", [logging.NullHandler()])
+    assert application(own(REDIS)).conf.worker_hijack_root_logger is False
+    told = {"worker_hijack_root_logger": True}
+    assert application(own(REDIS, options=told)).conf.worker_hijack_root_logger is True
+
+
 def test_an_environment_of_celerys_does_not_lead_astray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://elsewhere/0")
     app = application(own(REDIS))

@@ -409,14 +409,31 @@ def test_doctor_tells_what_is_away(
     anyjob: Run, in_force: JobManager, server: StoreBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away() -> None:
-        raise EnqueueError("the server is away")
+        raise EnqueueError("the server is away\x1b[2K")
 
     monkeypatch.setattr(server.shelf, "count", away)
 
     result = anyjob("doctor")
 
     assert result.exit_code == ExitCode.UNREACHABLE
-    assert "away  default  the server is away" in result.output
+    assert "away  default  the server is away\\u001b[2K" in result.output
+
+
+def test_a_worker_without_its_server_ends_and_says_so(
+    anyjob: Run, make_manager: Callable[..., JobManager], server: StoreBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise EnqueueError("Redis: connection refused\n2026-01-01 ERROR forged\x1b[2K")
+
+    monkeypatch.setattr(server.shelf, "count", away)
+    native = Native(server)
+    native.shelf = server.shelf
+    for backend in (server, native):
+        with override(make_manager(backends=backend)):
+            result = anyjob("worker")
+        told = "No worker starts, for backend 'default' does not answer: Redis: connection refused"
+        assert result.exit_code == ExitCode.UNREACHABLE
+        assert result.stderr == f"anyjob: {told}\\n2026-01-01 ERROR forged\\u001b[2K\n"
 
 
 def test_doctor_on_memory(anyjob: Run, monkeypatch: pytest.MonkeyPatch) -> None:

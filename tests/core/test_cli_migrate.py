@@ -134,6 +134,71 @@ def test_part_of_it(
     assert ("read back and equal: 10" in result.stdout) == ("--verify" in options)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=str)
+def test_a_report_that_can_not_be_written_is_printed(
+    anyjob: Run, new: StoreBackend, jobs: Sequence[JobEnvelope], options: Sequence[str]
+) -> None:
+    result = anyjob("migrate", "old", "new", "--resume", RUN, "--report", "/dev/full", *options)
+
+    assert result.exit_code == ExitCode.FAILED
+    told = "the report can't be written to '/dev/full': No space left on device. It is printed instead."
+    assert result.stderr.splitlines()[-1] == f"anyjob: {told}"
+    told = json.loads(result.stdout[result.stdout.index("{") :])
+    assert (told["read"], told["is_balanced"]) == (10, True)
+    assert sum(new.store.count().values()) == (0 if options else 10)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_report_of_what_was_cut_short_is_printed_as_well(
+    anyjob: Run, new: StoreBackend, jobs: Sequence[JobEnvelope], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(envelopes: Sequence[JobEnvelope]) -> None:
+        raise EnqueueError("it is away", in_doubt=[each.id for each in envelopes])
+
+    monkeypatch.setattr(new, "send", away)
+    result = anyjob("migrate", "old", "new", "--resume", RUN, "--report", "/dev/full")
+
+    assert result.exit_code == ExitCode.UNREACHABLE
+    assert f"Go on with --resume {RUN}\nthe report can't be written" in result.stderr
+    assert json.loads(result.stdout[result.stdout.index("{") :])["run"] == RUN
+
+
+@pytest.mark.parametrize("command", [["migrate", "old", "new"], ["adopt", "old", "--task", "a"]], ids=str)
+@pytest.mark.parametrize("where", ["nowhere/report.json", "file/report.json", "."])
+def test_nothing_moves_for_a_report_that_has_no_place(
+    anyjob: Run, new: StoreBackend, jobs: Sequence[JobEnvelope], tmp_path: Path, command: Sequence[str], where: str
+) -> None:
+    (tmp_path / "file").touch()
+
+    result = anyjob(*command, "--report", str(tmp_path / where))
+
+    assert (result.exit_code, "--report" in result.stderr) == (USAGE, True)
+    assert new.store.count() == dict.fromkeys(JobState, 0)
+
+
+def test_a_report_of_earlier_is_kept_until_there_is_another(anyjob: Run, manager: JobManager, tmp_path: Path) -> None:
+    file, fresh = tmp_path / "report.json", tmp_path / "fresh.json"
+    file.write_text("earlier")
+
+    for each in (file, fresh):
+        assert anyjob("migrate", "old", "nwe", "--report", str(each)).exit_code == ExitCode.SETTINGS
+
+    assert file.read_text() == "earlier"
+    assert not fresh.exists()
+
+
+def test_names_of_messages_forge_no_line_of_the_table(
+    anyjob: Run, manager: JobManager, server: StoreBackend, clock: FakeClock
+) -> None:
+    server.send([make_envelope(clock.now(), "id1", "a\nread 0 = moved 0\x1b[2K")])
+
+    result = anyjob("migrate", "old", "new", "--dry-run", COLUMNS="200")
+
+    assert "a\\nread 0 = moved 0\\u001b[2K" in result.stdout
+    assert all(line.isprintable() for line in result.stdout.splitlines())
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "told"),
     [

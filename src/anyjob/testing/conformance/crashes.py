@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from datetime import timedelta
@@ -11,7 +12,8 @@ import pytest
 
 from anyjob.backend import BackendConfig
 from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised, slow
-from anyjob.testing.conformance.harness import BackendHarness, World
+from anyjob.testing.conformance.harness import LOGS, PROBES, BackendHarness, World
+from anyjob.testing.conformance.processes import WorkerProcess
 from anyjob.testing.probes.jobs import NAME, FailingLate, Fatal
 from anyjob.testing.probes.journal import wait_until
 from anyjob.testing.probes.observer import OBSERVER, heard
@@ -126,6 +128,8 @@ class CrashesConformance(KitFixtures):
         world.manager.enqueue(world.probe("late"))
         worker.wait()
         assert worker.exit_code == 0
+        if isinstance(worker, WorkerProcess):
+            assert "done job=" in worker.said()
         ends = world.journal.entries("end")
         assert [each.label for each in ends] == ["running"]
         assert (ends[0].try_count, ends[0].lost_count) == (1, 0)
@@ -139,14 +143,19 @@ class CrashesConformance(KitFixtures):
         assert world.journal.begun() == order
 
     def test_a_job_sees_that_its_worker_stops_and_observers_that_its_process_ends(self, world: World) -> None:
-        worker = world.start_worker(observers=[OBSERVER])
-        world.manager.enqueue(world.probe("a", gate=str(world.new_gate()), heeds_stop=True))
+        imports = (*PROBES, *(() if world.threaded else (LOGS,)))
+        worker = world.start_worker(imports=imports, observers=[OBSERVER])
+        job_id = world.manager.enqueue(world.probe("a", gate=str(world.new_gate()), heeds_stop=True))
         world.journal.wait(1, "begin")
         worker.stop()
         (end,) = world.journal.entries("end")
         assert end.data is True
         events = [each.event for each in heard(world.journal.path) if each.pid == end.pid]
         assert events == ["started", "succeeded", *(() if world.threaded else ("process_ends",))]
+        if isinstance(worker, WorkerProcess):  # which keeps the log as the application set it up
+            lines = [json.loads(line) for line in worker.log.read_text().splitlines() if line.startswith("{")]
+            told = [each["job_event"] for each in lines if each.get("job_id") == job_id and each.get("job_try") == 1]
+            assert told == ["started", "done"], worker.said()
 
     def test_a_job_that_outlasts_the_stop_goes_back_uncharged(self, world: World) -> None:
         worker = world.start_worker(stop_timeout=0.5, observers=[OBSERVER])

@@ -25,6 +25,8 @@ JOBS: Final = "anyjob.testing.probes.jobs"
 CHORES: Final = "anyjob.testing.probes.chores"
 PROBES: Final = (JOBS, "anyjob.testing.probes.endings", CHORES)
 """The modules of the kit's jobs."""
+LOGS: Final = "anyjob.testing.probes.logs"
+"""A module that sets up the log."""
 
 SHORT: Final[Mapping[str, Any]] = {"lease": 2.0, "stop_timeout": 10.0, "retry": {"max_tries": 2, "first_wait": 0.2}}
 """Settings of the kit's worlds: a crash shows soon. The defaults are proved by one slow test."""

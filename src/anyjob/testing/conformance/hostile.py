@@ -25,6 +25,7 @@ __all__ = ["HostileConformance"]
 MEMORY: Final = 400_000_000
 """Bytes that a process of a worker may take, with a bomb of 512 MB in its queue."""
 _MARK: Final = re.compile(rb"hostile-\d{3}")
+_TOLD: Final = re.compile(r"parked id=(\S+)")
 _BASE64: Final = re.compile(rb"[A-Za-z0-9+/]{40,}={0,2}")
 
 
@@ -52,11 +53,14 @@ class HostileConformance(KitFixtures):
 
         assert not touched.exists()
         assert Counter(each.id for each in world.journal.entries("begin")) == Counter([*neighbours, *harmless])
-        _assert_parked(world.jobs(JobState.ABANDONED), mutants, expected)
+        parked = world.jobs(JobState.ABANDONED)
+        _assert_parked(parked, mutants, expected)
         later = sum(mutant.fate is Fate.STAYS for mutant in mutants)
         assert world.manager.shelf().count().get(JobState.SCHEDULED, later) == later
         if isinstance(worker, WorkerProcess):
             assert worker.process.poll() is None, worker.said()
+            told = set(_TOLD.findall(worker.log.read_text()))
+            assert {each.id for each in parked if each.envelope is None} <= told
             assert largest < MEMORY
         worker.stop()
 
