@@ -75,7 +75,7 @@ class JobRequest(RequestParts):
 
     def cancel(self, *args: Any, **options: Any) -> None:
         """Give the job back: its process is ended, by a cold stop."""
-        self.task.stop.handed_back = self.task.stop.handed_back or bool(self.time_start)
+        self.task.stop.handed_back |= bool(self.time_start)
         super().cancel(*args, **options)
 
     def tell_released(self) -> None:
@@ -91,6 +91,7 @@ class JobRequest(RequestParts):
         except EnqueueError as error:
             log_event(logger, logging.ERROR, "not settled", id=self.id, reason=error)
             self._tell(self.reject, requeue=True)
+            self.task.stop.handed_back |= self.task.is_stopping()
             return False
         if not held:
             log_event(logger, logging.WARNING, "fenced", id=self.id, reason=FENCED)

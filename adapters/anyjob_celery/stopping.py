@@ -39,7 +39,12 @@ class StopFlag(threading.Event):
         super().__init__()
         self._byte = mmap.mmap(-1, 1)
         self.handed_back = False
-        """Whether the stop took a job's process away."""
+        """Whether something that ran went back."""
+
+    @property
+    def exit_code(self) -> int:
+        """What a worker that was stopped ends with."""
+        return HANDED_BACK if self.handed_back else 0
 
     def is_set(self) -> bool:
         return self._byte[0] != 0 or is_told_to_end()
@@ -53,7 +58,7 @@ class TellJobs(bootsteps.StartStopStep):
     """Lets running jobs see that their worker stops."""
 
     requires = ("celery.worker.components:Pool",)
-    _told_by_signal = False
+    _is_told = False
 
     @dataclass(frozen=True)
     class Options:
@@ -79,23 +84,24 @@ class TellJobs(bootsteps.StartStopStep):
         def on_shutdown(**_: Any) -> None:
             # We are in a signal handler, which interrupts whoever holds the locks of logging: only what is made for it.
             stop.set()
-            self._told_by_signal = True
+            self._is_told = True
             self.on_signal()
 
-        self._on_shutdown = on_shutdown  # Celery refers to it weakly; this lives as long as the worker
-        signals.worker_shutting_down.connect(on_shutdown)
+        def on_end(**_: Any) -> None:  # after a warm stop; Celery's own code tells which signal it was
+            if self._is_told:
+                worker.exitcode = stop.exit_code
+
+        signals.worker_shutting_down.connect(on_shutdown, weak=False)
+        signals.worker_shutdown.connect(on_end, weak=False)
 
     def close(self, worker: Any) -> None:
         """Stop for another reason than a signal: a control command, an error."""
         worker.app.anyjob.stop.set()
 
-    def stop(self, worker: Any) -> None:
-        """Let a warm stop end with 0, also one by INT, which Celery ends with 1: the rest of it waits for all jobs."""
-        if self._told_by_signal:
-            worker.exitcode = 0
-
     def terminate(self, worker: Any) -> None:
-        worker.exitcode = HANDED_BACK if active_requests or worker.app.anyjob.stop.handed_back else 0
+        stop = worker.app.anyjob.stop
+        stop.handed_back = stop.handed_back or bool(active_requests)
+        worker.exitcode = stop.exit_code
 
     def on_signal(self) -> None:
         """Do more when the worker is told to stop."""

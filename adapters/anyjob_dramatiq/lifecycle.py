@@ -56,7 +56,6 @@ class JobLifecycle(Middleware):
         self._stop_timeout = stop_timeout
         self._find_queue = find_queue
         self._received: SimpleQueue[int | None] = SimpleQueue()
-        self._outlasted = False
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         """Make ready."""
@@ -120,7 +119,8 @@ class JobLifecycle(Middleware):
     def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
         """End, with what is left given back."""
         self._received.put(None)
-        if self._leave() or self._outlasted:
+        self._leave()
+        if self._intake.handed_back:
             raise SystemExit(HANDED_BACK)
 
     def _watch_signals(self) -> None:
@@ -152,19 +152,18 @@ class JobLifecycle(Middleware):
         with suppress(Empty):
             if self._received.get(timeout=self._stop_timeout) is None:
                 return
-        self._outlasted = bool(self._intake.running)
+        self._intake.handed_back |= bool(self._intake.running)
         self._executor.cancel_async_jobs(self._intake.stop)
         with suppress(Empty):
             if self._received.get(timeout=_GRACE) is None:
                 return
         self._leave()
-        os._exit(HANDED_BACK if self._outlasted else 0)  # threads that go on regardless keep nothing alive
+        os._exit(HANDED_BACK if self._intake.handed_back else 0)  # threads that go on regardless keep nothing alive
 
-    def _leave(self) -> bool:
-        """Give back what still runs; return whether anything did."""
+    def _leave(self) -> None:
         self._intake.over.set()
-        running = list(self._intake.running)
-        for delivery in running:
+        for delivery in list(self._intake.running):
+            self._intake.handed_back = True
             self._executor.tell("released", delivery.raw)
         try:
             for job_id in self._intake.source.give_back_all():
@@ -173,7 +172,6 @@ class JobLifecycle(Middleware):
         except EnqueueError as error:  # the lease will end by itself
             logger.warning("left without a word: %s", error)
         self._executor.end_process()
-        return bool(running)
 
 
 _SIGNALS: Final = [

@@ -57,7 +57,7 @@ class JobRunner:
         try:
             self._intake.insist(lambda: self._settle_if_held(delivery, outcome))
         except EnqueueError as error:
-            delivery.released = True
+            delivery.released = self._intake.handed_back = True
             log_event(logger, logging.WARNING, "not settled", id=delivery.id, reason=error)
             return
         delivery.again = isinstance(outcome, Retry)

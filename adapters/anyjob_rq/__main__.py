@@ -22,7 +22,7 @@ class _Pool(WorkerPool):
     handed_back = False
 
     def handle_dead_worker(self, worker_data: WorkerData) -> None:
-        self.handed_back = self.handed_back or worker_data.process.exitcode == HANDED_BACK
+        self.handed_back |= worker_data.process.exitcode == HANDED_BACK
         super().handle_dead_worker(worker_data)
 
     def start(self, *args: Any, **options: Any) -> None:

@@ -128,7 +128,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
         for native_id in self._insist(partial(self._messages.give_back, self.name, lost=lost)):
             why = "its process ended while it ran" if lost else "it still ran"
             log_event(logger, logging.WARNING, "lost" if lost else "released", id=self._shown(native_id), reason=why)
-            self.handed_back = self.handed_back or not lost
+            self.handed_back |= not lost
             if message is not None and not lost:
                 self._executor.tell("released", message.raw)
 

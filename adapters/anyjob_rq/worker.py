@@ -275,7 +275,11 @@ class JobWorkerMixin(PerformingMixin):
         else:
             self._message = message
             queue = Queue(message.queue, connection=self.connection, serializer=EnvelopeSerializer)
-            self.execute_job(JobRun(message, self.connection, self._perform), queue)
+            try:
+                self.execute_job(JobRun(message, self.connection, self._perform), queue)
+            except (RedisError, EnqueueError):  # while we stop: it goes back when its lease ends
+                self.handed_back = True
+                raise
             self.forget_execution()
             return True
         return False

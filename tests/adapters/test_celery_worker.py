@@ -22,6 +22,7 @@ from anyjob.executor import JobExecutor
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.probes.jobs import AsyncProbe, FailingOnce, Later
 from anyjob.testing.probes.journal import wait_until
+from anyjob.worker import HANDED_BACK
 from anyjob_celery import OwnCeleryBackend
 
 LONG = os.environ.get("ANYJOB_TEST_LONG") == "1"
@@ -78,9 +79,28 @@ def test_the_other_pools(open_world: Open, pool: str) -> None:
     world.journal.wait(3)
     world.manager.enqueue(world.probe("heeds", gate=str(world.new_gate()), heeds_stop=True))
     world.journal.wait(1, "begin", "heeds")
-    worker.stop()
+    assert worker.stop() == 0
     assert [each.label for each in world.journal.entries("end")][-1] == "heeds"
     assert {each.lost_count for each in world.journal.entries()} == {0}
+
+
+def test_the_exit_code_tells_what_ctrl_c_did(open_world: Open) -> None:
+    world = open_world()
+    worker = world.start_worker()
+    world.manager.enqueue(world.probe("heeds", gate=str(world.new_gate()), heeds_stop=True))
+    world.journal.wait(1, "begin")
+    worker.process.send_signal(signal.SIGINT)
+    worker.wait()
+    assert worker.exit_code == 0
+
+    worker = world.start_worker()
+    world.manager.enqueue(world.probe("holds", gate=str(world.new_gate())))
+    world.journal.wait(1, "begin", "holds")
+    worker.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "Warm shutdown" in worker.log.read_text(), what="the first to be heard")
+    worker.process.send_signal(signal.SIGINT)
+    worker.wait()
+    assert worker.exit_code == HANDED_BACK
 
 
 def test_a_stop_waits_for_what_was_given_to_a_child(open_world: Open) -> None:
@@ -108,7 +128,7 @@ def test_a_job_that_outlasts_the_stop_goes_back(open_world: Open, pool: str) -> 
     gate = world.new_gate()
     world.manager.enqueue(world.probe("a", gate=str(gate)))
     world.journal.wait(1, "begin")
-    worker.stop()
+    assert worker.stop() == HANDED_BACK
     gate.touch()
     world.start_worker()
     world.journal.wait(2, "begin")

@@ -26,6 +26,7 @@ from anyjob.store import JobFilter, JobState
 from anyjob.testing.conformance import ServerWorld
 from anyjob.testing.probes.jobs import NAME, FailingOnce, Fatal
 from anyjob.testing.probes.journal import wait_until
+from anyjob.worker import HANDED_BACK
 from anyjob_dramatiq.existing import ExistingDramatiqBackend
 
 pytestmark = pytest.mark.timeout(90)
@@ -97,7 +98,7 @@ def test_a_broker_of_the_applications_own(shop: tuple[_ExistingWorld, str], tmp_
     world, queue = shop
     backend = world.manager.backend()
     assert isinstance(backend, ExistingDramatiqBackend)
-    world.start_worker()
+    worker = world.start_worker(stop_timeout=0.1)
     world.enqueue("a", queue=queue)
     world.enqueue("high", queue=queue, priority=JobPriority.HIGH)
     world.enqueue("later", queue=queue, delay=1)
@@ -122,6 +123,9 @@ def test_a_broker_of_the_applications_own(shop: tuple[_ExistingWorld, str], tmp_
     assert f"Failed to process message {NAME}.failing-once(<job {parked.id}>)" in log
     assert "ConformanceError: try 1 of fails" in log
     assert str(world.journal.path) not in log  # an argument
+    world.manager.enqueue(world.probe("holds", gate=str(world.new_gate())), queue=queue)
+    world.journal.wait(1, "begin", "holds")
+    assert worker.stop() == HANDED_BACK
 
 
 def test_a_queue_that_only_a_call_named_is_emptied_by_another_process(shop: tuple[_ExistingWorld, str]) -> None:

@@ -18,6 +18,7 @@ from anyjob import JobPriority
 from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob.testing.probes.journal import wait_until
 from anyjob.timelimit import TIME_LIMIT_GRACE
+from anyjob.worker import HANDED_BACK
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -132,7 +133,7 @@ def test_stopping_while_redis_is_away_ends(private: World, private_redis: Privat
 
     worker.terminate()
 
-    assert worker.wait() == 0
+    assert worker.wait() == HANDED_BACK
     assert worker.says("stops without Redis")
 
 
@@ -157,7 +158,7 @@ def test_beyond_its_time_the_job_is_killed_and_goes_back_uncharged(world: World)
 
     worker.terminate()
 
-    assert worker.wait() == 0
+    assert worker.wait() == HANDED_BACK
     (job,) = world.backend.shelf.scan(JobFilter()).jobs
     assert job.state is JobState.WAITING
     assert job.envelope is not None
@@ -217,6 +218,16 @@ def test_a_pool_runs_jobs_side_by_side_and_stops(world: World) -> None:
     assert pool.wait() == 0
     wait_until(world.is_empty)
     assert len(world.ran("end")) == 2
+
+
+def test_a_pool_tells_that_one_of_its_workers_gave_a_job_back(world: World) -> None:
+    world.send("work", word="it", seconds=30)
+    pool = world.start_worker(concurrency=2, stop_timeout=0.3)
+    wait_until(lambda: world.ran("begin"))
+
+    pool.terminate()
+
+    assert pool.wait() == HANDED_BACK
 
 
 def test_a_job_that_rq_is_told_to_stop_is_parked(world: World) -> None:
