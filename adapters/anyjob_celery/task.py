@@ -90,7 +90,7 @@ class JobTask(TracedTask):
         try:
             added = msgspec.json.decode(msgspec.json.encode(publication.added))  # plain: it goes through a pipe
         except Exception as error:  # noqa: BLE001  # theirs
-            logger.warning("id=%s: goes back without what tracers add: %r", envelope.id, error)
+            log_event(logger, logging.WARNING, "sent without what tracers add", envelope, reason=repr(error))
         return added
 
     def outcome_without(self, request: Mapping[str, Any], error: BaseException) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from redis import Redis
 from rq.job import Job
 
 from anyjob.envelope import RESERVED_HEADER_PREFIX, UNREADABLE, JobEnvelope
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob_rq.frame import EnvelopeSerializer
 from anyjob_rq.names import Names
 from anyjob_rq.private import announce
@@ -30,8 +31,8 @@ def announced(envelope: JobEnvelope, names: Names, client: Redis) -> JobEnvelope
     try:
         announce(job, names.queue(envelope.queue, envelope.priority))
         meta = msgspec.json.encode(job.meta).decode() if job.meta else ""
-    except Exception:  # theirs: no job is to be lost for it
-        logger.exception("id=%s: sent without what tracers add", envelope.id)
+    except Exception as error:  # noqa: BLE001  # theirs: no job is to be lost for it
+        log_event(logger, logging.ERROR, "sent without what tracers add", envelope, exc_info=error)
         return envelope
     headers = {key: value for key, value in envelope.headers.items() if key != META_HEADER}
     if 0 < len(meta) <= _LONGEST:

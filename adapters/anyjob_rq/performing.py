@@ -5,6 +5,7 @@ RQ does there what it always does, but for what it writes: the message is settle
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -18,7 +19,7 @@ from rq.timeouts import BaseDeathPenalty
 
 from anyjob.envelope import read_envelope
 from anyjob.errors import EnvelopeError
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.outcome import Abandoned, Completed, Outcome, Retry
 from anyjob_rq.announcing import meta_of, name_call
 from anyjob_rq.frame import ENTRY, EnvelopeSerializer
@@ -28,8 +29,8 @@ from anyjob_rq.private import WorkerParts
 __all__ = ["JobRun", "PerformingMixin"]
 
 logger = JobLogger("anyjob.worker")
-_RQ_LOG: Final = JobLogger("rq.worker")
-_MUTED: Final = JobLogger("rq.worker.muted")
+_RQ_LOG: Final = JobLogger("rq.worker", native=True)
+_MUTED: Final = JobLogger("rq.worker.muted", native=True)
 _MUTED.logger.disabled = True
 
 
@@ -121,8 +122,8 @@ class PerformingMixin(WorkerParts):
         self._tells_handlers = True
         try:
             super().handle_exception(job, *exc_info)
-        except Exception:
-            logger.exception("id=%s: an exception handler raised", job.id)
+        except Exception as error:  # noqa: BLE001  # the handler's
+            log_event(logger, logging.ERROR, "an exception handler raised", id=job.id, exc_info=error)
         finally:
             self._tells_handlers = False
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from anyjob.envelope import JobEnvelope
@@ -25,14 +28,13 @@ class JobLogger(logging.LoggerAdapter[logging.Logger]):
     `logging` tells of a broken handler, if `logging.raiseExceptions` is set.
 
     Names, ids and errors come from anywhere: a record of ours is one line, and what follows it, a traceback, can't pass
-    for another. Of a `native` logger, a job library's own, the text is left as that library colours it.
+    for another. A `native` logger, a job library's own, may colour its words.
     """
 
     def __init__(self, name: str, *, native: bool = False) -> None:
         super().__init__(logging.getLogger(name))
         self.isEnabledFor = self.logger.isEnabledFor  # type: ignore[method-assign]  # asked three times a job
-        if not native:
-            self.logger.addFilter(_make_harmless)
+        self.logger.addFilter(_make_harmless_in_colours if native else _make_harmless)
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         if not self.logger.isEnabledFor(level):
@@ -98,9 +100,9 @@ def _quoted(value: str) -> str:
     return value if plain and value else visible(json.dumps(value, ensure_ascii=False))
 
 
-def _make_harmless(record: logging.LogRecord) -> bool:
+def _make_harmless(record: logging.LogRecord, show: Callable[[str], str] = visible) -> bool:
     if isinstance(record.args, tuple):
-        record.args = tuple(each if isinstance(each, int | float) else visible(str(each)) for each in record.args)
+        record.args = tuple(each if isinstance(each, int | float) else show(str(each)) for each in record.args)
     if record.exc_info and record.exc_info[1] is not None:
         error = tellable(record.exc_info[1])
         record.exc_info = (type(error), error, error.__traceback__)
@@ -110,5 +112,11 @@ def _make_harmless(record: logging.LogRecord) -> bool:
     return True
 
 
+def _show_in_colours(text: str) -> str:
+    return "".join(part if _COLOUR.fullmatch(part) else visible(part) for part in _COLOUR.split(text))
+
+
+_make_harmless_in_colours: Final = partial(_make_harmless, show=_show_in_colours)
+_COLOUR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
 _TELLING: Final = frozenset(' "=')
 _LONGEST: Final = 500

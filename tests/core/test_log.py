@@ -241,6 +241,12 @@ def test_the_arguments_of_a_message_forge_no_line(out: io.StringIO) -> None:
     assert "is away for 7s" in out.getvalue()
 
 
+def test_a_library_may_colour_its_words(out: io.StringIO) -> None:
+    JobLogger("native", native=True).warning("%s: %s", "\x1b[32mmail\x1b[39;49;00m", FORGED)
+    assert "|WARNING \x1b[32mmail\x1b[39;49;00m: a id=1\\n2026" in out.getvalue()
+    assert len(out.getvalue().splitlines()) == 1
+
+
 def test_an_error_that_can_not_be_looked_at_is_told_all_the_same(out: io.StringIO) -> None:
     class HostileError(Exception):
         def __str__(self) -> NoReturn:
