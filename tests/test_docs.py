@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -50,6 +51,28 @@ def test_the_page_on_arguments_is_true() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     with anyjob.testing.in_memory():
         exec(compile(code, "arguments.md", "exec", dont_inherit=True), {"__name__": "shop"})  # noqa: S102
+
+
+def test_the_page_on_logging_is_true(capfd: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
+    (set_up,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    program = set_up + (
+        "import anyjob\n"
+        "manager = anyjob.configure(backend='memory:')\n"
+        "@anyjob.background_job('greet', retry=anyjob.RetryPolicy(max_tries=3))\n"
+        "def greet() -> None: raise ValueError('no')\n"
+        "greet.enqueue()\n"
+        "assert manager.drain() == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert [each.get("job_event") for each in told[:3]] == ["enqueued", "started", "failed"]
+    rows = [[*map(str.strip, row.split("|"))] for row in page.splitlines() if row.startswith("| `")]
+    facts_of = {event.strip("`"): set(re.findall(r"`(\w+)`", facts)) for _, event, _, facts, *_ in rows}
+    for each in told[:3]:
+        facts = {key.removeprefix("job_") for key in each if key.startswith("job_")}
+        assert {*facts_of[each["job_event"]]} - {"run_at"} <= facts
+        assert facts <= {*facts_of[each["job_event"]], "event", "name", "id", "queue", "priority"}
 
 
 def test_the_settings_shown_are_right(tmp_path: Path) -> None:
