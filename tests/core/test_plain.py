@@ -72,6 +72,9 @@ class NumpyInt:
     def __index__(self) -> int:
         return self._value
 
+    def __repr__(self) -> str:
+        return f"NumpyInt({self._value})"
+
 
 def all_plain(value: Any) -> bool:
     if isinstance(value, tuple | frozenset):
