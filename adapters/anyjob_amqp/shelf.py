@@ -162,16 +162,17 @@ class AmqpShelf(JobShelf):
     def _sources(self, chosen: JobFilter) -> Iterator[tuple[JobState, str, ReadMessage]]:
         wanted = (self.capabilities.moving | self.capabilities.removal) & (chosen.states or ALL_STATES)
         if self._read is not None:
-            # In our queues it is known where a job goes; in others that may depend on which there are.
-            named = chosen.queues is not None and self._ours
-            queues = map(self._names.queue, sorted(chosen.queues or ())) if named else list(self._queues)
+            queues: Sequence[str] = ()
+            # Others keep what is due later beside what is due now; and where it goes may depend on which queues there
+            # are, so these are asked for first.
+            if JobState.WAITING in wanted or (JobState.SCHEDULED in wanted and not self._ours):
+                named = chosen.queues is not None and self._ours
+                queues = [*map(self._names.queue, sorted(chosen.queues or ()))] if named else [*self._queues]
             if JobState.SCHEDULED in wanted:
                 for queue in reversed(list(self._later)):
                     yield JobState.SCHEDULED, queue, self._read
-            # Others keep what is due later beside what is due now.
-            if JobState.WAITING in wanted or (JobState.SCHEDULED in wanted and not self._ours):
-                for queue in queues:
-                    yield JobState.WAITING, queue, self._read
+            for queue in queues:
+                yield JobState.WAITING, queue, self._read
         if JobState.ABANDONED in wanted:
             yield JobState.ABANDONED, self._names.parked, _ParkedReader(chosen).read
 
