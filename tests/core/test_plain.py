@@ -188,6 +188,8 @@ def test_settings_given_in_code_are_plain() -> None:
             "retry": {"first_wait": NumpyInt(5), "max_tries": Count(2)},
             "routes": [{"queue": Queue.MAIL, "backend": Markup("main")}],
             "imports": [Markup("shop.jobs")],
+            "observers": [Markup("shop.tracing:Tracing")],
+            "resolver": Markup("shop.container:resolver"),
             "backends": {"main": {"url": Markup("memory:"), "queues": [Queue.MAIL, "default"]}},
         },
         environ={},
@@ -196,6 +198,7 @@ def test_settings_given_in_code_are_plain() -> None:
     row, (route,), retry = settings.backends["main"], settings.routes, settings.retry
     assert retry is not None
     assert all_plain((settings.default, settings.namespace, settings.lease, settings.imports, row.url, row.queues))
+    assert all_plain((settings.observers, settings.resolver))
     assert all_plain((route.queue, route.backend, retry.first_wait, retry.max_tries))
     with anyjob.override(backend=Markup("memory:"), enqueue_timeout=Seconds(2)) as manager:
         assert manager.default == "default"

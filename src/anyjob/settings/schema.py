@@ -56,6 +56,7 @@ def _resolver(value: Any) -> Any:
 
 
 def _object_name(value: Any, example: str) -> str:
+    value = plain_text(value)
     if not isinstance(value, str) or not OBJECT_NAME.fullmatch(value):
         raise ValueError(f"{value!r} must be 'module:name', as {example!r}.")
     return value
