@@ -17,6 +17,7 @@ from amqp import Message
 from amqp.exceptions import AccessRefused, AMQPError, NotFound
 
 from anyjob.envelope import UNREADABLE
+from anyjob.error_text import describe_error
 from anyjob.errors import EnqueueError
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.topology import QueueDeclaration
@@ -52,7 +53,7 @@ def noted_names(connection: Any, queue: QueueDeclaration, deadline: Deadline) ->
                 return frozenset[str]().union(*_look(channel, queue.name).values())
             except NotFound as error:
                 if is_away(error):
-                    raise EnqueueError(f"RabbitMQ can't tell which queues there are: {error}") from error
+                    raise EnqueueError(f"RabbitMQ can't tell what was noted: {describe_error(error)}") from error
                 return frozenset()  # nothing was ever sent
             except _TakenError as error:
                 if deadline.is_over():

@@ -22,6 +22,7 @@ from msgspec import Struct
 from anyjob.capabilities import ALL_STATES, Capabilities
 from anyjob.clock import Clock
 from anyjob.envelope import UNREADABLE, JobEnvelope, JobIds, copy_id, id_in, read_envelope
+from anyjob.error_text import describe_error
 from anyjob.errors import EnqueueError, EnvelopeError, InvalidOptionError
 from anyjob.outcome import JobFailure
 from anyjob.shelf import JobShelf, TakenJob
@@ -333,7 +334,7 @@ def _ready(connection: Any, queue: str) -> int:
         return int(channel.queue_declare(queue, passive=True).message_count)
     except NotFound as error:  # and the channel is closed by that
         if is_away(error):
-            raise EnqueueError(f"RabbitMQ can't be asked for all of its queues: {error}") from error
+            raise EnqueueError(f"RabbitMQ can't be asked for all of its queues: {describe_error(error)}") from error
         return 0
     finally:
         _close(channel)

@@ -391,6 +391,8 @@ class JobManager:
 
     def _alias(self, envelope: JobEnvelope, options: EnqueueOptions) -> str | None:
         """Return where the call says that the job goes; refuse it where its id may not be the only one."""
+        if not options:
+            return None
         alias: str | None = plain_text(options.get("backend"))
         if options.get("unique_id"):
             if not options.get("job_id"):
