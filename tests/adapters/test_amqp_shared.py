@@ -31,6 +31,7 @@ from anyjob.executor import JobExecutor
 from anyjob.outcome import JobFailure
 from anyjob.registry import JobRegistry
 from anyjob.store import JobFilter, JobState
+from anyjob.testing.probes.jobs import NAME
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import (
     AmqpNames,
@@ -500,7 +501,7 @@ backends = {{ old = "celery+{amqp_url()}", new = "celery+{redis_url()}" }}
         return done.stdout
 
     args = '{"journal": "journal", "label": "a", "gate": null, "heeds_stop": false}'
-    anyjob("enqueue", "anyjob.conformance.probe", args, "--queue", "mail")
+    anyjob("enqueue", f"{NAME}.probe", args, "--queue", "mail")
     try:
         assert json.loads(anyjob("count", "--json", "--backend", "old"))["old"]["waiting"] == 1
         told = anyjob("migrate", "old", "new")
