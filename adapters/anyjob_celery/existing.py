@@ -140,12 +140,8 @@ class ExistingCeleryBackend(CeleryBackend):
     def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:
         theirs = self.app.conf.worker_concurrency
         if theirs not in (None, options.concurrency):
-            logger.warning(
-                "worker_concurrency=%s of the application is not in force: `anyjob worker` runs %s at a time, as its "
-                "--concurrency says",
-                theirs,
-                options.concurrency,
-            )
+            reason = f"worker_concurrency = {theirs} is the application's; `anyjob worker` has --concurrency"
+            log_event(logger, logging.WARNING, "sets its own", concurrency=options.concurrency, reason=reason)
         return super().worker(executor, options)
 
     def holds(self, message: Any) -> bool:

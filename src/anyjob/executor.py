@@ -326,8 +326,7 @@ class JobExecutor:
     def _defer_unknown(self, raw: bytes, envelope: JobEnvelope, now: datetime) -> Outcome:
         if not self._met_unknown:
             self._met_unknown = True
-            with shielded():
-                logger.warning("there are jobs of unknown names: of newer code? %s", _ANOTHER_APPLICATION)
+            self._log(logging.WARNING, "met an unknown name", envelope, reason=_ANOTHER_APPLICATION)
         return self._defer(raw, envelope, now, "unknown", partial(self._refuse_unknown, envelope.name))
 
     def _refuse_unknown(self, name: str) -> None:

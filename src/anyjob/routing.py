@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -24,7 +25,7 @@ from anyjob.errors import (
 )
 from anyjob.executor import JobExecutor
 from anyjob.forks import forks_wait, in_each_process
-from anyjob.log import JobLogger
+from anyjob.log import JobLogger, log_event
 from anyjob.observer import JobObservers
 from anyjob.plain import plain_text
 
@@ -163,7 +164,8 @@ class JobRouter:
                 f"No job, route or setting names the queue {queue!r}.{hint} If it is right, and named at the calls "
                 "alone, list it in the settings, as one of the backend's queues."
             )
-        logger.warning("queue=%s is named by no job, route or setting: only calls that name it send jobs there", queue)
+        reason = "no job, route or setting names it: only calls that do send jobs there"
+        log_event(logger, logging.WARNING, "serves an unknown queue", queue=queue, reason=reason)
 
     def refuse_shared_id(self, envelope: JobEnvelope, alias: str | None) -> None:
         """Raise `UnsupportedCapabilityError` if a second job with this one's id would be taken where it goes."""

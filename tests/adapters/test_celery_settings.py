@@ -378,7 +378,7 @@ def test_a_concurrency_that_is_not_in_force_is_told(shop: Celery, caplog: pytest
     assert not caplog.messages
     backend.worker(executor, WorkerOptions())
     (told,) = caplog.messages
-    assert told.startswith("worker_concurrency=4 of the application is not in force")
+    assert told.startswith('sets its own concurrency=1 reason="worker_concurrency = 4 is')
 
 
 def test_kombus_own_options_of_a_connection_pass() -> None:

@@ -789,7 +789,7 @@ def test_a_worker_of_a_misspelt_queue_is_refused(
     assert not caplog.records
     routed.worker(options=WorkerOptions(queues=("reports", "invoices", "tenant-7")))
     (warning,) = caplog.messages
-    assert warning.startswith("queue=tenant-7 is named by no job, route or setting")
+    assert warning.startswith("serves an unknown queue queue=tenant-7 reason=")
     listed = make_manager(queues={"default": ["defalt"]})
     listed.worker(options=WorkerOptions(queues=("defalt",)))
 
