@@ -12,7 +12,7 @@ import tomllib
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import pytest
 
@@ -104,6 +104,14 @@ def _shortened(version: str) -> str:
     return version.removesuffix(".0")
 
 
+_URLS: Final = {
+    "memory:": None,
+    "rq+redis://localhost": "rq",
+    "celery+amqp://localhost": "celery",
+    "dramatiq+redis://localhost": "dramatiq",
+}
+
+
 def test_a_frozen_application_without_metadata_finds_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = {each.name: each.value for each in metadata.distribution("anyjob").entry_points if each.group == GROUP}
 
@@ -115,8 +123,9 @@ def test_a_frozen_application_without_metadata_finds_the_backends(monkeypatch: p
         monkeypatch.setattr(metadata, function, missing)
     assert {each.name: each.value for each in installed_schemes().values()} == theirs
     check_versions("rq")
-    for url in ("memory:", "rq+redis://localhost", "celery+amqp://localhost", "dramatiq+redis://localhost"):
-        load_backend(BackendConfig(alias="main", url=url))
+    for url, library in _URLS.items():
+        if library is None or importlib.util.find_spec(library):
+            load_backend(BackendConfig(alias="main", url=url))
     monkeypatch.setitem(sys.modules, "anyjob_rq", None)
     with pytest.raises(BackendNotInstalledError, match="no package anyjob_rq. A frozen application"):
         load_backend(BackendConfig(alias="main", url="rq+redis://localhost"))
