@@ -487,10 +487,10 @@ def test_a_message_nested_too_deep_is_refused(serializer: JsonJobSerializer, bom
 
 def test_as_deep_as_can_be_is_taken_or_refused(serializer: JsonJobSerializer) -> None:
     refused = 0
-    for depth in range(850, 1050, 2):  # where Python's own stack begins to fail, one check after the other
+    for depth in (*range(850, 1050, 2), 200_000):  # where Python 3.11's own stack begins to fail, and any other's
         try:
             serializer.serialize(Nested(anything=_nested_lists(depth)), Nested)
         except InvalidArgsError:
             refused += 1
 
-    assert 0 < refused < 100
+    assert 0 < refused <= 100

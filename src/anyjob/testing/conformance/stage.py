@@ -158,7 +158,7 @@ class _ServerStage(Stage):
         for post in self._posts:
             post.worker.wait(timeout=30)
             code = post.worker.exit_code
-            self._complain(code not in (0, HANDED_BACK), f"a worker was stopped, and ended with {code}", post.worker)
+            self._complain(code not in _STOPPED, f"a worker was stopped, and ended with {code}", post.worker)
         self._see_to_orphans()
         for way in self._ways:
             way.close()
@@ -298,3 +298,7 @@ def _alive(pids: set[int]) -> set[int]:
     listed = subprocess.run(["ps", "-A", "-o", "pid=,stat="], capture_output=True, text=True, check=True).stdout  # noqa: S607
     states = dict(line.split(maxsplit=1) for line in listed.splitlines())
     return {pid for pid in pids if not states.get(str(pid), "Z").startswith("Z")}
+
+
+_STOPPED: Final = (0, HANDED_BACK, -signal.SIGTERM)
+"""What a worker ends with that is told to; the last, if it was started a moment ago and did not listen yet."""
