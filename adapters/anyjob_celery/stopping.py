@@ -14,7 +14,7 @@ from typing import Any
 
 from billiard import active_children
 from celery import bootsteps, signals
-from celery.worker.state import active_requests
+from celery.worker.state import active_requests, reserved_requests
 
 from anyjob.executor import JobExecutor
 from anyjob.log import JobLogger, log_event
@@ -100,7 +100,7 @@ class TellJobs(bootsteps.StartStopStep):
 
     def terminate(self, worker: Any) -> None:
         stop = worker.app.anyjob.stop
-        stop.handed_back = stop.handed_back or bool(active_requests)
+        stop.handed_back |= _holds_jobs()
         worker.exitcode = stop.exit_code
 
     def on_signal(self) -> None:
@@ -149,6 +149,7 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
         logger, logging.WARNING, "released", after=float(options.timeout), reason="the jobs that still run go back"
     )
     running = [each for each in active_requests if isinstance(each, JobRequest)]
+    options.stop.handed_back |= _holds_jobs()
     for child in active_children():
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
@@ -160,4 +161,12 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
         request.tell_released()
     options.executor.end_process()
     logging.shutdown()
-    os._exit(HANDED_BACK if running else 0)
+    os._exit(options.stop.exit_code)
+
+
+def _holds_jobs() -> bool:
+    """Whether jobs were given to the pool and are not settled. A child may have begun one before its word of that is
+    read, which a stop doesn't wait for; those that wait here for their time are none.
+    """
+    given = [each for each in reserved_requests if isinstance(each, JobRequest)]
+    return any(each in active_requests or not each.eta for each in given)
