@@ -19,7 +19,7 @@ from anyjob.store import JobFilter, JobState, StoredJob
 from anyjob.testing.probes.jobs import Probe
 from anyjob.testing.probes.journal import Journal, wait_until
 
-__all__ = ["CHORES", "JOBS", "PROBES", "SHORT", "BackendHarness", "WorkerHandle", "World"]
+__all__ = ["CHORES", "JOBS", "PROBES", "SHORT", "UNREACHABLE", "BackendHarness", "WorkerHandle", "World"]
 
 JOBS: Final = "anyjob.testing.probes.jobs"
 CHORES: Final = "anyjob.testing.probes.chores"
@@ -28,6 +28,8 @@ PROBES: Final = (JOBS, "anyjob.testing.probes.endings", CHORES)
 LOGS: Final = "anyjob.testing.probes.logs"
 """A module that sets up the log."""
 
+UNREACHABLE: Final = 4
+"""What `anyjob worker` ends with that meets no server at its start."""
 SHORT: Final[Mapping[str, Any]] = {"lease": 2.0, "stop_timeout": 10.0, "retry": {"max_tries": 2, "first_wait": 0.2}}
 """Settings of the kit's worlds: a crash shows soon. The defaults are proved by one slow test."""
 

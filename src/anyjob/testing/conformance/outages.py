@@ -13,14 +13,13 @@ import pytest
 from anyjob.errors import EnqueueError
 from anyjob.manager import JobManager
 from anyjob.testing.conformance.fixtures import KitFixtures, promised
-from anyjob.testing.conformance.harness import BackendHarness, World
+from anyjob.testing.conformance.harness import UNREACHABLE, BackendHarness, World
 from anyjob.testing.conformance.processes import ServerHarness, ServerWorld
 from anyjob.testing.probes.journal import wait_until
 
 __all__ = ["OutagesConformance"]
 
 BOUND = 5.0
-UNREACHABLE = 4
 
 
 class OutagesConformance(KitFixtures):

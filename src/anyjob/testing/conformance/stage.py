@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from anyjob.testing.conformance.harness import CHORES, JOBS, SHORT, BackendHarness, WorkerHandle, World
+from anyjob.testing.conformance.harness import CHORES, JOBS, SHORT, UNREACHABLE, BackendHarness, WorkerHandle, World
 from anyjob.testing.conformance.processes import ServerHarness, ServerWorld, WorkerProcess
 from anyjob.testing.conformance.proxy import Proxy
 from anyjob.testing.conformance.verdict import Fault
@@ -262,9 +262,12 @@ class _ServerStage(Stage):
         return fault
 
     def _see(self, post: _Post) -> None:
-        """Complain about a worker that is gone though nobody killed it."""
+        """Complain about a worker that is gone though nobody killed it; start one again that met no server."""
         code = post.worker.process.poll()
-        self._complain(code, f"a worker ended by itself, with {code}", post.worker)
+        if code == UNREACHABLE:  # it was started while its connection was cut
+            post.start()
+        else:
+            self._complain(code, f"a worker ended by itself, with {code}", post.worker)
 
     def _see_to_orphans(self) -> None:
         """Wait for those whose parent was killed to end as well; complain about the others, and kill them."""
@@ -300,5 +303,5 @@ def _alive(pids: set[int]) -> set[int]:
     return {pid for pid in pids if not states.get(str(pid), "Z").startswith("Z")}
 
 
-_STOPPED: Final = (0, HANDED_BACK, -signal.SIGTERM)
-"""What a worker ends with that is told to; the last, if it was started a moment ago and did not listen yet."""
+_STOPPED: Final = (0, HANDED_BACK, UNREACHABLE, -signal.SIGTERM)
+"""What a worker ends with that is told to; the last two, if it was started a moment ago."""
