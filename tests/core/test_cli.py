@@ -465,11 +465,11 @@ def hang() -> None:
 
 @background_job("toy.finish")
 def finish() -> None:
-    print("waiting to finish", flush=True)
+    os.write(1, b"waiting to finish\\n")  # at once: others write there as well
     pause = threading.Event()
     while not current_job().should_stop:
         pause.wait(0.01)
-    print("finished", flush=True)
+    os.write(1, b"finished\\n")
 
 
 def backend(config):
@@ -528,13 +528,16 @@ def start(toy: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> None:
+def read_until(process: subprocess.Popen[str], *texts: str) -> None:
+    """Read until each of the texts was seen, in any order."""
     assert process.stdout is not None
+    left = set(texts)
     for line in process.stdout:
         sys.stdout.write(line)  # pytest shows it if the test failed, by its time limit too
-        if text in line:
+        left -= {text for text in left if text in line}
+        if not left:
             return
-    pytest.fail(f"the worker ended without {text!r}")
+    pytest.fail(f"the worker ended without {left}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -631,7 +634,7 @@ def test_in_a_burst_of_several_backends_each_ends_for_itself(start: Start) -> No
     other = {"ANYJOB_BACKENDS__OTHER__URL": "toy:say,say,say", **queues}
     process = start("toy:finish", "--all", "--burst", "--max-jobs", "2", "-X", "bulk", "-c", "2", **other)
 
-    read_until(process, "INFO    ended backend=other code=0")  # and the one that still runs goes on
+    read_until(process, "waiting to finish", "INFO    ended backend=other code=0")  # and the first goes on
     process.terminate()
     read_until(process, "finished")
 
