@@ -38,7 +38,7 @@ from anyjob import (
 from anyjob.backend import BackendConfig
 from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.clock import deadline_in
-from anyjob.envelope import JobIds, count_loss_in, write_envelope
+from anyjob.envelope import JobIds, copy_id, count_loss_in, id_in, own_id, write_envelope
 from anyjob.outcome import Abandoned, Completed, Outcome
 from anyjob.store import JobClaim, JobPage, LostJob
 
@@ -151,18 +151,21 @@ class FolderStore(JobStore):
 
     def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         with self._lock():
-            free = [path for path, job in self._shown() if chosen.matches(job) and not path.startswith("held/")]
+            free = [path for path, _ in self._shown(chosen) if not path.startswith("held/")]
             return [self._hold(path, worker, lease, running=False) for path in sorted(free)[:limit]]
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
-        job_id = self._ids.new(self.clock.now())
+        new = self._ids.new(self.clock.now())
+        job_id = id_in(raw) or new
         with self._lock():
+            if job_id in {_id(name) for name in self._names("free", "held", "parked")}:
+                job_id = copy_id(job_id, new)
             self._park(raw, failure, job_id)
         return job_id
 
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         with self._lock():
-            shown = [(_number(path), job) for path, job in self._shown() if chosen.matches(job)]
+            shown = [(_number(path), job) for path, job in self._shown(chosen)]
         rest = [(number, job) for number, job in shown if number > int(cursor or 0)]
         page = rest[:limit]
         return JobPage([job for _, job in page], str(page[-1][0]) if len(rest) > limit else None)
@@ -170,7 +173,7 @@ class FolderStore(JobStore):
     def count(self) -> Mapping[JobState, int]:
         counts = dict.fromkeys(JobState, 0)
         with self._lock():
-            for _, job in self._shown():
+            for _, job in self._shown(JobFilter()):
                 counts[job.state] += 1
         return counts
 
@@ -231,10 +234,18 @@ class FolderStore(JobStore):
         file = self._folder / path
         return Record(file.read_bytes(), path) if path.startswith("free/") else _read(file)
 
-    def _shown(self) -> list[tuple[str, StoredJob]]:
-        """Return every file with what it shows, in the order in which they were written."""
+    def _shown(self, chosen: JobFilter) -> Iterator[tuple[str, StoredJob]]:
+        """Yield the files that are chosen with what they show, in the order in which they were written."""
         paths = [f"{folder}/{name}" for folder in ("free", "held", "parked") for name in self._names(folder)]
-        return [(path, self._show(path)) for path in sorted(paths, key=_number)]
+        taken = {*map(_id, paths)}
+        for path in sorted(paths, key=_number):
+            job = self._show(path)
+            own = own_id(job.id)
+            if own in (chosen.ids or ()) and own not in taken:  # a parked copy, and no other job has its id
+                taken.add(own)
+                job = replace(job, id=own)
+            if chosen.matches(job):
+                yield path, job
 
     def _show(self, path: str) -> StoredJob:
         record = self._record(path)

@@ -19,13 +19,18 @@ pytestmark = pytest.mark.timeout(90)
 
 @contextmanager
 def cut_at(mark: bytes, host: str, port: int) -> Iterator[tuple[int, threading.Event]]:
-    """Pass on to a server, but cut the first connection that sends `mark`; give the port, and what is set then."""
-    cut = threading.Event()
+    """Pass on to a server, but cut the second connection that sends `mark`; give the port, and what is set then.
 
-    def pass_on(source: socket.socket, target: socket.socket) -> None:
+    The first is that of `anyjob worker`, which asks whether the server answers before Celery begins.
+    """
+    asked, cut = set[socket.socket](), threading.Event()
+
+    def pass_on(client: socket.socket, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError), source, target:
             while data := source.recv(65536):
-                if mark in data and not cut.is_set():
+                if mark in data:
+                    asked.add(client)
+                if len(asked) > 1 and not cut.is_set():
                     cut.set()
                     target.shutdown(socket.SHUT_RDWR)
                     source.shutdown(socket.SHUT_RDWR)
@@ -38,7 +43,7 @@ def cut_at(mark: bytes, host: str, port: int) -> Iterator[tuple[int, threading.E
                 client = opened.enter_context(listening.accept()[0])
                 server = opened.enter_context(socket.create_connection((host, port)))
                 for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=pass_on, args=(source, target), daemon=True).start()
+                    threading.Thread(target=pass_on, args=(client, source, target), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=accept)

@@ -95,6 +95,7 @@ def test_capabilities_are_told() -> None:
         "moves jobs away": "waiting, scheduled, abandoned",
         "what is moved here is here": "once",
         "counts exactly": "every state",
+        "a worker ends by itself (`burst`, `max_jobs`)": "yes",
         "survives the process": "yes",
         "survives a server restart": "yes",
         "runs again after a crash, within": "41 s",
