@@ -20,6 +20,7 @@ from anyjob.children import start_child
 from anyjob_dramatiq.lifecycle import UP_VARIABLE
 
 _KILLED: Final = 1  # what Dramatiq ends with when a process of it was killed; more is wrong usage, or a failed import
+_TOLD_EARLY: Final = (_KILLED, -signal.SIGTERM, -signal.SIGINT)  # ... when it, or a process of it, did not listen yet
 _LIVED: Final = 30.0
 _LONGEST_PAUSE: Final = 30.0
 
@@ -48,6 +49,8 @@ class Supervisor:
             code = self._run_once()
             was_up = self._up.exists()
             self._up.unlink(missing_ok=True)
+            if self._stopping and not was_up and code in _TOLD_EARLY:
+                return 0
             if self._stopping or not (was_up or code in (_KILLED, -signal.SIGKILL)):
                 return code
             pause = 0.0 if time.monotonic() - begun > _LIVED else min(2 * pause + 0.5, _LONGEST_PAUSE)
