@@ -6,7 +6,7 @@ import gzip
 import json
 import ssl
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import trustme
 
-__all__ = ["SentryServer", "sentry_server"]
+__all__ = ["SentryServer", "error_of", "sentry_server", "trace_of"]
 
 
 class SentryServer:
@@ -83,3 +83,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
+
+
+def trace_of(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return to which trace an event belongs, and how its span ended."""
+    trace: Mapping[str, Any] = event["contexts"]["trace"]
+    return trace
+
+
+def error_of(event: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return transaction, type, message, and the function that raised, of an event with one error."""
+    (error,) = event["exception"]["values"]
+    frame = error["stacktrace"]["frames"][-1]
+    return event["transaction"], error["type"], error["value"], frame["function"]

@@ -1,4 +1,4 @@
-"""What RabbitMQ can do for the jobs in our own queues, and which queues there are."""
+"""The capabilities of our own queues on RabbitMQ, and the list of these queues."""
 
 from __future__ import annotations
 

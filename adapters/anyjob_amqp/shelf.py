@@ -26,7 +26,7 @@ from anyjob.error_text import describe_error
 from anyjob.errors import EnqueueError, EnvelopeError, InvalidOptionError
 from anyjob.outcome import JobFailure
 from anyjob.shelf import JobShelf, TakenJob
-from anyjob.store import JobFilter, JobPage, JobState, StoredJob
+from anyjob.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
 from anyjob_amqp.links import AMQP_ERRORS, Links, translated
 from anyjob_amqp.notes import is_away
 from anyjob_amqp.publisher import Parcel, Publisher
@@ -237,24 +237,13 @@ def _acknowledge(held: Sequence[_TakenMessage]) -> bool:
     return True
 
 
-class _Cursor(Struct, frozen=True, array_like=True):
+class _Cursor(PageCursor, frozen=True):
     """Where a page ended. Numbers would not do: the caller may take off what was shown, and others do as well."""
 
     last: str = ""
     """The key of what was shown last."""
     following: str = ""
     """The key of what came next; where neither is there any more, all is come past again."""
-
-    @classmethod
-    def parse(cls, text: str | None) -> _Cursor | None:
-        """Return the cursor that a page gave out, or None if none did."""
-        try:
-            return cls() if text is None else msgspec.json.decode(text, type=cls)
-        except UNREADABLE:
-            return None
-
-    def text(self) -> str:
-        return msgspec.json.encode(self).decode()
 
 
 class _ParkedReader:

@@ -90,7 +90,7 @@ class Place:
     name: str
     declarations: Declarations = field(compare=False)
     note: Note | None = field(default=None, compare=False)
-    """What must be noted before."""
+    """The note to be written before anything is published there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What tracers take for granted of a publish by Celery, which we have to imitate: more than Celery promises.
+"""Imitates a publish by Celery for tracers, which rely on more than Celery promises.
 
 tests/test_private_parts.py says when an upgrade changes any of it.
 """

@@ -1,4 +1,4 @@
-"""What Celery tells of a publish, for those who listen: tracers put their headers into the message there."""
+"""Sends the signals of a publish by Celery. Tracers put their headers into the message there."""
 
 from __future__ import annotations
 

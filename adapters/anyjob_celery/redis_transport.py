@@ -41,7 +41,7 @@ class TransportPart(Struct, frozen=True):
         return type(self).__qualname__
 
     __json__ = __repr__
-    """What Celery tells of it, with its settings (`inspect stats`, Flower)."""
+    """Its form among the settings that `inspect stats` and Flower show."""
 
 
 class _Taken(Struct, frozen=True):

@@ -43,7 +43,7 @@ class StopFlag(threading.Event):
 
     @property
     def exit_code(self) -> int:
-        """What a worker that was stopped ends with."""
+        """The exit code of a stopped worker."""
         return HANDED_BACK if self.handed_back else 0
 
     def is_set(self) -> bool:

@@ -28,7 +28,7 @@ LED_TO: Final = "anyjob_led_to"
 
 
 class LedTo(Struct):
-    """What a job led to, and the headers that tracers added to what goes back, if they heard of that."""
+    """The outcome of a job, and the headers that tracers added to the message that goes back, if they heard of it."""
 
     outcome: Outcome | None = None
     added: Mapping[str, Any] | None = None

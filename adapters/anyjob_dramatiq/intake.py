@@ -78,7 +78,7 @@ class JobIntake:
         self.over = threading.Event()
         """Set when the time to stop is up: whoever still waits for the server gives up."""
         self.running: set[Delivery] = set()
-        """What jobs run now, each in a thread."""
+        """The deliveries whose jobs run now, each in a thread."""
         self.handed_back = False
         """Whether something that ran went back, for the worker stops."""
         self._begun = False

@@ -8,18 +8,16 @@ from dataclasses import replace as replaced
 from itertools import groupby, islice
 from typing import Any, Final
 
-import msgspec
-from msgspec import Struct
 from redis.exceptions import ResponseError
 
 from anyjob.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.clock import Clock
-from anyjob.envelope import UNREADABLE, JobEnvelope
+from anyjob.envelope import JobEnvelope
 from anyjob.errors import InvalidOptionError
 from anyjob.log import JobLogger
 from anyjob.outcome import JobFailure
 from anyjob.shelf import JobShelf, TakenJob
-from anyjob.store import JobFilter, JobPage, JobState, StoredJob
+from anyjob.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Places, Section, Seen
@@ -147,22 +145,11 @@ class _TakenJob(TakenJob):
         return self.acknowledge()
 
 
-class _Cursor(Struct, frozen=True, array_like=True):
+class _Cursor(PageCursor, frozen=True):
     """How far a walk has come: past the job at this position of this section."""
 
     section: str = ""
     position: str = ""
-
-    @classmethod
-    def parse(cls, text: str | None) -> _Cursor | None:
-        """Return the cursor that a page gave out, or None if none did."""
-        try:
-            return cls() if text is None else msgspec.json.decode(text, type=cls)
-        except UNREADABLE:
-            return None
-
-    def text(self) -> str:
-        return msgspec.json.encode(self).decode()
 
 
 def _matching(every: Iterable[Places], chosen: JobFilter, after: _Cursor) -> Iterator[tuple[_Cursor, Seen]]:

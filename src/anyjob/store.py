@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Self
 
+import msgspec
 from msgspec import Struct
 
 from anyjob.clock import Clock
-from anyjob.envelope import JobEnvelope, read_envelope
+from anyjob.envelope import UNREADABLE, JobEnvelope, read_envelope
 from anyjob.errors import EnvelopeError, InvalidOptionError, did_you_mean, shown
 from anyjob.outcome import JobFailure, Outcome
 from anyjob.plain import plain_text, plain_texts
 
-__all__ = ["JobClaim", "JobFilter", "JobPage", "JobState", "JobStore", "LostJob", "StoredJob"]
+__all__ = ["JobClaim", "JobFilter", "JobPage", "JobState", "JobStore", "LostJob", "PageCursor", "StoredJob"]
 
 
 class JobState(StrEnum):
@@ -59,6 +60,22 @@ class JobPage(Struct, frozen=True):
 
     jobs: Sequence[StoredJob]
     cursor: str | None
+
+
+class PageCursor(Struct, frozen=True, array_like=True):
+    """Base of the cursors of a shelf that goes on from more than a number: its fields, which have defaults, as text."""
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self | None:
+        """Return the cursor that a page gave out, the first one for None; None for a text that no page gave out."""
+        try:
+            return cls() if text is None else msgspec.json.decode(text, type=cls)
+        except UNREADABLE:
+            return None
+
+    def text(self) -> str:
+        """Return the cursor for a page."""
+        return msgspec.json.encode(self).decode()
 
 
 class JobClaim(Struct, frozen=True, gc=False):

@@ -9,12 +9,12 @@ import urllib.request
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from dramatiq_worlds import dramatiq_redis_harness
 from prometheus_client.parser import text_string_to_metric_families
-from sentry_server import sentry_server
+from sentry_server import error_of, sentry_server, trace_of
 from servers import free_port
 
 from anyjob.testing.conformance import ServerWorld
@@ -85,15 +85,15 @@ def test_a_job_is_seen_as_an_actor_is(tmp_path: Path, monkeypatch: pytest.Monkey
     finally:
         harness.close()
 
-    assert Counter(map(_told, sentry.errors)) == {
+    assert Counter(map(error_of, sentry.errors)) == {
         ("watched.fails", "LookupError", "no 1", "fail"): 2,
         ("native.fails", "LookupError", "no 1", "fail"): 1,
         ("watched.fails-twice", "LookupError", "no 2", "fail"): 4,
         ("native.fails-twice", "LookupError", "no 2", "fail"): 2,
     }
-    (sent,) = {_trace(each)["trace_id"] for each in sentry.transactions if each["transaction"] == "checkout"}
+    (sent,) = {trace_of(each)["trace_id"] for each in sentry.transactions if each["transaction"] == "checkout"}
     ended = Counter(
-        (each["transaction"], _trace(each).get("status"), _trace(each)["trace_id"] == sent)
+        (each["transaction"], trace_of(each).get("status"), trace_of(each)["trace_id"] == sent)
         for each in sentry.transactions
     )
     assert ended == {
@@ -148,14 +148,3 @@ class _Page:
             and not each.name.endswith("_created")
             and not each.labels["queue_name"].endswith(".DQ")
         }
-
-
-def _trace(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    trace: Mapping[str, Any] = event["contexts"]["trace"]
-    return trace
-
-
-def _told(event: Mapping[str, Any]) -> tuple[str, ...]:
-    (error,) = event["exception"]["values"]
-    frame = error["stacktrace"]["frames"][-1]
-    return event["transaction"], error["type"], error["value"], frame["function"]

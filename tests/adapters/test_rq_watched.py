@@ -6,13 +6,12 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from rq_world import World
-from sentry_server import sentry_server
+from sentry_server import error_of, sentry_server, trace_of
 from servers import redis_url
 
 from anyjob import JobState
@@ -68,19 +67,19 @@ def test_a_job_is_reported_as_a_native_one_is(tmp_path: Path) -> None:
         worker.terminate()
         assert worker.wait() == 0
 
-    (trace,) = {_trace(each)["trace_id"] for each in sentry.transactions if each["transaction"] == "checkout"}
-    assert {_trace(each)["trace_id"] for each in (*sentry.errors, *sentry.transactions)} == {trace}
+    (trace,) = {trace_of(each)["trace_id"] for each in sentry.transactions if each["transaction"] == "checkout"}
+    assert {trace_of(each)["trace_id"] for each in (*sentry.errors, *sentry.transactions)} == {trace}
     ours = [each for each in sentry.errors if each["transaction"].startswith("watched.")]
-    assert Counter(map(_told, ours)) == {
+    assert Counter(map(error_of, ours)) == {
         **{("watched.fails", "LookupError", f"no {number}", "fail"): 1 for number in range(COUNT)},
         ("watched.fails-twice", "LookupError", "no 0", "fail"): 1,
     }
     theirs = [each for each in sentry.errors if each not in ours]
-    assert Counter(map(_told, theirs)) == {("watched_jobs.fail", "LookupError", "no 0", "fail"): 2}
+    assert Counter(map(error_of, theirs)) == {("watched_jobs.fail", "LookupError", "no 0", "fail"): 2}
     assert {each["extra"]["rq-job"]["func"] == each["transaction"] for each in theirs} == {True}
     assert {each["extra"]["job_name"] == each["transaction"] for each in ours} == {True}  # Sentry cuts it to ten keys
 
-    ended = Counter((each["transaction"], _trace(each).get("status")) for each in sentry.transactions)
+    ended = Counter((each["transaction"], trace_of(each).get("status")) for each in sentry.transactions)
     native = {name: status for name, status in ended if name.startswith("watched_jobs.")}
     assert ended == {
         ("checkout", None): 1,
@@ -90,14 +89,3 @@ def test_a_job_is_reported_as_a_native_one_is(tmp_path: Path) -> None:
         ("watched_jobs.work", native["watched_jobs.work"]): 1,
         ("watched_jobs.fail", native["watched_jobs.fail"]): 3,
     }
-
-
-def _trace(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    trace: Mapping[str, Any] = event["contexts"]["trace"]
-    return trace
-
-
-def _told(event: Mapping[str, Any]) -> tuple[str, ...]:
-    (error,) = event["exception"]["values"]
-    frame = error["stacktrace"]["frames"][-1]
-    return event["transaction"], error["type"], error["value"], frame["function"]

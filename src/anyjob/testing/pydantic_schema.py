@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from anyjob.pydantic_models import is_pydantic_model
 
-__all__ = ["ANY_KEY", "pydantic_schema"]
+__all__ = ["ANY_KEY", "BOUNDS", "pydantic_schema"]
 
 
 def pydantic_schema(cls: Any) -> dict[str, Any]:
@@ -64,12 +64,16 @@ def _plain(limit: Any) -> Any:
 ANY_KEY: Final[tuple[Mapping[str, Any], ...]] = ({}, {"type": "string"})
 _INSTEAD: Final = {"decimal": {"type": "string", "format": "decimal"}}
 _UNLIMITED: Final = ("decimal", "date", "datetime", "time", "timedelta")
-_LIMITS: Final = {
+BOUNDS: Final[Mapping[str, str]] = {
     "ge": "minimum",
     "gt": "exclusiveMinimum",
     "le": "maximum",
     "lt": "exclusiveMaximum",
     "multiple_of": "multipleOf",
+}
+"""The names in JSON Schema of the bounds that msgspec and pydantic call alike."""
+_LIMITS: Final = {
+    **BOUNDS,
     "max_digits": "maxDigits",
     "decimal_places": "decimalPlaces",
     "tz_constraint": "tz",

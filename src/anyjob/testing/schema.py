@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import inspect
 
 from anyjob.pydantic_models import is_pydantic_dataclass, is_pydantic_model
-from anyjob.testing.pydantic_schema import ANY_KEY, pydantic_schema
+from anyjob.testing.pydantic_schema import ANY_KEY, BOUNDS, pydantic_schema
 
 __all__ = ["schema_of"]
 
@@ -134,11 +134,7 @@ def _said(values: Mapping[str, Any]) -> dict[str, Any]:
 _LEFT_OUT: Final = frozenset({"title", "description", "default", "examples", "discriminator", "$defs"})
 
 _LIMITS: Final = {
-    "ge": "minimum",
-    "gt": "exclusiveMinimum",
-    "le": "maximum",
-    "lt": "exclusiveMaximum",
-    "multiple_of": "multipleOf",
+    **BOUNDS,
     "min_length": "minLength",
     "max_length": "maxLength",
     "pattern": "pattern",
