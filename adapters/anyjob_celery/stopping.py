@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 import threading
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -14,6 +15,7 @@ from typing import Any
 
 from billiard import active_children
 from celery import bootsteps, signals
+from celery.worker.request import Request
 from celery.worker.state import active_requests, reserved_requests
 
 from anyjob.executor import JobExecutor
@@ -100,7 +102,7 @@ class TellJobs(bootsteps.StartStopStep):
 
     def terminate(self, worker: Any) -> None:
         stop = worker.app.anyjob.stop
-        stop.handed_back |= _holds_jobs()
+        stop.handed_back |= bool(_held())
         worker.exitcode = stop.exit_code
 
     def on_signal(self) -> None:
@@ -148,8 +150,8 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
     log_event(
         logger, logging.WARNING, "released", after=float(options.timeout), reason="the jobs that still run go back"
     )
-    running = [each for each in active_requests if isinstance(each, JobRequest)]
-    options.stop.handed_back |= _holds_jobs()
+    held = _held()
+    options.stop.handed_back |= bool(held)
     for child in active_children():
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
@@ -157,16 +159,25 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
         options.backend.give_back_held()
     except Exception:
         logger.exception("what is held comes back when the broker misses this worker")
-    for request in running:
+    for request in held:
         request.tell_released()
     options.executor.end_process()
     logging.shutdown()
     os._exit(options.stop.exit_code)
 
 
-def _holds_jobs() -> bool:
-    """Whether jobs were given to the pool and are not settled. A child may have begun one before its word of that is
-    read, which a stop doesn't wait for; those that wait here for their time are none.
+def _held() -> Sequence[JobRequest]:
+    """Return the jobs that were given to the pool and are not settled; those that wait here for their time are none.
+
+    A child may have begun one of those that are only reserved: its word of that is not read yet, which a stop doesn't
+    wait for. Celery before 5.7 empties the set of the reserved at a stop, though they run.
     """
-    given = [each for each in reserved_requests if isinstance(each, JobRequest)]
-    return any(each in active_requests or not each.eta for each in given)
+    found = {*_all_of(active_requests), *(each for each in _all_of(reserved_requests) if not each.eta)}
+    return [each for each in found if isinstance(each, JobRequest)]
+
+
+def _all_of(requests: Iterable[Request]) -> Sequence[Request]:
+    """Return what is in a set that the main thread may change meanwhile."""
+    while True:
+        with suppress(RuntimeError):  # changed during the iteration
+            return tuple(requests)

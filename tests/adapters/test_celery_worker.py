@@ -106,19 +106,18 @@ def test_the_exit_code_tells_what_ctrl_c_did(open_world: Open) -> None:
 def test_a_stop_waits_for_what_was_given_to_a_child(open_world: Open) -> None:
     world = open_world(stop_timeout=20)
     worker = world.start_worker()
-    world.enqueue("first")
-    (first,) = world.journal.wait(1)
-    log = next(world.folder.glob("worker-*.log"))
-    wait_until(lambda: " succeeded in " in log.read_text(), what="the first to be settled")
+    world.manager.enqueue(FailingOnce(str(world.journal.path), "first"))
+    (first,) = world.journal.wait(1, "begin")
+    world.wait_parked()  # the child has said all that it has to say of the first
     os.kill(first.pid, signal.SIGSTOP)  # busy elsewhere: it doesn't say that it begins
     world.enqueue("second")
-    wait_until(lambda: log.read_text().count(" received") == 2, what="the second to be given to it")
+    wait_until(lambda: worker.log.read_text().count(" received") == 2, what="the second to be given to it")
     worker.terminate()
-    wait_until(lambda: "Warm shutdown" in log.read_text(), what="the stop")
+    wait_until(lambda: "Warm shutdown" in worker.log.read_text(), what="the stop")
     os.kill(first.pid, signal.SIGCONT)
     worker.wait(timeout=10)
     assert world.journal.begun() == ["first", "second"]
-    wait_until(lambda: not any(world.manager.shelf().count().values()), what="nothing to be left")
+    wait_until(lambda: sum(world.manager.shelf().count().values()) == 1, what="only what is parked to be left")
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
