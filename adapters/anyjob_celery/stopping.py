@@ -147,9 +147,6 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
     told.get()
     if threading.Event().wait(options.timeout):
         return
-    log_event(
-        logger, logging.WARNING, "released", after=float(options.timeout), reason="the jobs that still run go back"
-    )
     held = _held()
     options.stop.handed_back |= bool(held)
     for child in active_children():
@@ -160,6 +157,7 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
     except Exception:
         logger.exception("what is held comes back when the broker misses this worker")
     for request in held:
+        log_event(logger, logging.WARNING, "released", id=request.id, reason="it still ran")
         request.tell_released()
     options.executor.end_process()
     logging.shutdown()

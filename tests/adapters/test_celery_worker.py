@@ -140,15 +140,23 @@ def test_a_job_that_outlasts_the_stop_goes_back(open_world: Open, pool: str) -> 
     world = open_world({"pool": pool}, stop_timeout=0.3)
     worker = world.start_worker()
     gate = world.new_gate()
-    world.manager.enqueue(world.probe("a", gate=str(gate)))
+    job_id = world.manager.enqueue(world.probe("a", gate=str(gate)))
     world.journal.wait(1, "begin")
     assert worker.stop() == HANDED_BACK
+    assert f"released id={job_id} " in worker.said()
     gate.touch()
     world.start_worker()
     world.journal.wait(2, "begin")
     again = world.journal.entries("begin")[-1]
     # RabbitMQ marks whatever comes back; on Redis we do, and only what was lost.
     assert again.lost_count == (0 if isinstance(world.manager.backend(), OwnCeleryBackend) and on_redis(world) else 1)
+
+
+def test_a_stop_in_no_time_releases_nothing_if_nothing_runs(open_world: Open) -> None:
+    worker = open_world(stop_timeout=0.01).start_worker()  # less than Celery needs to end
+    wait_until(lambda: " ready." in worker.log.read_text(), what="the worker")
+    assert worker.stop() == 0
+    assert "released" not in worker.said()
 
 
 def on_redis(world: ServerWorld) -> bool:
