@@ -16,8 +16,8 @@ from celery import Celery
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
 
-from anyjob.backend import BackendConfig
-from anyjob.loader import load_backend
+from anyjob.seams.backend import BackendConfig
+from anyjob.settings.loader import load_backend
 
 ROOT: Final = Path(__file__).parents[1]
 

@@ -20,11 +20,11 @@ from redis import Redis
 from servers import redis_url
 
 from anyjob import JobEnvelope, JobFilter, JobPriority, JobState
-from anyjob.backend import BackendConfig
-from anyjob.envelope import write_envelope
-from anyjob.loader import load_backend
-from anyjob.natives import NativeJob, NativeMessage
-from anyjob.shelf import JobShelf
+from anyjob.base.envelope import write_envelope
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.natives import NativeJob, NativeMessage
+from anyjob.settings.loader import load_backend
 from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until
 from anyjob_celery.existing import ExistingCeleryBackend

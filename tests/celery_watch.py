@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
 from anyjob import current
-from anyjob.manager import JobManager
+from anyjob.send.manager import JobManager
 
 
 class _ToFile(SpanExporter):

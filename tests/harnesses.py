@@ -16,8 +16,8 @@ from rq import Callback, Queue
 from servers import RedisHarness
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobPriority, JobStore, StoreBackend
-from anyjob.backend import BackendConfig
-from anyjob.store_backend import memory_backend
+from anyjob.seams.backend import BackendConfig
+from anyjob.stores.store_backend import memory_backend
 from anyjob.testing.conformance import InProcessHarness, ServerWorld
 from anyjob_rq.frame import ENTRY, EnvelopeSerializer
 from anyjob_rq.names import Names

@@ -14,16 +14,16 @@ from anyjob import (
     StoreBackend,
     background_job,
 )
-from anyjob.backend import JobBackend
-from anyjob.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.clock import SystemClock
-from anyjob.envelope import JobEnvelope
+from anyjob.base.clock import SystemClock
+from anyjob.base.envelope import JobEnvelope
+from anyjob.define.registry import JobConfiguration
 from anyjob.migration import MigrationOptions, MigrationReport
-from anyjob.natives import NativeMessage, ReadNative
-from anyjob.outcome import JobFailure
-from anyjob.registry import JobConfiguration
-from anyjob.shelf import JobShelf, TakenJob
-from anyjob.store import JobFilter, JobPage, JobState, StoredJob
+from anyjob.seams.backend import JobBackend
+from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
+from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.natives import NativeMessage, ReadNative
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobFilter, JobPage, JobState, StoredJob
 from anyjob.testing.clock import FakeClock
 
 __all__ = ["NOW", "Jobs", "message"]

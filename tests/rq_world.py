@@ -16,10 +16,10 @@ import redis
 import rq_jobs
 
 from anyjob import JobManager
-from anyjob.backend import BackendConfig, NativeCommand
 from anyjob.current import default_registry
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import BackendConfig, NativeCommand
 from anyjob.testing.probes.journal import wait_until
-from anyjob.worker import WorkerOptions
 from anyjob_rq import RQBackend
 
 HERE = Path(__file__).parent

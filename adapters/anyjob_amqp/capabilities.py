@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator
 from datetime import timedelta
 from typing import Final
 
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.envelope import QUEUE_NAME
-from anyjob.store import JobState
+from anyjob.base.envelope import QUEUE_NAME
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
+from anyjob.seams.store import JobState
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.notes import noted_names

@@ -11,9 +11,9 @@ from amqp import Message
 from amqp.exceptions import NotFound
 from msgspec import Struct
 
-from anyjob.backend import MoveMemory
-from anyjob.envelope import UNREADABLE
-from anyjob.errors import EnqueueError
+from anyjob.base.envelope import UNREADABLE
+from anyjob.base.errors import EnqueueError
+from anyjob.seams.backend import MoveMemory
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.topology import AmqpNames

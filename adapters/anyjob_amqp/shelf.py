@@ -19,14 +19,14 @@ from amqp import Message
 from amqp.exceptions import NotFound
 from msgspec import Struct
 
-from anyjob.capabilities import ALL_STATES, Capabilities
-from anyjob.clock import Clock
-from anyjob.envelope import UNREADABLE, JobEnvelope, JobIds, copy_id, id_in, read_envelope
-from anyjob.error_text import describe_error
-from anyjob.errors import EnqueueError, EnvelopeError, InvalidOptionError
-from anyjob.outcome import JobFailure
-from anyjob.shelf import JobShelf, TakenJob
-from anyjob.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
+from anyjob.base.clock import Clock
+from anyjob.base.envelope import UNREADABLE, JobEnvelope, JobIds, copy_id, id_in, read_envelope
+from anyjob.base.error_text import describe_error
+from anyjob.base.errors import EnqueueError, EnvelopeError, InvalidOptionError
+from anyjob.seams.capabilities import ALL_STATES, Capabilities
+from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
 from anyjob_amqp.links import AMQP_ERRORS, Links, translated
 from anyjob_amqp.notes import is_away
 from anyjob_amqp.publisher import Parcel, Publisher

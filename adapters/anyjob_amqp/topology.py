@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from anyjob.envelope import JobPriority
+from anyjob.base.envelope import JobPriority
 
 __all__ = [
     "JOB_QUEUE",

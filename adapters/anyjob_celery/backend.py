@@ -11,15 +11,15 @@ from datetime import timedelta
 from threading import Event
 from typing import Any, Final
 
-from anyjob.backend import BackendConfig, JobBackend, NativeCommand
-from anyjob.capabilities import Capabilities
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import ConfigurationError, UnsupportedCapabilityError, did_you_mean
-from anyjob.executor import JobExecutor
-from anyjob.natives import ReadNative
-from anyjob.outcome import Deferred, Outcome, Retry
-from anyjob.shelf import JobShelf
-from anyjob.worker import WorkerOptions
+from anyjob.base.envelope import JobEnvelope
+from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError, did_you_mean
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
+from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.natives import ReadNative
+from anyjob.seams.outcome import Deferred, Outcome, Retry
 from anyjob_celery.publishing import Publication
 from anyjob_celery.safety import REFUSED, REMOTE_CONTROL
 

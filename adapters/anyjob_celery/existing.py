@@ -13,18 +13,18 @@ import msgspec
 from celery import Celery
 from kombu.exceptions import KombuError
 
-from anyjob.backend import BackendConfig, NativeCommand, send_one_by_one
-from anyjob.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
-from anyjob.envelope import JobEnvelope, write_envelope
-from anyjob.error_text import describe_error
-from anyjob.errors import ConfigurationError, EnqueueError
-from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger, log_event
-from anyjob.natives import ReadNative
-from anyjob.shelf import JobShelf
-from anyjob.store import JobState
-from anyjob.urls import read_object_url
-from anyjob.worker import WorkerOptions
+from anyjob.base.envelope import JobEnvelope, write_envelope
+from anyjob.base.error_text import describe_error
+from anyjob.base.errors import ConfigurationError, EnqueueError
+from anyjob.base.log import JobLogger, log_event
+from anyjob.base.urls import read_object_url
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import BackendConfig, NativeCommand, send_one_by_one
+from anyjob.seams.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.natives import ReadNative
+from anyjob.seams.store import JobState
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.existing_amqp import AppOnAmqp
 from anyjob_celery.existing_queues import AppQueues, read_natives

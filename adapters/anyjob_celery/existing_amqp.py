@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from amqp import Message
 
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import Capabilities, Quality
-from anyjob.envelope import JobEnvelope
-from anyjob.shelf import JobShelf
-from anyjob.store import JobState, StoredJob
+from anyjob.base.envelope import JobEnvelope
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import Capabilities, Quality
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.store import JobState, StoredJob
 from anyjob_amqp import (
     LEVELS,
     NATIVES_CAN,

@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.shelf import JobShelf
-from anyjob.store import JobState, StoredJob
+from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.store import JobState, StoredJob
 from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.native_messages import CarriedMessage

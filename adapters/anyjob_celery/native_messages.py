@@ -14,8 +14,8 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
-from anyjob.envelope import UNREADABLE
-from anyjob.natives import NativeMessage
+from anyjob.base.envelope import UNREADABLE
+from anyjob.seams.natives import NativeMessage
 
 __all__ = ["CarriedMessage", "call_in"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from amqp import Message
 
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import Quality
-from anyjob.envelope import JobEnvelope, write_envelope
+from anyjob.base.envelope import JobEnvelope, write_envelope
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import Quality
 from anyjob_amqp import (
     JOB_QUEUE,
     LEVELS,

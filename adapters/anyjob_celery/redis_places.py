@@ -8,9 +8,9 @@ from functools import partial
 from itertools import count
 from typing import Final
 
-from anyjob.envelope import JobIds, read_envelope
-from anyjob.errors import EnvelopeError
-from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob.base.envelope import JobIds, read_envelope
+from anyjob.base.errors import EnvelopeError
+from anyjob.seams.store import JobFilter, JobState, StoredJob
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.redis_messages import RedisMessages
 from anyjob_celery.redis_scripts import MARK

@@ -17,10 +17,10 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Terminated
 from celery.worker.state import task_ready
 
-from anyjob.errors import EnqueueError, JobTimeLimitError
-from anyjob.log import FENCED, JobLogger, log_event
-from anyjob.outcome import Outcome
-from anyjob.retry import GiveUp
+from anyjob.base.errors import EnqueueError, JobTimeLimitError
+from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.define.retry import GiveUp
+from anyjob.seams.outcome import Outcome
 from anyjob_celery.private import RequestParts
 from anyjob_celery.tracing import added_in, error_in, outcome_in
 

@@ -18,9 +18,9 @@ from celery import bootsteps, signals
 from celery.worker.request import Request
 from celery.worker.state import active_requests, reserved_requests
 
-from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger, log_event
-from anyjob.worker import HANDED_BACK
+from anyjob.base.log import JobLogger, log_event
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import HANDED_BACK
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.private import is_told_to_end
 from anyjob_celery.request import JobRequest

@@ -14,9 +14,9 @@ from kombu.utils.encoding import safe_repr
 from msgspec import Struct
 from msgspec.structs import replace
 
-from anyjob.log import JobLogger, log_event
-from anyjob.outcome import Abandoned, Completed, Outcome
-from anyjob.outcome import Retry as RetryOutcome
+from anyjob.base.log import JobLogger, log_event
+from anyjob.seams.outcome import Abandoned, Completed, Outcome
+from anyjob.seams.outcome import Retry as RetryOutcome
 from anyjob_celery.private import TaskParts, Tracer
 
 __all__ = ["LED_TO", "LedTo", "TracedTask", "added_in", "error_in", "outcome_in"]

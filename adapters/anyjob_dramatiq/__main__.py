@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Final
 
-from anyjob.children import start_child
+from anyjob.base.children import start_child
 from anyjob_dramatiq.lifecycle import UP_VARIABLE
 
 _KILLED: Final = 1  # what Dramatiq ends with when a process of it was killed; more is wrong usage, or a failed import

@@ -11,8 +11,8 @@ from typing import Any
 import amqp
 from dramatiq import Message
 
-from anyjob.backend import BackendConfig
-from anyjob.envelope import JobEnvelope
+from anyjob.base.envelope import JobEnvelope
+from anyjob.seams.backend import BackendConfig
 from anyjob_amqp import (
     LEVELS,
     AmqpNames,

@@ -16,9 +16,9 @@ from dramatiq import Message
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
-from anyjob.error_text import describe_error
-from anyjob.errors import EnqueueError
-from anyjob.log import JobLogger, log_event
+from anyjob.base.error_text import describe_error
+from anyjob.base.errors import EnqueueError
+from anyjob.base.log import JobLogger, log_event
 from anyjob_amqp import AmqpAddress, fault_in
 from anyjob_dramatiq.amqp_again import KnownDeliveries
 from anyjob_dramatiq.amqp_parameters import parameters_of

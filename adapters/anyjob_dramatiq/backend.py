@@ -17,15 +17,15 @@ from typing import Any, Final
 from dramatiq import Broker, Message, Middleware
 from dramatiq.middleware import Retries
 
-from anyjob.backend import BackendConfig, JobBackend, NativeCommand
-from anyjob.envelope import JobEnvelope, read_envelope
-from anyjob.errors import ConfigurationError, UnsupportedCapabilityError
-from anyjob.executor import JobExecutor
-from anyjob.forks import in_each_process
-from anyjob.log import JobLogger, log_event
-from anyjob.natives import ReadNative
-from anyjob.shelf import JobShelf
-from anyjob.worker import WorkerOptions
+from anyjob.base.envelope import JobEnvelope, read_envelope
+from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError
+from anyjob.base.forks import in_each_process
+from anyjob.base.log import JobLogger, log_event
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.natives import ReadNative
 from anyjob_dramatiq.broker import JobBroker
 from anyjob_dramatiq.frame import pack
 from anyjob_dramatiq.intake import JobIntake, JobSource

@@ -13,15 +13,15 @@ from dramatiq.common import q_name
 from dramatiq.encoder import PickleEncoder
 from dramatiq.errors import DramatiqError
 
-from anyjob.backend import BackendConfig, send_one_by_one
-from anyjob.envelope import JobEnvelope, write_envelope
-from anyjob.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError
-from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger, log_event
-from anyjob.natives import ReadNative
-from anyjob.shelf import JobShelf
-from anyjob.urls import read_object_url
-from anyjob.worker import WorkerOptions
+from anyjob.base.envelope import JobEnvelope, write_envelope
+from anyjob.base.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError
+from anyjob.base.log import JobLogger, log_event
+from anyjob.base.urls import read_object_url
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import BackendConfig, send_one_by_one
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.natives import ReadNative
 from anyjob_dramatiq.backend import DramatiqBackend, load_object
 from anyjob_dramatiq.broker import ACTOR_OPTIONS
 from anyjob_dramatiq.existing_shelves import actor_of, existing_broker, queue_of

@@ -11,13 +11,13 @@ from typing import Any, Final
 from dramatiq import Broker
 from dramatiq.common import dq_name, q_name
 
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
-from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.errors import ConfigurationError
-from anyjob.natives import ReadNative
-from anyjob.shelf import JobShelf
-from anyjob.store import JobState, StoredJob
+from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.base.errors import ConfigurationError
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.natives import ReadNative
+from anyjob.seams.store import JobState, StoredJob
 from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpNames, AmqpShelf, Links, Publisher, ReadMessage
 from anyjob_amqp import NotedNames as NamesOnAmqp
 from anyjob_dramatiq.amqp_backend import names_of

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from dramatiq import Broker, MessageProxy, Middleware, Worker
 from dramatiq.middleware import Retries
 
-from anyjob.envelope import JobEnvelope, read_envelope
-from anyjob.errors import EnqueueError, EnvelopeError
-from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger, log_event
-from anyjob.outcome import Outcome, Retry
-from anyjob.worker import HANDED_BACK
+from anyjob.base.envelope import JobEnvelope, read_envelope
+from anyjob.base.errors import EnqueueError, EnvelopeError
+from anyjob.base.log import JobLogger, log_event
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import HANDED_BACK
+from anyjob.seams.outcome import Outcome, Retry
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.lifecycle import say_up

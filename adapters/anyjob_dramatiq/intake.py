@@ -16,8 +16,8 @@ from typing import Any, Final, TypeVar
 
 from dramatiq import Consumer, Message, MessageProxy
 
-from anyjob.errors import EnqueueError
-from anyjob.log import FENCED, JobLogger, log_event
+from anyjob.base.errors import EnqueueError
+from anyjob.base.log import FENCED, JobLogger, log_event
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.private import error_of
 

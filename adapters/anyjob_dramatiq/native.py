@@ -13,10 +13,10 @@ from dramatiq.common import dq_name, q_name
 from msgspec import Struct
 from redis import Redis
 
-from anyjob.envelope import UNREADABLE, JobEnvelope, read_envelope
-from anyjob.errors import EnvelopeError
-from anyjob.natives import NativeMessage, ReadNative
-from anyjob.store import JobState, StoredJob
+from anyjob.base.envelope import UNREADABLE, JobEnvelope, read_envelope
+from anyjob.base.errors import EnvelopeError
+from anyjob.seams.natives import NativeMessage, ReadNative
+from anyjob.seams.store import JobState, StoredJob
 from anyjob_amqp import ReadMessage, body_of, fault_in
 from anyjob_redis import NativeKey, NativeLayout
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from dramatiq import Message
 
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import Capabilities
-from anyjob.envelope import JobEnvelope
+from anyjob.base.envelope import JobEnvelope
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import Capabilities
 from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
 from anyjob_dramatiq.frame import encode
 from anyjob_dramatiq.messages import Messages, NativeMessage

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from dramatiq import Message
 
-from anyjob.clock import SystemClock
-from anyjob.executor import worker_name
-from anyjob.log import JobLogger, log_event
+from anyjob.base.clock import SystemClock
+from anyjob.base.log import JobLogger, log_event
+from anyjob.run.executor import worker_name
 from anyjob_dramatiq.frame import Delivery, decode, faulty, unwrap
 from anyjob_dramatiq.intake import JobSource
 from anyjob_dramatiq.messages import HeldMessage, Messages

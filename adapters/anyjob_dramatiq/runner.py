@@ -9,12 +9,12 @@ from typing import Final
 from dramatiq.errors import Retry as DramatiqRetry
 from dramatiq.middleware import SkipMessage
 
-from anyjob.envelope import MAX_ERROR_LENGTH
-from anyjob.error_text import describe_error
-from anyjob.errors import AnyjobError, EnqueueError
-from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger, log_event
-from anyjob.outcome import Abandoned, Completed, Outcome, Retry
+from anyjob.base.envelope import MAX_ERROR_LENGTH
+from anyjob.base.error_text import describe_error
+from anyjob.base.errors import AnyjobError, EnqueueError
+from anyjob.base.log import JobLogger, log_event
+from anyjob.run.executor import JobExecutor
+from anyjob.seams.outcome import Abandoned, Completed, Outcome, Retry
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobIntake
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from redis import Redis
 
-from anyjob.envelope import QUEUE_NAME, JobPriority
-from anyjob.log import JobLogger
+from anyjob.base.envelope import QUEUE_NAME, JobPriority
+from anyjob.base.log import JobLogger
 from anyjob_redis.connection import translated
 from anyjob_redis.places import CHUNK
 

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from redis import Redis
 
-from anyjob.backend import MoveMemory
-from anyjob.envelope import JobEnvelope
-from anyjob.natives import ADOPTED_HEADER
+from anyjob.base.envelope import JobEnvelope
+from anyjob.seams.backend import MoveMemory
+from anyjob.seams.natives import ADOPTED_HEADER
 from anyjob_redis.connection import translated
 
 __all__ = ["MOVED", "Moves"]

@@ -16,11 +16,11 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 from redis import Redis
 
-from anyjob.capabilities import Capabilities, Quality
-from anyjob.clock import Clock
-from anyjob.envelope import JobEnvelope, JobIds
-from anyjob.log import JobLogger
-from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob.base.clock import Clock
+from anyjob.base.envelope import JobEnvelope, JobIds
+from anyjob.base.log import JobLogger
+from anyjob.seams.capabilities import Capabilities, Quality
+from anyjob.seams.store import JobFilter, JobState, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.native_scripts import ACKNOWLEDGE, GIVE_BACK, HELD, HOLD, INDEX_PAST, LAPSE
 from anyjob_redis.parked import ParkedJobs

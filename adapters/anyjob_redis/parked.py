@@ -12,10 +12,10 @@ import msgspec
 from msgspec.structs import replace
 from redis import Redis
 
-from anyjob.clock import Clock
-from anyjob.envelope import UNREADABLE, JobIds, copy_id, id_in
-from anyjob.outcome import JobFailure
-from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob.base.clock import Clock
+from anyjob.base.envelope import UNREADABLE, JobIds, copy_id, id_in
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobFilter, JobState, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen
 from anyjob_redis.scripts import FITS, register, run_each

@@ -8,9 +8,9 @@ from typing import Final, Self
 
 from redis.exceptions import RedisError
 
-from anyjob.clock import Clock, deadline_in
-from anyjob.forks import in_each_process
-from anyjob.log import JobLogger
+from anyjob.base.clock import Clock, deadline_in
+from anyjob.base.forks import in_each_process
+from anyjob.base.log import JobLogger
 
 __all__ = ["RecurringThread"]
 

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from redis import Redis
 
-from anyjob.backend import log_parked
-from anyjob.clock import Clock
-from anyjob.errors import EnvelopeError
-from anyjob.executor import worker_name
-from anyjob.log import JobLogger
-from anyjob.outcome import JobFailure
-from anyjob.store import JobState, StoredJob
+from anyjob.base.clock import Clock
+from anyjob.base.errors import EnvelopeError
+from anyjob.base.log import JobLogger
+from anyjob.run.executor import worker_name
+from anyjob.seams.backend import log_parked
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobState, StoredJob
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Section, Seen
 from anyjob_redis.scripts import FITS, register

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from anyjob.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.clock import Clock
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import InvalidOptionError
-from anyjob.log import JobLogger
-from anyjob.outcome import JobFailure
-from anyjob.shelf import JobShelf, TakenJob
-from anyjob.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
+from anyjob.base.clock import Clock
+from anyjob.base.envelope import JobEnvelope
+from anyjob.base.errors import InvalidOptionError
+from anyjob.base.log import JobLogger
+from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
+from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Places, Section, Seen

@@ -14,12 +14,12 @@ from redis import Redis
 from rq import Queue
 from rq.worker import SimpleWorker
 
+from anyjob.base.errors import ConfigurationError
+from anyjob.base.log import JobLogger
+from anyjob.base.urls import hide_password
 from anyjob.current import load_served
-from anyjob.errors import ConfigurationError
-from anyjob.executor import JobExecutor
-from anyjob.log import JobLogger
-from anyjob.urls import hide_password
-from anyjob.worker import HANDED_BACK
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import HANDED_BACK
 from anyjob_redis.scripts import register
 from anyjob_rq.backend import RQBackend
 from anyjob_rq.horse import ForkingMixin

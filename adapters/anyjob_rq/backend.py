@@ -10,13 +10,13 @@ from typing import Final
 
 from redis import Redis
 
-from anyjob.backend import BackendConfig, JobBackend, NativeCommand
-from anyjob.capabilities import Capabilities
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import ConfigurationError, UnsupportedCapabilityError
-from anyjob.executor import JobExecutor
-from anyjob.natives import ReadNative
-from anyjob.worker import WorkerOptions
+from anyjob.base.envelope import JobEnvelope
+from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
+from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.natives import ReadNative
 from anyjob_redis.connection import connect, refuse_decoding
 from anyjob_redis.moved import Moves
 from anyjob_redis.native import risks_of_held, shelf_of_natives

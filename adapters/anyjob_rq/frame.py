@@ -9,8 +9,8 @@ from typing import Any, Final, NoReturn
 import msgspec
 from msgspec import Raw
 
-from anyjob.envelope import UNREADABLE
-from anyjob.errors import ConfigurationError
+from anyjob.base.envelope import UNREADABLE
+from anyjob.base.errors import ConfigurationError
 
 __all__ = ["ENTRY", "LONGEST_DATA", "EnvelopeSerializer", "execute", "find_fault", "unpack"]
 

@@ -13,9 +13,9 @@ from redis.commands.core import Script
 from rq.job import Job, JobStatus
 from rq.utils import utcformat
 
-from anyjob.clock import Clock
-from anyjob.envelope import JOB_ID, JobEnvelope, write_envelope
-from anyjob.errors import EnqueueError
+from anyjob.base.clock import Clock
+from anyjob.base.envelope import JOB_ID, JobEnvelope, write_envelope
+from anyjob.base.errors import EnqueueError
 from anyjob_redis.levels import KnownQueues
 from anyjob_redis.moved import Moves
 from anyjob_redis.presence import LapsedError

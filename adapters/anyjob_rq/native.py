@@ -15,8 +15,8 @@ from rq.registry import ScheduledJobRegistry
 from rq.results import Result
 from rq.scheduler import RQScheduler
 
-from anyjob.natives import NativeMessage, ReadNative
-from anyjob.store import StoredJob
+from anyjob.seams.natives import NativeMessage, ReadNative
+from anyjob.seams.store import StoredJob
 from anyjob_redis import NativeKey, NativeLayout
 from anyjob_rq.frame import unpack
 from anyjob_rq.names import Names

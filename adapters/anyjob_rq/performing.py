@@ -17,10 +17,10 @@ from rq import Retry as RQRetry
 from rq.job import Job
 from rq.timeouts import BaseDeathPenalty
 
-from anyjob.envelope import read_envelope
-from anyjob.errors import EnvelopeError
-from anyjob.log import JobLogger, log_event
-from anyjob.outcome import Abandoned, Completed, Outcome, Retry
+from anyjob.base.envelope import read_envelope
+from anyjob.base.errors import EnvelopeError
+from anyjob.base.log import JobLogger, log_event
+from anyjob.seams.outcome import Abandoned, Completed, Outcome, Retry
 from anyjob_rq.announcing import meta_of, name_call
 from anyjob_rq.frame import ENTRY, EnvelopeSerializer
 from anyjob_rq.messages import HeldMessage

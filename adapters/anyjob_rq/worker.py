@@ -30,13 +30,13 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import DequeueStrategy
 from rq.worker_pool import WorkerPool
 
-from anyjob.clock import SystemClock
-from anyjob.envelope import QUEUE_NAME
-from anyjob.errors import ConfigurationError, EnqueueError
-from anyjob.executor import JobExecutor
-from anyjob.log import FENCED, JobLogger, log_event
-from anyjob.outcome import Completed, Deferred, Outcome
-from anyjob.worker import DEFAULT_STOP_TIMEOUT
+from anyjob.base.clock import SystemClock
+from anyjob.base.envelope import QUEUE_NAME
+from anyjob.base.errors import ConfigurationError, EnqueueError
+from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import DEFAULT_STOP_TIMEOUT
+from anyjob.seams.outcome import Completed, Deferred, Outcome
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
 from anyjob_redis.skew import ClockSkew

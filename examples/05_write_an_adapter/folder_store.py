@@ -35,12 +35,12 @@ from anyjob import (
     StoredJob,
     SystemClock,
 )
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
-from anyjob.clock import deadline_in
-from anyjob.envelope import JobIds, copy_id, count_loss_in, id_in, own_id, write_envelope
-from anyjob.outcome import Abandoned, Completed, Outcome
-from anyjob.store import JobClaim, JobPage, LostJob
+from anyjob.base.clock import deadline_in
+from anyjob.base.envelope import JobIds, copy_id, count_loss_in, id_in, own_id, write_envelope
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
+from anyjob.seams.outcome import Abandoned, Completed, Outcome
+from anyjob.seams.store import JobClaim, JobPage, LostJob
 
 
 class Record(Struct, frozen=True):

@@ -11,7 +11,7 @@ import pytest
 from folder_store import FolderStore, folder_backend
 
 from anyjob import Clock, JobStore, StoreBackend
-from anyjob.backend import BackendConfig
+from anyjob.seams.backend import BackendConfig
 from anyjob.testing.conformance import BackendConformance, BackendHarness, InProcessHarness, StoreConformance
 
 

@@ -1,11 +1,8 @@
 """Background jobs defined once, run by the job system that the settings name."""
 
-from anyjob.backend import JobBackend
-from anyjob.clock import Clock, SystemClock
-from anyjob.context import JobExecutionContext, current_job
-from anyjob.current import configure, default_registry, get_manager, override
-from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.errors import (
+from anyjob.base.clock import Clock, SystemClock
+from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.base.errors import (
     AnyjobError,
     BackendNotInstalledError,
     ConfigurationError,
@@ -24,20 +21,23 @@ from anyjob.errors import (
     UnsupportedCapabilityError,
     UntellableError,
 )
+from anyjob.base.job_id import JobId
+from anyjob.current import configure, default_registry, get_manager, override
+from anyjob.define.context import JobExecutionContext, current_job
+from anyjob.define.options import EnqueueOptions
+from anyjob.define.registry import JobConfiguration, JobRegistry, job_name
+from anyjob.define.retry import GiveUp, RetryLater, RetryPolicy, Snooze
+from anyjob.define.serializer import JobSerializer, JsonJobSerializer
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob, background_job
-from anyjob.job_id import JobId
-from anyjob.manager import JobManager
-from anyjob.memory import InMemoryJobStore
-from anyjob.observer import JobObserver
-from anyjob.options import EnqueueOptions
-from anyjob.outcome import JobFailure
-from anyjob.registry import JobConfiguration, JobRegistry, job_name
-from anyjob.retry import GiveUp, RetryLater, RetryPolicy, Snooze
-from anyjob.routing import JobRoute
-from anyjob.serializer import JobSerializer, JsonJobSerializer
-from anyjob.store import JobFilter, JobState, JobStore, StoredJob
-from anyjob.store_backend import StoreBackend
-from anyjob.worker import JobWorker, WorkerOptions
+from anyjob.run.worker import JobWorker, WorkerOptions
+from anyjob.seams.backend import JobBackend
+from anyjob.seams.observer import JobObserver
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobFilter, JobState, JobStore, StoredJob
+from anyjob.send.manager import JobManager
+from anyjob.send.routing import JobRoute
+from anyjob.stores.memory import InMemoryJobStore
+from anyjob.stores.store_backend import StoreBackend
 
 __version__ = "0.1.0.dev0"
 
@@ -104,3 +104,7 @@ __all__ = [  # noqa: RUF022  # grouped as they are met
     "UnsupportedCapabilityError",
     "UntellableError",
 ]
+
+for _name in __all__:
+    if isinstance(_class := globals()[_name], type) and issubclass(_class, BaseException):
+        _class.__module__ = __name__  # logs and parked jobs name an error by what users import

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from anyjob.backend import JobBackend
-from anyjob.clock import Clock
-from anyjob.errors import ConfigurationError, NotConfiguredError
-from anyjob.forks import forks_wait, in_each_process
-from anyjob.invoker import JobResolver
-from anyjob.manager import JobManager
-from anyjob.named import import_application
-from anyjob.observer import JobObserver
-from anyjob.plain import plain_text
-from anyjob.registry import JobRegistry
-from anyjob.routing import JobWiring
+from anyjob.base.clock import Clock
+from anyjob.base.errors import ConfigurationError, NotConfiguredError
+from anyjob.base.forks import forks_wait, in_each_process
+from anyjob.base.named import import_application
+from anyjob.base.plain import plain_text
+from anyjob.define.registry import JobRegistry
+from anyjob.run.invoker import JobResolver
+from anyjob.seams.backend import JobBackend
+from anyjob.seams.observer import JobObserver
+from anyjob.send.manager import JobManager
+from anyjob.send.routing import JobWiring
 
 __all__ = [
     "configure",
@@ -83,7 +83,7 @@ def configure(
     """Set the default manager and return it: the given one, or one made from `settings` over environment and files.
 
     `settings` have the keys of the schema, and `backend="memory:"` (a URL) or `backend="main"` (an alias) for short.
-    `resolver` makes job objects and `observers` look on; each in place of what the other doors name, and as an object
+    `resolver` makes job objects and `observers` look on; each in place of what the other sources name, and as an object
     or by its name, as `"shop.container:resolver"`, which is imported on first use.
     """
     global _manager
@@ -141,7 +141,7 @@ def load_application(app: str | None = None) -> JobManager:
     For the processes that run jobs. Default is the environment's `ANYJOB_APP`; without either it is the manager in
     force, and so the settings'. Raises `ConfigurationError` if there is no such module, or no manager of that name.
     """
-    from anyjob.settings.doors import APP_VARIABLE
+    from anyjob.settings.sources import APP_VARIABLE
 
     app = app or os.environ.get(APP_VARIABLE)
     manager = None
@@ -202,13 +202,13 @@ def _stood_in() -> JobManager:
 
 
 def _load(settings: Mapping[str, Any], clock: Clock | None = None) -> JobManager:
-    from anyjob import host  # with all that settings need, when they are needed
+    from anyjob.settings import compose  # with all that settings need, when they are needed
 
-    return host.load(_spelt_out(settings), registry=default_registry, clock=clock, connects=not _redirects)
+    return compose.load(_spelt_out(settings), registry=default_registry, clock=clock, connects=not _redirects)
 
 
 def _spelt_out(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    from anyjob.urls import is_url
+    from anyjob.base.urls import is_url
 
     rest = {key: value for key, value in settings.items() if key != "backend"}
     backend = plain_text(settings.get("backend"))

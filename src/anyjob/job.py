@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, T
 
 from msgspec import UNSET, UnsetType
 
-from anyjob.calls import JobCall
+from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.base.errors import JobDefinitionError
+from anyjob.base.job_id import JobId
 from anyjob.current import default_registry, get_manager
-from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.errors import JobDefinitionError
-from anyjob.job_id import JobId
-from anyjob.manager import JobManager
-from anyjob.options import EnqueueOptions, PrepareOptions
-from anyjob.registry import (
+from anyjob.define.options import EnqueueOptions, PrepareOptions
+from anyjob.define.registry import (
     JobConfiguration,
     JobRegistry,
     args_type_of,
@@ -26,9 +24,11 @@ from anyjob.registry import (
     seconds_or_none,
     type_variables,
 )
-from anyjob.retry import RetryPolicy
-from anyjob.signature import JobFunction, describe_place
-from anyjob.upgrades import JobUpgrade
+from anyjob.define.retry import RetryPolicy
+from anyjob.define.signature import JobFunction, describe_place
+from anyjob.define.upgrades import JobUpgrade
+from anyjob.send.calls import JobCall
+from anyjob.send.manager import JobManager
 
 __all__ = ["AsyncBackgroundJob", "BackgroundJob", "FunctionJob", "JobWithOptions", "background_job"]
 

@@ -12,7 +12,7 @@ from rq_world import World
 from servers import PrivateRedis, redis_url
 
 from anyjob import JobManager, JobRegistry
-from anyjob.backend import BackendConfig
+from anyjob.seams.backend import BackendConfig
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQSimpleJobWorker
 

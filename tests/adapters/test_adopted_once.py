@@ -11,9 +11,9 @@ from redis import Redis
 from servers import redis_url
 
 from anyjob import JobState
-from anyjob.backend import BackendConfig, JobBackend
-from anyjob.loader import load_backend
-from anyjob.shelf import JobShelf
+from anyjob.seams.backend import BackendConfig, JobBackend
+from anyjob.seams.inspector import JobShelf
+from anyjob.settings.loader import load_backend
 
 
 class KilledError(Exception):

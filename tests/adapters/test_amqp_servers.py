@@ -22,9 +22,9 @@ from kombu import Queue
 from rabbit import PrivateRabbit, RabbitHarness, RabbitWorld, connect
 from servers import unavailable
 
-from anyjob.backend import BackendConfig
-from anyjob.clock import SystemClock
-from anyjob.store import JobFilter, JobState
+from anyjob.base.clock import SystemClock
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.store import JobFilter, JobState
 from anyjob.testing.conformance.processes import QUEUES
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import RabbitServer

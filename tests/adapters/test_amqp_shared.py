@@ -23,14 +23,14 @@ from rabbit import PrivateRabbit, amqp_url, connect
 from redis import Redis
 from servers import redis_url
 
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import Capabilities, Quality
-from anyjob.clock import SystemClock
-from anyjob.errors import ConfigurationError, EnqueueError, InvalidOptionError, UnsupportedCapabilityError
-from anyjob.executor import JobExecutor
-from anyjob.outcome import JobFailure
-from anyjob.registry import JobRegistry
-from anyjob.store import JobFilter, JobState
+from anyjob.base.clock import SystemClock
+from anyjob.base.errors import ConfigurationError, EnqueueError, InvalidOptionError, UnsupportedCapabilityError
+from anyjob.define.registry import JobRegistry
+from anyjob.run.executor import JobExecutor
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import Capabilities, Quality
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobFilter, JobState
 from anyjob.testing.probes.jobs import NAME
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import (

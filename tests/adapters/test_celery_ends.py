@@ -16,8 +16,8 @@ from celery_jobs import Blocks, Raises
 from celery_worlds import CeleryRedisHarness, celery_amqp_harness
 from servers import PrivateRedis
 
-from anyjob.executor import JobExecutor
-from anyjob.store import JobState
+from anyjob.run.executor import JobExecutor
+from anyjob.seams.store import JobState
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.conformance.processes import QUEUES
 from anyjob.testing.probes.jobs import FailingOnce

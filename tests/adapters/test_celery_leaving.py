@@ -12,10 +12,10 @@ from celery_natives import CHOSEN, WAITS, OwnApp, ReadSends, drained, own_app, r
 from rabbit import amqp_url, connect
 
 from anyjob import JobFilter, JobManager, JobRegistry, JobState, UnsupportedCapabilityError, background_job
-from anyjob.backend import BackendConfig
-from anyjob.errors import InvalidOptionError
-from anyjob.loader import load_backend
-from anyjob.shelf import JobShelf
+from anyjob.base.errors import InvalidOptionError
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.inspector import JobShelf
+from anyjob.settings.loader import load_backend
 from anyjob.testing.conformance.proxy import Proxy
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import read_url

@@ -17,7 +17,7 @@ from celery_jobs import FailsFirst
 from celery_worlds import CeleryRedisHarness, celery_amqp_harness
 from servers import PrivateRedis, free_port
 
-from anyjob.executor import JobExecutor
+from anyjob.run.executor import JobExecutor
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.conformance.processes import QUEUES
 from anyjob.testing.probes.jobs import FailingOnce, Later

@@ -15,7 +15,7 @@ from celery.utils.time import maybe_make_aware
 from celery_natives import OwnApp, own_app
 from kombu.utils.json import register_type
 
-from anyjob.natives import NativeMessage
+from anyjob.seams.natives import NativeMessage
 from anyjob_celery.existing_queues import AppQueues
 
 TOMORROW = datetime(2026, 1, 2, 12, tzinfo=UTC)

@@ -11,7 +11,7 @@ from celery_worlds import CeleryRedisHarness, CeleryRedisWorld
 from redis import Redis
 from servers import PrivateRedis
 
-from anyjob.errors import EnqueueError
+from anyjob.base.errors import EnqueueError
 from anyjob.testing.conformance.processes import WorkerProcess
 from anyjob.testing.probes.jobs import Failing
 from anyjob.testing.probes.journal import wait_until

@@ -17,13 +17,13 @@ from envelopes import make_envelope
 from kombu import Queue
 
 from anyjob import ConfigurationError, InvalidOptionError, JobRegistry, background_job
-from anyjob.backend import BackendConfig, NativeCommand
-from anyjob.capabilities import Quality
-from anyjob.envelope import write_envelope
-from anyjob.executor import JobExecutor
-from anyjob.loader import load_backend
-from anyjob.store import JobState
-from anyjob.worker import WorkerOptions
+from anyjob.base.envelope import write_envelope
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import BackendConfig, NativeCommand
+from anyjob.seams.capabilities import Quality
+from anyjob.seams.store import JobState
+from anyjob.settings.loader import load_backend
 from anyjob_celery import OwnCeleryBackend
 from anyjob_celery.existing import ExistingCeleryBackend
 from anyjob_celery.frame import body_of, headers_of
@@ -178,7 +178,7 @@ def test_native_delay_is_declared_for_what_it_is() -> None:
 
 def test_enqueuing_imports_no_celery() -> None:
     program = (
-        "import sys; from anyjob.loader import load_backend; from anyjob.backend import BackendConfig\n"
+        "import sys; from anyjob.settings.loader import load_backend; from anyjob.seams.backend import BackendConfig\n"
         f"for url in ({REDIS!r}, {AMQP!r}): load_backend(BackendConfig(alias='x', url=url)).capabilities\n"
         "sys.exit('celery' in sys.modules or 'kombu' in sys.modules)"
     )

@@ -14,7 +14,7 @@ from envelopes import make_envelope
 from kombu.utils.json import loads as kombu_loads
 
 from anyjob import JobPriority
-from anyjob.envelope import write_envelope
+from anyjob.base.envelope import write_envelope
 from anyjob_celery.frame import TASK, ForeignMessageError, body_of, headers_of, open_frame
 from anyjob_celery.publishing import Publication
 from anyjob_celery.redis_scripts import FRESH, LOST

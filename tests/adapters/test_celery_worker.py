@@ -21,11 +21,11 @@ from rabbit import connect
 from redis import Redis
 from servers import PrivateRedis, redis_url
 
-from anyjob.executor import JobExecutor
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import HANDED_BACK
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.probes.jobs import AsyncProbe, FailingOnce, Later
 from anyjob.testing.probes.journal import wait_until
-from anyjob.worker import HANDED_BACK
 from anyjob_celery import OwnCeleryBackend
 
 LONG = os.environ.get("ANYJOB_TEST_LONG") == "1"

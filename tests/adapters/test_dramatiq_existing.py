@@ -17,16 +17,16 @@ from rabbit import amqp_url, connect
 from redis import Redis
 from servers import redis_url
 
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import Quality
-from anyjob.envelope import JobPriority, write_envelope
-from anyjob.errors import ConfigurationError
-from anyjob.loader import load_backend
-from anyjob.store import JobFilter, JobState
+from anyjob.base.envelope import JobPriority, write_envelope
+from anyjob.base.errors import ConfigurationError
+from anyjob.run.worker import HANDED_BACK
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import Quality
+from anyjob.seams.store import JobFilter, JobState
+from anyjob.settings.loader import load_backend
 from anyjob.testing.conformance import ServerWorld
 from anyjob.testing.probes.jobs import NAME, FailingOnce, Fatal
 from anyjob.testing.probes.journal import wait_until
-from anyjob.worker import HANDED_BACK
 from anyjob_dramatiq.existing import ExistingDramatiqBackend
 
 pytestmark = pytest.mark.timeout(90)

@@ -25,15 +25,15 @@ from raw_amqp import UNDECODABLE, publish_raw
 from servers import redis_url
 
 from anyjob import InMemoryJobStore, StoreBackend, UnsupportedCapabilityError
-from anyjob.backend import BackendConfig
-from anyjob.clock import SystemClock
-from anyjob.envelope import JobEnvelope, JobPriority, write_envelope
-from anyjob.loader import load_backend
+from anyjob.base.clock import SystemClock
+from anyjob.base.envelope import JobEnvelope, JobPriority, write_envelope
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
-from anyjob.natives import NativeJob, NativeMessage
-from anyjob.shelf import JobShelf
-from anyjob.store import JobFilter, JobState, StoredJob
-from anyjob.store_backend import memory_capabilities
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.natives import NativeJob, NativeMessage
+from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.settings.loader import load_backend
+from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.existing import ExistingDramatiqBackend
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from dramatiq_worlds import dramatiq_harness, message
 
-from anyjob.envelope import JobPriority
-from anyjob.store import JobState
+from anyjob.base.envelope import JobPriority
+from anyjob.seams.store import JobState
 from anyjob.testing.conformance import ServerHarness
 from anyjob.testing.probes.jobs import NAME, Failing, FailingOnce
 from anyjob.testing.probes.journal import wait_until

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from dramatiq_worlds import dramatiq_amqp_harness
 
-from anyjob.errors import EnvelopeError
-from anyjob.outcome import Outcome
-from anyjob.store import JobState
+from anyjob.base.errors import EnvelopeError
+from anyjob.seams.outcome import Outcome
+from anyjob.seams.store import JobState
 from anyjob.testing.conformance.harness import JOBS
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.amqp_again import KnownDeliveries

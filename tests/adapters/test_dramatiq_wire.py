@@ -13,14 +13,14 @@ from dramatiq.errors import Retry as DramatiqRetry
 from dramatiq.middleware import Callbacks, Pipelines, SkipMessage, TimeLimit
 from envelopes import make_envelope
 
-from anyjob.backend import BackendConfig, NativeCommand
-from anyjob.envelope import write_envelope
-from anyjob.errors import ConfigurationError
-from anyjob.executor import JobExecutor
-from anyjob.loader import load_backend
-from anyjob.outcome import Completed, Deferred, Retry
-from anyjob.registry import JobRegistry
-from anyjob.worker import WorkerOptions
+from anyjob.base.envelope import write_envelope
+from anyjob.base.errors import ConfigurationError
+from anyjob.define.registry import JobRegistry
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import BackendConfig, NativeCommand
+from anyjob.seams.outcome import Completed, Deferred, Retry
+from anyjob.settings.loader import load_backend
 from anyjob_dramatiq.backend import OwnDramatiqBackend
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import UNREADABLE_NAME, Delivery, decode, encode, pack, unwrap

@@ -13,9 +13,9 @@ from redis import Redis
 from servers import redis_url
 
 from anyjob import JobManager, JobRegistry, background_job, override
-from anyjob.host import build
+from anyjob.seams.store import JobFilter, JobState
 from anyjob.settings import load_settings
-from anyjob.store import JobFilter, JobState
+from anyjob.settings.compose import build
 from anyjob.testing.probes.journal import wait_until
 
 SYSTEMS = ("rq", "celery", "dramatiq")

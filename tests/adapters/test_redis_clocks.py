@@ -18,10 +18,10 @@ from envelopes import make_envelope
 from servers import PrivateRedis
 
 from anyjob import JobManager, JobRegistry, SystemClock
-from anyjob.backend import BackendConfig
+from anyjob.base.envelope import JobEnvelope
 from anyjob.cli.doctor import Verdict, examine
-from anyjob.envelope import JobEnvelope
-from anyjob.store import JobFilter, JobState
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.store import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.redis_backend import DramatiqRedisBackend

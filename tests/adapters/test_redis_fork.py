@@ -13,8 +13,8 @@ import pytest
 import redis
 from servers import redis_url
 
-from anyjob.backend import BackendConfig
-from anyjob.clock import SystemClock
+from anyjob.base.clock import SystemClock
+from anyjob.seams.backend import BackendConfig
 from anyjob_redis import RecurringThread, connect
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -16,7 +16,7 @@ from harnesses import RQHarness
 from redis import Redis
 from servers import PrivateRedis, RedisHarness
 
-from anyjob.errors import EnqueueError
+from anyjob.base.errors import EnqueueError
 from anyjob.testing.probes.jobs import Failing, FailingOnce
 from anyjob.testing.probes.journal import wait_until
 

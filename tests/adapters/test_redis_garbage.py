@@ -19,11 +19,11 @@ from redis.exceptions import RedisError
 from servers import PrivateRedis
 
 from anyjob import SystemClock
-from anyjob.backend import BackendConfig
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import EnqueueError
-from anyjob.outcome import JobFailure
-from anyjob.store import JobFilter, JobState
+from anyjob.base.envelope import JobEnvelope
+from anyjob.base.errors import EnqueueError
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobFilter, JobState
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.redis_backend import DramatiqRedisBackend
 from anyjob_redis import Presence

@@ -20,10 +20,10 @@ from redis import Redis
 from servers import PrivateRedis
 
 from anyjob import SystemClock
-from anyjob.backend import BackendConfig
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import EnqueueError
-from anyjob.store import JobState
+from anyjob.base.envelope import JobEnvelope
+from anyjob.base.errors import EnqueueError
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.store import JobState
 from anyjob.testing.probes.journal import wait_until
 from anyjob_celery import RedisCeleryBackend
 from anyjob_dramatiq.redis_backend import DramatiqRedisBackend

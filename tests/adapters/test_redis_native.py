@@ -11,9 +11,9 @@ import pytest
 from redis import Redis
 from servers import redis_url
 
-from anyjob.clock import SystemClock
-from anyjob.errors import EnqueueError
-from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob.base.clock import SystemClock
+from anyjob.base.errors import EnqueueError
+from anyjob.seams.store import JobFilter, JobState, StoredJob
 from anyjob_redis import ON_REDIS, NativeKey, NativeLayout, NativePlaces, ParkedJobs, RedisShelf, risks_of_held
 
 WAITING = JobFilter(states=frozenset({JobState.WAITING}))

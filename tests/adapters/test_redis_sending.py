@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from servers import PrivateRedis
 
-from anyjob.errors import EnqueueError
+from anyjob.base.errors import EnqueueError
 from anyjob_redis import FITS, register, send_in_batches
 
 WRITES = "redis.call('RPUSH', 'there', 1) "

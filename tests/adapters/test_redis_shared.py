@@ -12,11 +12,11 @@ from envelopes import make_envelope
 from msgspec.structs import replace
 
 from anyjob import JobEnvelope, SystemClock
-from anyjob.capabilities import Capabilities, Quality
-from anyjob.envelope import write_envelope
-from anyjob.errors import InvalidOptionError, UnsupportedCapabilityError
-from anyjob.outcome import JobFailure
-from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob.base.envelope import write_envelope
+from anyjob.base.errors import InvalidOptionError, UnsupportedCapabilityError
+from anyjob.seams.capabilities import Capabilities, Quality
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobFilter, JobState, StoredJob
 from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until
 from anyjob_redis import ParkedJobs, Presence, RecurringThread, RedisShelf, ScheduledMessages

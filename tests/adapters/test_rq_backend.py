@@ -18,14 +18,14 @@ from msgspec.structs import replace
 from servers import PrivateRedis, free_port
 
 from anyjob import JobManager, JobRegistry
-from anyjob.backend import BackendConfig, NativeCommand
-from anyjob.capabilities import ALL_STATES
-from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError, UnsupportedCapabilityError
-from anyjob.loader import load_backend
-from anyjob.outcome import Retry
-from anyjob.store import JobFilter, JobState
+from anyjob.base.errors import ConfigurationError, DuplicateJobIdError, EnqueueError, UnsupportedCapabilityError
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import BackendConfig, NativeCommand
+from anyjob.seams.capabilities import ALL_STATES
+from anyjob.seams.outcome import Retry
+from anyjob.seams.store import JobFilter, JobState
+from anyjob.settings.loader import load_backend
 from anyjob.testing import FakeClock
-from anyjob.worker import WorkerOptions
 from anyjob_rq import RQBackend, RQJobWorker
 
 NOW = FakeClock().now()

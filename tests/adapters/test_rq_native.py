@@ -24,10 +24,10 @@ from rq.registry import FailedJobRegistry, ScheduledJobRegistry
 from rq.scheduler import RQScheduler
 from servers import redis_url
 
-from anyjob.backend import BackendConfig
-from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.natives import NativeJob, NativeMessage
-from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.natives import NativeJob, NativeMessage
+from anyjob.seams.store import JobFilter, JobState, StoredJob
 from anyjob_rq import RQBackend
 
 RAN: list[Any] = []

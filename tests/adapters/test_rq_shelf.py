@@ -12,10 +12,10 @@ from envelopes import make_envelope
 from msgspec.structs import replace
 
 from anyjob import JobManager, JobPriority, JobRegistry
-from anyjob.envelope import write_envelope
-from anyjob.errors import InvalidOptionError, UnsupportedCapabilityError
-from anyjob.outcome import JobFailure
-from anyjob.store import JobFilter, JobState
+from anyjob.base.envelope import write_envelope
+from anyjob.base.errors import InvalidOptionError, UnsupportedCapabilityError
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.store import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQSimpleJobWorker
 

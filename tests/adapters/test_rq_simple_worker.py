@@ -22,8 +22,8 @@ from rq.worker import Worker, WorkerStatus
 from rq.worker_pool import WorkerPool
 
 from anyjob import JobManager, JobPriority, JobRegistry, RetryLater, RetryPolicy, current_job
-from anyjob.errors import ConfigurationError
-from anyjob.store import JobFilter, JobState
+from anyjob.base.errors import ConfigurationError
+from anyjob.seams.store import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQJobWorker, RQSimpleJobWorker
 

@@ -22,8 +22,8 @@ from rq.registry import ScheduledJobRegistry, StartedJobRegistry
 from rq.worker import Worker
 
 from anyjob import JobEnvelope, JobPriority
-from anyjob.envelope import read_envelope, write_envelope
-from anyjob.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
+from anyjob.base.envelope import read_envelope, write_envelope
+from anyjob.base.errors import ConfigurationError, DuplicateJobIdError, EnqueueError
 from anyjob.testing import FakeClock
 from anyjob_redis.levels import LEVELS
 from anyjob_redis.presence import LapsedError

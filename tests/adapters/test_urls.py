@@ -12,9 +12,9 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from anyjob import ConfigurationError, EnqueueError, JobRegistry, WorkerOptions
-from anyjob.backend import BackendConfig, JobBackend
-from anyjob.executor import JobExecutor
-from anyjob.loader import load_backend
+from anyjob.run.executor import JobExecutor
+from anyjob.seams.backend import BackendConfig, JobBackend
+from anyjob.settings.loader import load_backend
 from anyjob_amqp.links import translated as translated_amqp
 from anyjob_celery.on_redis import RedisCeleryBackend
 from anyjob_redis import translated as translated_redis

@@ -13,12 +13,12 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobFailure, JobFilter, JobPriority, JobState, StoreBackend
-from anyjob.backend import BackendConfig
-from anyjob.envelope import id_in
-from anyjob.outcome import Abandoned, Completed, Deferred, Outcome, Retry
-from anyjob.postponing import SNOOZES_HEADER
-from anyjob.store import JobClaim, JobPage, LostJob
-from anyjob.store_backend import memory_backend
+from anyjob.base.envelope import id_in
+from anyjob.run.postponing import SNOOZES_HEADER
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.outcome import Abandoned, Completed, Deferred, Outcome, Retry
+from anyjob.seams.store import JobClaim, JobPage, LostJob
+from anyjob.stores.store_backend import memory_backend
 from anyjob.testing.conformance import BackendConformance, BackendHarness
 
 

@@ -7,7 +7,7 @@ from harnesses import memory_harness
 from hypothesis import settings
 
 from anyjob import InMemoryJobStore, JobStore
-from anyjob.clock import Clock
+from anyjob.base.clock import Clock
 from anyjob.testing.conformance import BackendConformance, BackendHarness, StoreConformance
 from anyjob.testing.conformance.store_machine import StoreMachine
 

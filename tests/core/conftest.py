@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anyjob import JobManager, JobRegistry, JobStore, StoreBackend, current
-from anyjob.backend import BackendConfig
-from anyjob.store_backend import memory_backend
+from anyjob.seams.backend import BackendConfig
+from anyjob.stores.store_backend import memory_backend
 from anyjob.testing import FakeClock
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from anyjob import (
     JobPriority,
     RetryPolicy,
 )
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import EnqueueError, UnknownJobError, UnsupportedCapabilityError
+from anyjob.base.envelope import JobEnvelope
+from anyjob.base.errors import EnqueueError, UnknownJobError, UnsupportedCapabilityError
 from anyjob.migration import MigrationError
-from anyjob.natives import ADOPTED_HEADER
-from anyjob.store import JobState
+from anyjob.seams.natives import ADOPTED_HEADER
+from anyjob.seams.store import JobState
 
 
 @dataclass

@@ -22,12 +22,12 @@ from anyjob import (
     StoreBackend,
     background_job,
 )
-from anyjob.capabilities import Quality
-from anyjob.outcome import Deferred, Retry
-from anyjob.store_backend import memory_capabilities
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.capabilities import Quality
+from anyjob.seams.outcome import Deferred, Retry
+from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until
-from anyjob.worker import WorkerOptions
 
 
 @pytest.fixture
@@ -115,4 +115,4 @@ def test_a_wait_that_a_backend_can_not_keep_is_parked_and_does_not_spin(
     assert backend.store.count()[JobState.WAITING] == 1
     backend.settle(Deferred(replace(envelope, id="id2", due_at=clock.now() + timedelta(seconds=60))))
     (parked,) = _parked(backend)
-    assert parked.failure.error_type == "anyjob.errors.UnsupportedCapabilityError"
+    assert parked.failure.error_type == "anyjob.base.errors.UnsupportedCapabilityError"

@@ -12,7 +12,7 @@ from anyjob.testing.probes.journal import wait_until
 
 PARENT = """
 import signal, sys
-from anyjob.children import start_child
+from anyjob.base.children import start_child
 child = start_child([sys.executable, "-c", "import os, signal; os.write(1, b'%d' % os.getpid()); signal.pause()"])
 signal.pause()
 """

@@ -27,11 +27,11 @@ from anyjob import (
     job_name,
     override,
 )
-from anyjob.backend import JobBackend, NativeCommand
 from anyjob.cli.commands import ExitCode
-from anyjob.executor import JobExecutor
-from anyjob.store import JobFilter
-from anyjob.worker import WorkerOptions
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import JobBackend, NativeCommand
+from anyjob.seams.store import JobFilter
 
 USAGE = 2
 
@@ -173,7 +173,7 @@ def test_what_an_app_fails_to_import_is_its_own_affair(anyjob: Run) -> None:
 def test_an_app_brings_its_manager(anyjob: Run) -> None:
     Path("shop.py").write_text(
         "from anyjob import InMemoryJobStore, JobManager, JobRegistry, StoreBackend\n"
-        "from anyjob.capabilities import Capabilities\n"
+        "from anyjob.seams.capabilities import Capabilities\n"
         "registry = JobRegistry()\n"
         "registry.register_handler('plugin', print)\n"
         "manager = JobManager(StoreBackend(InMemoryJobStore(), Capabilities()), registry=registry, retry=None)\n"
@@ -279,7 +279,7 @@ backend = "main"
 """
 
 
-def test_config_hides_passwords_and_names_the_doors(anyjob: Run) -> None:
+def test_config_hides_passwords_and_names_the_sources(anyjob: Run) -> None:
     Path("anyjob.toml").write_text(SECRETS)
     Path("pyproject.toml").write_text("[tool.anyjob]\nmax_losses = 3")
 
@@ -448,8 +448,8 @@ def test_doctor_on_memory(anyjob: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 TOY = '''
 import os, sys, threading
 from anyjob import InMemoryJobStore, JobManager, StoreBackend, background_job, current_job, default_registry
-from anyjob.backend import NativeCommand
-from anyjob.capabilities import Capabilities, Quality
+from anyjob.seams.backend import NativeCommand
+from anyjob.seams.capabilities import Capabilities, Quality
 
 
 @background_job("toy.say")

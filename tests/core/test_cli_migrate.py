@@ -14,9 +14,9 @@ from click.testing import Result
 from envelopes import make_envelope
 
 from anyjob import EnqueueError, InMemoryJobStore, JobEnvelope, JobManager, JobState, StoreBackend, override
-from anyjob.capabilities import Quality
 from anyjob.cli.commands import ExitCode
-from anyjob.store_backend import memory_capabilities
+from anyjob.seams.capabilities import Quality
+from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing import FakeClock
 
 USAGE = 2

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from anyjob.clock import SystemClock, deadline_in
+from anyjob.base.clock import SystemClock, deadline_in
 from anyjob.testing import FakeClock
 
 

@@ -27,8 +27,8 @@ from anyjob import (
     UnknownJobError,
     background_job,
 )
-from anyjob.backend import BackendConfig
-from anyjob.store_backend import memory_backend
+from anyjob.seams.backend import BackendConfig
+from anyjob.stores.store_backend import memory_backend
 from anyjob.testing import FakeClock
 
 ran: list[object] = []

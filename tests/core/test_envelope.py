@@ -12,7 +12,7 @@ import pytest
 from msgspec import Raw
 
 from anyjob import EnvelopeError, JobEnvelope, JobPriority
-from anyjob.envelope import JobIds, read_envelope, write_envelope
+from anyjob.base.envelope import JobIds, read_envelope, write_envelope
 
 CREATED = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 LEAST = JobEnvelope(

@@ -40,15 +40,15 @@ from anyjob import (
     current_job,
     job_name,
 )
-from anyjob.envelope import MAX_COUNT, read_envelope, write_envelope
-from anyjob.errors import EnvelopeError
-from anyjob.executor import JobExecutor
-from anyjob.observer import JobObservers
-from anyjob.outcome import Abandoned, Completed, Deferred, Outcome, Retry
-from anyjob.postponing import DEFERRALS_HEADER, SNOOZES_HEADER
-from anyjob.retry import MAX_SNOOZES
+from anyjob.base.envelope import MAX_COUNT, read_envelope, write_envelope
+from anyjob.base.errors import EnvelopeError
+from anyjob.define.retry import MAX_SNOOZES
+from anyjob.define.upgrades import ARGS_VERSION_HEADER
+from anyjob.run.executor import JobExecutor
+from anyjob.run.postponing import DEFERRALS_HEADER, SNOOZES_HEADER
+from anyjob.seams.observer import JobObservers
+from anyjob.seams.outcome import Abandoned, Completed, Deferred, Outcome, Retry
 from anyjob.testing import FakeClock
-from anyjob.upgrades import ARGS_VERSION_HEADER
 
 
 class World:
@@ -441,7 +441,7 @@ def test_observers_hear_everything_and_break_nothing(world: World, caplog: pytes
         *("started 1", "succeeded 7"),
         *("started 1", f"failed {error} True"),
         *("started 3", f"failed {error} False", "abandoned ZeroDivisionError"),
-        "abandoned anyjob.errors.EnvelopeError",
+        "abandoned anyjob.EnvelopeError",
     ]
     assert sum("observer" in record.message for record in caplog.records) == 8
 
@@ -557,8 +557,8 @@ def test_a_process_that_ran_jobs_tells_so_when_it_exits_and_its_forks_don_t() ->
                 print("ends", os.getpid(), flush=True)
         @anyjob.background_job("nothing")
         def nothing(): pass
-        from anyjob.backend import BackendConfig
-        from anyjob.store_backend import memory_backend
+        from anyjob.seams.backend import BackendConfig
+        from anyjob.stores.store_backend import memory_backend
         backend = memory_backend(BackendConfig(alias="main", url="memory:"))
         manager = anyjob.JobManager(backend, registry=anyjob.default_registry, observers=[Told()])
         manager.enqueue_for(nothing)

@@ -27,12 +27,12 @@ from anyjob import (
     WorkerOptions,
     background_job,
     current,
-    forks,
 )
-from anyjob.backend import BackendConfig
-from anyjob.clock import SystemClock
-from anyjob.executor import JobExecutor
-from anyjob.store_backend import _report_unrun, memory_backend
+from anyjob.base import forks
+from anyjob.base.clock import SystemClock
+from anyjob.run.executor import JobExecutor
+from anyjob.seams.backend import BackendConfig
+from anyjob.stores.store_backend import _report_unrun, memory_backend
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 

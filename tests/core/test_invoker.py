@@ -25,13 +25,13 @@ from anyjob import (
     background_job,
     current_job,
 )
-from anyjob.clock import SystemClock
-from anyjob.envelope import write_envelope
-from anyjob.invoker import JobInvoker, construct
-from anyjob.loop import JobLoop
-from anyjob.registry import JobConfiguration
+from anyjob.base.clock import SystemClock
+from anyjob.base.envelope import write_envelope
+from anyjob.define.registry import JobConfiguration
+from anyjob.run.invoker import JobInvoker, construct
+from anyjob.run.loop import JobLoop
+from anyjob.run.timelimit import TimeLimits
 from anyjob.testing import FakeClock
-from anyjob.timelimit import TimeLimits
 
 
 @dataclass

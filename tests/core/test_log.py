@@ -26,10 +26,10 @@ from anyjob import (
     StoreBackend,
     background_job,
 )
-from anyjob.envelope import write_envelope
-from anyjob.errors import JobTimeLimitError
-from anyjob.log import JobLogger, log_event
-from anyjob.outcome import Abandoned
+from anyjob.base.envelope import write_envelope
+from anyjob.base.errors import JobTimeLimitError
+from anyjob.base.log import JobLogger, log_event
+from anyjob.seams.outcome import Abandoned
 from anyjob.testing import FakeClock
 
 Fail = Callable[[BaseException], Any]
@@ -91,15 +91,15 @@ def test_a_failed_try_is_told_with_its_message_and_its_traceback(fail: Fail, out
     [
         (
             GiveUp("card refused"),
-            'gave up job=fail id=id1 tries=1 took=0.25s error=anyjob.retry.GiveUp reason="card re',
+            'gave up job=fail id=id1 tries=1 took=0.25s error=anyjob.GiveUp reason="card re',
         ),
-        (RetryLater(5, reason="busy"), "error=anyjob.retry.RetryLater reason=busy next=2026-01-01T12:00:05+00:00"),
-        (Snooze(5, reason="busy"), "snoozed job=fail id=id1 until=2026-01-01T12:00:05+00:00 error=anyjob.retry.Snooze"),
+        (RetryLater(5, reason="busy"), "error=anyjob.RetryLater reason=busy next=2026-01-01T12:00:05+00:00"),
+        (Snooze(5, reason="busy"), "snoozed job=fail id=id1 until=2026-01-01T12:00:05+00:00 error=anyjob.Snooze"),
         (
             JobTimeLimitError("ran longer than 1 s"),
-            'error=anyjob.errors.JobTimeLimitError reason="ran longer than 1 s"',
+            'error=anyjob.JobTimeLimitError reason="ran longer than 1 s"',
         ),
-        (JobResolutionError("no mailer"), 'error=anyjob.errors.JobResolutionError reason="no mailer"'),
+        (JobResolutionError("no mailer"), 'error=anyjob.JobResolutionError reason="no mailer"'),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -128,8 +128,8 @@ def test_an_error_of_ours_that_a_job_ran_into_has_its_traceback(
 @pytest.mark.parametrize(
     ("name", "args", "told"),
     [
-        ("fail", {"number": "x"}, "error=anyjob.errors.InvalidArgsError reason="),
-        ("gone", {}, "error=anyjob.errors.UnknownJobError reason="),
+        ("fail", {"number": "x"}, "error=anyjob.InvalidArgsError reason="),
+        ("gone", {}, "error=anyjob.UnknownJobError reason="),
     ],
 )
 def test_what_is_refused_before_it_runs_is_told_with_the_reason(
@@ -156,7 +156,7 @@ def test_what_can_not_be_read_is_told_with_the_id_that_it_is_parked_under(
     outcome = make_manager().executor.execute(b"{")
     backend.settle(outcome)
     (parked,) = backend.store.scan(JobFilter()).jobs
-    assert f"ERROR parked id={parked.id} error=anyjob.errors.EnvelopeError reason=" in out.getvalue()
+    assert f"ERROR parked id={parked.id} error=anyjob.EnvelopeError reason=" in out.getvalue()
 
 
 # Fields
@@ -271,5 +271,5 @@ def test_what_is_switched_off_costs_no_text(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(_: object) -> NoReturn:
         raise AssertionError("nobody asked")
 
-    monkeypatch.setattr("anyjob.log._plain", refuse)
+    monkeypatch.setattr("anyjob.base.log._plain", refuse)
     log_event(JobLogger("anyjob.test"), logging.DEBUG, "told", number=7)

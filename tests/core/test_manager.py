@@ -39,11 +39,11 @@ from anyjob import (
     background_job,
     job_name,
 )
-from anyjob.backend import NativeCommand, send_one_by_one
-from anyjob.capabilities import Capabilities, Quality
-from anyjob.executor import JobExecutor
-from anyjob.options import due_at, plain_options
-from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
+from anyjob.define.options import due_at, plain_options
+from anyjob.run.executor import JobExecutor
+from anyjob.seams.backend import NativeCommand, send_one_by_one
+from anyjob.seams.capabilities import Capabilities, Quality
+from anyjob.seams.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
 from anyjob.testing import FakeClock
 
 

@@ -13,13 +13,13 @@ from envelopes import make_envelope
 from msgspec import structs
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobState, StoreBackend, UnsupportedCapabilityError
-from anyjob.capabilities import Quality
-from anyjob.errors import ConfigurationError, EnqueueError, InvalidOptionError
-from anyjob.manager import JobManager
+from anyjob.base.errors import ConfigurationError, EnqueueError, InvalidOptionError
+from anyjob.define.registry import JobRegistry
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
-from anyjob.registry import JobRegistry
-from anyjob.store import JobFilter
-from anyjob.store_backend import memory_capabilities
+from anyjob.seams.capabilities import Quality
+from anyjob.seams.store import JobFilter
+from anyjob.send.manager import JobManager
+from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing import FakeClock
 
 

@@ -27,10 +27,10 @@ from anyjob import (
     background_job,
     job_name,
 )
-from anyjob.backend import BackendConfig
-from anyjob.errors import UnknownJobError
-from anyjob.plain import plain_number
-from anyjob.routing import JobRoute
+from anyjob.base.errors import UnknownJobError
+from anyjob.base.plain import plain_number
+from anyjob.seams.backend import BackendConfig
+from anyjob.send.routing import JobRoute
 from anyjob.settings import load_settings
 from anyjob.testing import FakeClock
 

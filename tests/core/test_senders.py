@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from anyjob import EnqueueError
-from anyjob.senders import JobSenders
+from anyjob.send.senders import JobSenders
 
 SOON = 0.05
 pytestmark = pytest.mark.anyio
@@ -52,7 +52,7 @@ async def test_who_waits_too_long_is_never_sent(senders: JobSenders, hole: threa
 async def test_what_is_being_sent_is_in_doubt(
     senders: JobSenders, hole: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anyjob.senders._GRACE", SOON)
+    monkeypatch.setattr("anyjob.send.senders._GRACE", SOON)
     with pytest.raises(EnqueueError, match="no answer") as failed:
         await senders.send("main", ["a"], hole.wait)
     assert (failed.value.rejected, failed.value.in_doubt) == ((), ("a",))

@@ -1,4 +1,4 @@
-"""Several doors, one schema: the strongest wins, all faults are told at once, passwords never."""
+"""Several sources, one schema: the strongest wins, all faults are told at once, passwords never."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from anyjob import ConfigurationError, JobRegistry, JobRoute, NotConfiguredError, RetryPolicy, host
-from anyjob.settings import Settings, load_settings
+from anyjob import ConfigurationError, JobRegistry, JobRoute, NotConfiguredError, RetryPolicy
+from anyjob.base.urls import hide_in, hide_password
+from anyjob.settings import Settings, compose, load_settings
 from anyjob.settings.schema import FIELDS
-from anyjob.urls import hide_in, hide_password
 
 SCHEMES = ["celery+amqp", "memory", "rq+redis"]
 KNOWN = "celery+amqp, memory, rq+redis"
@@ -286,7 +286,7 @@ def test_what_is_not_ours_is_left_alone(load: Load, text: str) -> None:
 # Faults
 
 
-def test_all_faults_of_all_doors_are_told_at_once(faults: Faults) -> None:
+def test_all_faults_of_all_sources_are_told_at_once(faults: Faults) -> None:
     assert faults(
         {"enqueue_timeout": "soon", "worker_backend": "nobody"},
         environ={"ANYJOB_MAX_LOSSES": "-1", "ANYJOB_NAMESPASE": "x"},
@@ -574,4 +574,4 @@ def test_a_deleted_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert settings is not None
     monkeypatch.setattr(os, "environ", {})
     with pytest.raises(NotConfiguredError, match="the working directory was deleted"):
-        host.load(registry=JobRegistry())
+        compose.load(registry=JobRegistry())

@@ -22,8 +22,8 @@ from anyjob import (
     background_job,
     job_name,
 )
+from anyjob.define.upgrades import ARGS_VERSION_HEADER, args_version
 from anyjob.testing import FakeClock
-from anyjob.upgrades import ARGS_VERSION_HEADER, args_version
 
 paid: list[Any] = []
 

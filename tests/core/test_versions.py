@@ -10,7 +10,7 @@ from importlib import metadata
 import pytest
 
 from anyjob import ConfigurationError
-from anyjob.versions import check_versions
+from anyjob.base.versions import check_versions
 
 ASKED_FOR = [
     "msgspec>=0.20",

@@ -35,10 +35,10 @@ from anyjob import (
     background_job,
     current_job,
 )
-from anyjob.backend import BackendConfig
-from anyjob.outcome import Completed, Outcome, Retry
-from anyjob.store import JobClaim, JobStore
-from anyjob.store_backend import memory_backend
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.outcome import Completed, Outcome, Retry
+from anyjob.seams.store import JobClaim, JobStore
+from anyjob.stores.store_backend import memory_backend
 from anyjob.testing import FakeClock
 
 ABP_TRIES = [0, 60, 180, 420, 900, 1860, 3780, 7620, 15300, 30660, 61380, 122820]
@@ -391,7 +391,7 @@ def _logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
 
 def _manager_of(store: JobStore, registry: JobRegistry, lease: float = 30.0) -> JobManager:
     from anyjob import StoreBackend
-    from anyjob.capabilities import Capabilities, Quality
+    from anyjob.seams.capabilities import Capabilities, Quality
 
     can = Capabilities(priority=Quality.EXACT, delay=Quality.EXACT, in_process=True)
     return JobManager(StoreBackend(store, can, lease=lease), registry=registry, clock=store.clock)

@@ -25,9 +25,9 @@ from servers import PrivateRedis
 
 from anyjob import JobEnvelope, JobFilter, JobManager, JobPriority, JobState, StoredJob
 from anyjob.current import default_registry
-from anyjob.host import build
 from anyjob.migration import MigrationOptions, MigrationReport
 from anyjob.settings import load_settings
+from anyjob.settings.compose import build
 from anyjob.testing.conformance import ServerWorld
 from anyjob.testing.conformance.harness import JOBS, SHORT
 

@@ -20,8 +20,8 @@ from migration.applications import APPLICATIONS, REPORT, SEND_MAIL, Application,
 from migration.pairs import LONG, Servers
 
 from anyjob import JobEnvelope, JobFilter, JobRegistry, JobState
-from anyjob.host import build
 from anyjob.settings import load_settings
+from anyjob.settings.compose import build
 
 ROUNDS: Final = 125
 """Of eight messages each."""

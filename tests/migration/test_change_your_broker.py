@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from anyjob import JobManager, JobRegistry
-from anyjob.host import build
 from anyjob.settings import load_settings
+from anyjob.settings.compose import build
 from anyjob.testing.conformance.processes import WorkerProcess
 from anyjob.testing.probes.journal import wait_until
 

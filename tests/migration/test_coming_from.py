@@ -20,8 +20,8 @@ from migration.applications import REPORT, SEND_MAIL, Application, application_o
 from migration.pairs import Servers
 
 from anyjob import JobManager, JobRegistry
-from anyjob.host import build
 from anyjob.settings import load_settings
+from anyjob.settings.compose import build
 from anyjob.testing.conformance.processes import WorkerProcess
 from anyjob.testing.probes.journal import wait_until
 

@@ -11,8 +11,8 @@ import pytest
 from migration.pairs import LONG, Pair, in_line, mixed, pairs
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobFilter, JobState, StoreBackend
-from anyjob.envelope import write_envelope
-from anyjob.store_backend import memory_capabilities
+from anyjob.base.envelope import write_envelope
+from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing.conformance.fixtures import move
 
 JOBS, NATIVES = (10_000, 1_000) if LONG else (300, 30)

@@ -27,7 +27,7 @@ from anyjob import (
     current_job,
     get_manager,
 )
-from anyjob.capabilities import BulkAtomicity, Capabilities, Quality
+from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.testing import JobSandbox, in_memory
 
 ran: list[Any] = []

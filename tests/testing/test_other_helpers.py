@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import anyjob
-from anyjob.capabilities import Capabilities
-from anyjob.store import JobFilter
+from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.store import JobFilter
 from anyjob.testing import JobSandbox, in_memory
 
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")

@@ -125,7 +125,7 @@ def test_the_marker_says_what_to_behave_like_and_is_known(pytester: pytest.Pytes
         APPLICATION
         + """
 from datetime import UTC, datetime
-from anyjob.capabilities import Capabilities
+from anyjob.seams.capabilities import Capabilities
 
 pytestmark = pytest.mark.anyjob_sandbox(start=datetime(2030, 1, 1, tzinfo=UTC))
 

@@ -38,9 +38,9 @@ from anyjob import (
     current_job,
     job_name,
 )
-from anyjob.backend import BackendConfig
-from anyjob.clock import SystemClock
-from anyjob.store_backend import memory_backend
+from anyjob.base.clock import SystemClock
+from anyjob.seams.backend import BackendConfig
+from anyjob.stores.store_backend import memory_backend
 from anyjob.testing import JobSandbox, JobSandboxMixin, in_memory
 
 done: list[Any] = []

@@ -110,7 +110,7 @@ async def test_async_twins(anyjob_sandbox: JobSandbox) -> None:
     assert_type(await anyjob_sandbox.arun_all(raises=False), int)
 
 
-def test_the_other_doors(manager: JobManager) -> None:
+def test_the_other_ways(manager: JobManager) -> None:
     with in_memory(profile="rq+redis://", start=datetime.now(UTC)) as sandbox:
         assert_type(sandbox, JobSandbox)
     assert_wire_unbroken("wire.json", registry=manager.registry, packages=["shop"])

@@ -19,21 +19,21 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from anyjob import current
-from anyjob.backend import JobBackend, NativeCommand
+from anyjob.base.envelope import QUEUE_NAME, JobPriority
+from anyjob.base.error_text import visible
+from anyjob.base.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
+from anyjob.base.urls import hide_password
 from anyjob.cli.doctor import Verdict, examine
 from anyjob.cli.process import run_children, run_worker
-from anyjob.envelope import QUEUE_NAME, JobPriority
-from anyjob.error_text import visible
-from anyjob.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
-from anyjob.loader import installed_schemes
-from anyjob.manager import JobManager
-from anyjob.options import EnqueueOptions
-from anyjob.registry import QUEUE_RULE
+from anyjob.define.options import EnqueueOptions
+from anyjob.define.registry import QUEUE_RULE
+from anyjob.run.worker import HANDED_BACK, JobWorker, WorkerOptions
+from anyjob.seams.backend import JobBackend, NativeCommand
+from anyjob.seams.store import JobState
+from anyjob.send.manager import JobManager
 from anyjob.settings import Settings, load_settings
-from anyjob.settings.doors import APP_VARIABLE, CONFIG_VARIABLE
-from anyjob.store import JobState
-from anyjob.urls import hide_password
-from anyjob.worker import HANDED_BACK, JobWorker, WorkerOptions
+from anyjob.settings.loader import installed_schemes
+from anyjob.settings.sources import APP_VARIABLE, CONFIG_VARIABLE
 
 __all__ = ["ExitCode", "cli", "fail", "refuse_in_process", "split_queues", "with_exit_codes"]
 

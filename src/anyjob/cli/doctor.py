@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from anyjob.backend import JobBackend
-from anyjob.errors import EnqueueError
-from anyjob.manager import JobManager
+from anyjob.base.errors import EnqueueError
+from anyjob.seams.backend import JobBackend
+from anyjob.send.manager import JobManager
 
 __all__ = ["Finding", "Verdict", "examine"]
 

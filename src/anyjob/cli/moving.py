@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from anyjob.base.error_text import visible
 from anyjob.cli.commands import ExitCode, fail
-from anyjob.error_text import visible
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
-from anyjob.store import JobState
+from anyjob.seams.store import JobState
 
 __all__ = ["move_or_preview", "moving_options", "options_of"]
 

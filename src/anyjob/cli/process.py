@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
-from anyjob.children import start_child
-from anyjob.log import JobLogger, log_event
-from anyjob.worker import JobWorker
+from anyjob.base.children import start_child
+from anyjob.base.log import JobLogger, log_event
+from anyjob.run.worker import JobWorker
 
 __all__ = ["run_children", "run_worker"]
 

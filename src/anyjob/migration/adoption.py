@@ -10,19 +10,19 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import asdict, replace
 
-from anyjob.backend import MoveMemory
-from anyjob.capabilities import Capabilities
-from anyjob.clock import Clock
-from anyjob.envelope import MAX_COUNT, JobEnvelope, write_envelope
-from anyjob.errors import AnyjobError, InvalidArgsError
-from anyjob.moments import plain_moment
-from anyjob.natives import ADOPTED_HEADER, NativeJob, NativeMessage
-from anyjob.options import EnqueueOptions
-from anyjob.pydantic_models import is_pydantic_model
-from anyjob.registry import JobConfiguration
-from anyjob.shelf import JobShelf
-from anyjob.signature import JobFunction
-from anyjob.store import JobState
+from anyjob.base.clock import Clock
+from anyjob.base.envelope import MAX_COUNT, JobEnvelope, write_envelope
+from anyjob.base.errors import AnyjobError, InvalidArgsError
+from anyjob.base.moments import plain_moment
+from anyjob.define.options import EnqueueOptions
+from anyjob.define.pydantic_models import is_pydantic_model
+from anyjob.define.registry import JobConfiguration
+from anyjob.define.signature import JobFunction
+from anyjob.seams.backend import MoveMemory
+from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.natives import ADOPTED_HEADER, NativeJob, NativeMessage
+from anyjob.seams.store import JobState
 
 __all__ = ["NativeReader", "NativeSource"]
 

@@ -10,14 +10,20 @@ from datetime import timedelta
 from itertools import islice
 from typing import Final, Protocol
 
-from anyjob.backend import JobBackend, MoveMemory
-from anyjob.capabilities import Capabilities
-from anyjob.clock import Clock, deadline_in
-from anyjob.envelope import JOB_ID, JobEnvelope, JobIds
-from anyjob.errors import AnyjobError, DuplicateJobIdError, EnqueueError, InvalidOptionError, UnsupportedCapabilityError
+from anyjob.base.clock import Clock, deadline_in
+from anyjob.base.envelope import JOB_ID, JobEnvelope, JobIds
+from anyjob.base.errors import (
+    AnyjobError,
+    DuplicateJobIdError,
+    EnqueueError,
+    InvalidOptionError,
+    UnsupportedCapabilityError,
+)
 from anyjob.migration.report import MigrationError, MigrationReport, MovedGroup, Tally
-from anyjob.shelf import JobShelf, TakenJob
-from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob.seams.backend import JobBackend, MoveMemory
+from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.store import JobFilter, JobState, StoredJob
 
 __all__ = ["JobMigration", "MigrationOptions"]
 

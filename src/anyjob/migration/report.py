@@ -8,10 +8,10 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import AnyjobError
-from anyjob.natives import NativeJob
-from anyjob.store import JobState, StoredJob
+from anyjob.base.envelope import JobEnvelope
+from anyjob.base.errors import AnyjobError
+from anyjob.seams.natives import NativeJob
+from anyjob.seams.store import JobState, StoredJob
 
 __all__ = ["MigrationError", "MigrationReport", "MovedGroup", "Tally"]
 

@@ -1,4 +1,4 @@
-"""One schema for settings and several doors; every fault of every door is found at once, with its place."""
+"""One schema for settings and several sources; every fault of every source is found at once, with its place."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 from msgspec import Struct
 
-from anyjob.backend import ENQUEUE_TIMEOUT
-from anyjob.errors import ConfigurationError, did_you_mean
-from anyjob.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN
-from anyjob.invoker import JobResolver
-from anyjob.observer import JobObserver
-from anyjob.retry import DEFAULT_RETRY, RetryPolicy
-from anyjob.routing import JobRoute
-from anyjob.serializer import DEFAULT_MAX_ARGS_SIZE
-from anyjob.settings.doors import CONFIG_VARIABLE, Door, aliases_in, read_environment, read_files, working_directory
-from anyjob.settings.schema import read_door
-from anyjob.urls import expand_url, hide_password, is_url, refuse_unreadable
-from anyjob.worker import DEFAULT_LEASE, DEFAULT_STOP_TIMEOUT
+from anyjob.base.errors import ConfigurationError, did_you_mean
+from anyjob.base.urls import expand_url, hide_password, is_url, refuse_unreadable
+from anyjob.define.retry import DEFAULT_RETRY, RetryPolicy
+from anyjob.define.serializer import DEFAULT_MAX_ARGS_SIZE
+from anyjob.run.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN
+from anyjob.run.invoker import JobResolver
+from anyjob.run.worker import DEFAULT_LEASE, DEFAULT_STOP_TIMEOUT
+from anyjob.seams.backend import ENQUEUE_TIMEOUT
+from anyjob.seams.observer import JobObserver
+from anyjob.send.routing import JobRoute
+from anyjob.settings.schema import read_source
+from anyjob.settings.sources import CONFIG_VARIABLE, Source, aliases_in, read_environment, read_files, working_directory
 
 __all__ = ["BackendSettings", "Settings", "load_settings"]
 
@@ -43,7 +43,7 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What all doors say together."""
+    """What all sources say together."""
 
     default: str
     """Alias of the backend that new jobs go to, unless a route says otherwise."""
@@ -75,7 +75,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     stop_timeout: float = DEFAULT_STOP_TIMEOUT
     """Seconds that running jobs may take to finish when a worker stops."""
     sources: Mapping[str, str] = {}
-    """Which door said it, by path."""
+    """Which source said it, by path."""
 
 
 def load_settings(
@@ -87,7 +87,7 @@ def load_settings(
     schemes: Collection[str] | None = None,
     connects: bool = True,
 ) -> Settings | None:
-    """Return the settings, or None if no door names a backend. The strongest first: `given`, environment, files.
+    """Return the settings, or None if no source names a backend. The strongest first: `given`, environment, files.
 
     Of files, `config` (else `ANYJOB_CONFIG`) is read, else anyjob.toml and [tool.anyjob] of pyproject.toml in the
     nearest of `directory` (default: the current one) and its parents that has any. `schemes`: the URL schemes to
@@ -98,13 +98,13 @@ def load_settings(
     faults: list[str] = []
     if config is None and environ.get(CONFIG_VARIABLE):
         config = Path(environ[CONFIG_VARIABLE])
-    arguments: Door = ("arguments", given or {})
+    arguments: Source = ("arguments", given or {})
     files = read_files(directory or working_directory(), config, faults)
-    doors = [arguments, read_environment(environ, aliases_in([arguments, *files]), faults), *files]
+    said_by = [arguments, read_environment(environ, aliases_in([arguments, *files]), faults), *files]
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for source, said in reversed(doors):
-        for path, value in read_door(source, said, faults):
+    for source, said in reversed(said_by):
+        for path, value in read_source(source, said, faults):
             if value is None and path.startswith("backends."):
                 for weaker in [each for each in values if each.startswith(f"{path}.")]:
                     del values[weaker], sources[weaker]

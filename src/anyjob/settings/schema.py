@@ -1,4 +1,4 @@
-"""The schema of all doors: each key with the reader that checks its value."""
+"""The schema of all sources: each key with the reader that checks its value."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any, Final
 
 import msgspec
 
-from anyjob.envelope import QUEUE_NAME
-from anyjob.errors import JobDefinitionError, did_you_mean, shown
-from anyjob.moments import LONGEST_WAIT
-from anyjob.named import OBJECT_NAME
-from anyjob.observer import JobObserver
-from anyjob.plain import plain_number, plain_text, plain_texts
-from anyjob.registry import QUEUE_RULE
-from anyjob.retry import RetryPolicy
-from anyjob.routing import JobRoute
-from anyjob.urls import is_url
+from anyjob.base.envelope import QUEUE_NAME
+from anyjob.base.errors import JobDefinitionError, did_you_mean, shown
+from anyjob.base.moments import LONGEST_WAIT
+from anyjob.base.named import OBJECT_NAME
+from anyjob.base.plain import plain_number, plain_text, plain_texts
+from anyjob.base.urls import is_url
+from anyjob.define.registry import QUEUE_RULE
+from anyjob.define.retry import RetryPolicy
+from anyjob.seams.observer import JobObserver
+from anyjob.send.routing import JobRoute
 
-__all__ = ["FIELDS", "read_door"]
+__all__ = ["FIELDS", "read_source"]
 
 Reader = Callable[[Any], Any]
 
@@ -150,8 +150,8 @@ BACKEND_FIELDS: Final[Mapping[str, Reader]] = {
 }
 
 
-def read_door(source: str, said: Any, faults: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield what a door says as (path, value), checked; note every fault. `backends.x` stands before a whole row."""
+def read_source(source: str, said: Any, faults: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield what a source says as (path, value), checked; note every fault. `backends.x` stands before a whole row."""
     if not isinstance(said, Mapping):
         faults.append(f"{source}: must be a table.")
         return
@@ -166,7 +166,7 @@ def read_door(source: str, said: Any, faults: list[str]) -> Iterator[tuple[str, 
 
 
 def _read_row(source: str, path: str, row: Any, faults: list[str]) -> Iterator[tuple[str, Any]]:
-    if isinstance(row, str):  # a URL alone is the whole row: nothing of a weaker door's clings to it
+    if isinstance(row, str):  # a URL alone is the whole row: nothing of a weaker source's clings to it
         yield path, None
         yield from _read_field(source, path, "url", row, BACKEND_FIELDS, faults)
     elif isinstance(row, Mapping):

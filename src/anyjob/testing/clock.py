@@ -6,8 +6,8 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from anyjob.errors import InvalidOptionError
-from anyjob.forks import in_each_process
+from anyjob.base.errors import InvalidOptionError
+from anyjob.base.forks import in_each_process
 
 __all__ = ["FakeClock"]
 

@@ -9,10 +9,10 @@ from functools import partial
 from threading import Event
 from typing import Any, Generic, TypeVar
 
-from anyjob.envelope import JobEnvelope, read_envelope
-from anyjob.executor import JobExecutor
-from anyjob.outcome import Outcome
-from anyjob.store import JobClaim
+from anyjob.base.envelope import JobEnvelope, read_envelope
+from anyjob.run.executor import JobExecutor
+from anyjob.seams.outcome import Outcome
+from anyjob.seams.store import JobClaim
 from anyjob.testing.sandbox_backend import SandboxBackend
 
 __all__ = ["JobDelivery"]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from anyjob.capabilities import BulkAtomicity
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import EnqueueError
+from anyjob.base.envelope import JobEnvelope
+from anyjob.base.errors import EnqueueError
+from anyjob.seams.capabilities import BulkAtomicity
 
 __all__ = ["Fault", "SandboxFaults"]
 

@@ -8,11 +8,11 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 from msgspec import UNSET
 
-from anyjob.envelope import QUEUE_NAME, JobPriority
-from anyjob.errors import InvalidArgsError, InvalidOptionError, UnknownJobError, did_you_mean
+from anyjob.base.envelope import QUEUE_NAME, JobPriority
+from anyjob.base.errors import InvalidArgsError, InvalidOptionError, UnknownJobError, did_you_mean
+from anyjob.define.plain_data import refuse_unknown_fields
+from anyjob.define.registry import QUEUE_RULE, JobConfiguration
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob
-from anyjob.plain_data import refuse_unknown_fields
-from anyjob.registry import QUEUE_RULE, JobConfiguration
 from anyjob.testing.record import AbandonedJob, EnqueuedJob, RanJob
 
 __all__ = [

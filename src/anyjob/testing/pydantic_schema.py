@@ -7,7 +7,7 @@ from datetime import date, time, timedelta
 from functools import cache
 from typing import Any, Final
 
-from anyjob.pydantic_models import is_pydantic_model
+from anyjob.define.pydantic_models import is_pydantic_model
 
 __all__ = ["ANY_KEY", "BOUNDS", "pydantic_schema"]
 

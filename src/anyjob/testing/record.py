@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from anyjob.context import JobExecutionContext
-from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.executor import JobExecutor
-from anyjob.observer import JobObserver, JobObservers
-from anyjob.outcome import Abandoned, JobFailure
-from anyjob.registry import JobConfiguration, JobRegistry
-from anyjob.serializer import JobSerializer
+from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.define.context import JobExecutionContext
+from anyjob.define.registry import JobConfiguration, JobRegistry
+from anyjob.define.serializer import JobSerializer
+from anyjob.run.executor import JobExecutor
+from anyjob.seams.observer import JobObserver, JobObservers
+from anyjob.seams.outcome import Abandoned, JobFailure
 
 __all__ = ["AbandonedJob", "EnqueuedJob", "JobRecord", "JobWatcher", "RanJob", "WatchedObservers"]
 

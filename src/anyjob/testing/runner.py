@@ -7,11 +7,11 @@ from contextlib import closing
 from threading import Event
 from typing import Final, NamedTuple
 
-from anyjob.envelope import read_envelope
-from anyjob.interrupt import stopped_by_interrupt
-from anyjob.outcome import Completed, Outcome
-from anyjob.retry import RetryLater, Snooze
-from anyjob.store import JobState
+from anyjob.base.envelope import read_envelope
+from anyjob.base.interrupt import stopped_by_interrupt
+from anyjob.define.retry import RetryLater, Snooze
+from anyjob.seams.outcome import Completed, Outcome
+from anyjob.seams.store import JobState
 from anyjob.testing.delivery import JobDelivery
 from anyjob.testing.faults import SandboxFaults
 from anyjob.testing.record import EnqueuedJob, JobRecord, JobWatcher

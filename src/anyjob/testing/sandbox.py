@@ -11,11 +11,13 @@ from typing import Unpack
 import msgspec
 from msgspec import UNSET, Raw
 
-from anyjob.capabilities import Capabilities
+from anyjob.base.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority
 from anyjob.current import get_manager, redirect
-from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority
+from anyjob.define.upgrades import ARGS_VERSION_HEADER
 from anyjob.job import FunctionJob
-from anyjob.manager import JobManager
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.capabilities import Capabilities
+from anyjob.send.manager import JobManager
 from anyjob.testing.assertions import JobAssertions
 from anyjob.testing.faults import Fault
 from anyjob.testing.matching import ChosenJobs, JobExpectation, refuse_bad_queues
@@ -24,8 +26,6 @@ from anyjob.testing.runner import EVERY_JOB, JobChoice
 from anyjob.testing.sandbox_backend import capabilities_of
 from anyjob.testing.sandbox_clock import SandboxClock
 from anyjob.testing.world import IDLE_WITHIN, MAX_JOBS, SandboxWorld
-from anyjob.upgrades import ARGS_VERSION_HEADER
-from anyjob.worker import WorkerOptions
 
 __all__ = ["JobSandbox", "in_memory"]
 

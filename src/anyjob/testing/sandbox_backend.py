@@ -11,20 +11,20 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from anyjob.backend import BackendConfig
-from anyjob.capabilities import Capabilities
-from anyjob.envelope import JobEnvelope
-from anyjob.executor import JobExecutor
-from anyjob.lanes import JobRow
-from anyjob.loader import load_backend
-from anyjob.memory import InMemoryJobStore
-from anyjob.outcome import JobFailure, Outcome
-from anyjob.shelf import JobShelf, TakenJob
-from anyjob.store import JobClaim, JobFilter, JobPage, JobState
-from anyjob.store_backend import StoreBackend, memory_capabilities
+from anyjob.base.envelope import JobEnvelope
+from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import JobWorker, WorkerOptions
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.outcome import JobFailure, Outcome
+from anyjob.seams.store import JobClaim, JobFilter, JobPage, JobState
+from anyjob.settings.loader import load_backend
+from anyjob.stores.lanes import JobRow
+from anyjob.stores.memory import InMemoryJobStore
+from anyjob.stores.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.faults import SandboxFaults
 from anyjob.testing.sandbox_clock import SandboxClock
-from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = ["MEMORY", "SandboxBackend", "SandboxStore", "capabilities_of"]
 

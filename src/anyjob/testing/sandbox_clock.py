@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from anyjob.errors import ConfigurationError
+from anyjob.base.errors import ConfigurationError
 from anyjob.testing.clock import FakeClock
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import inspect
 
-from anyjob.pydantic_models import is_pydantic_dataclass, is_pydantic_model
+from anyjob.define.pydantic_models import is_pydantic_dataclass, is_pydantic_model
 from anyjob.testing.pydantic_schema import ANY_KEY, BOUNDS, pydantic_schema
 
 __all__ = ["schema_of"]

@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from anyjob.capabilities import Capabilities
-from anyjob.context import running_job
+from anyjob.base.envelope import JobEnvelope
+from anyjob.base.errors import InvalidOptionError
 from anyjob.current import default_registry
-from anyjob.envelope import JobEnvelope
-from anyjob.errors import InvalidOptionError
-from anyjob.manager import JobManager
-from anyjob.registry import JobConfiguration
-from anyjob.routing import JobWiring
+from anyjob.define.context import running_job
+from anyjob.define.registry import JobConfiguration
+from anyjob.run.worker import JobWorker, WorkerOptions
+from anyjob.seams.capabilities import Capabilities
+from anyjob.send.manager import JobManager
+from anyjob.send.routing import JobWiring
 from anyjob.testing.faults import SandboxFaults
 from anyjob.testing.record import JobRecord, JobWatcher, WatchedObservers
 from anyjob.testing.runner import EVERY_JOB, JobLine, SandboxRunner
 from anyjob.testing.sandbox_backend import SandboxBackend, SandboxStore
 from anyjob.testing.sandbox_clock import SandboxClock
-from anyjob.worker import JobWorker, WorkerOptions
 
 __all__ = ["IDLE_WITHIN", "MAX_JOBS", "SandboxWorld"]
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from anyjob.backend import BackendConfig
+from anyjob.run.worker import HANDED_BACK
+from anyjob.seams.backend import BackendConfig
 from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised, slow
 from anyjob.testing.conformance.harness import LOGS, PROBES, BackendHarness, World
 from anyjob.testing.conformance.processes import WorkerProcess
 from anyjob.testing.probes.jobs import NAME, FailingLate, Fatal
 from anyjob.testing.probes.journal import wait_until
 from anyjob.testing.probes.observer import OBSERVER, heard
-from anyjob.worker import HANDED_BACK
 
 __all__ = ["CrashesConformance"]
 

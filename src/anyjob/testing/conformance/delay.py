@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from anyjob.envelope import JobPriority
-from anyjob.errors import UnsupportedCapabilityError
+from anyjob.base.envelope import JobPriority
+from anyjob.base.errors import UnsupportedCapabilityError
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.journal import wait_until

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from anyjob.run.timelimit import TIME_LIMIT_GRACE
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.endings import (
@@ -17,7 +18,6 @@ from anyjob.testing.probes.endings import (
     Snoozing,
     mend_logging,
 )
-from anyjob.timelimit import TIME_LIMIT_GRACE
 
 __all__ = ["EndingsConformance"]
 
@@ -91,7 +91,7 @@ class EndingsConformance(KitFixtures):
         (begin,) = world.journal.wait(1, "begin", "a")
         (parked,) = world.wait_parked(timeout=30)
         assert parked.failure is not None
-        assert parked.failure.error_type == "anyjob.errors.JobTimeLimitError"
+        assert parked.failure.error_type == "anyjob.base.errors.JobTimeLimitError"
         assert parked.failure.tries == 1
         took = parked.failure.failed_at.timestamp() - begin.at
         assert 1.0 <= took <= (1.0 + TIME_LIMIT_GRACE if hard else blocked) + SLACK

@@ -12,19 +12,19 @@ from typing import Any, Final, TypeVar, cast
 
 import pytest
 
-from anyjob.backend import JobBackend
-from anyjob.capabilities import Capabilities, Quality
-from anyjob.clock import SystemClock
-from anyjob.envelope import JobPriority
-from anyjob.errors import UnsupportedCapabilityError
-from anyjob.memory import InMemoryJobStore
+from anyjob.base.clock import SystemClock
+from anyjob.base.envelope import JobPriority
+from anyjob.base.errors import UnsupportedCapabilityError
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
-from anyjob.store import JobState
-from anyjob.store_backend import StoreBackend, memory_capabilities
+from anyjob.run.worker import WorkerOptions
+from anyjob.seams.backend import JobBackend
+from anyjob.seams.capabilities import Capabilities, Quality
+from anyjob.seams.store import JobState
+from anyjob.stores.memory import InMemoryJobStore
+from anyjob.stores.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.conformance.harness import BackendHarness, World
 from anyjob.testing.probes.journal import Journal
 from anyjob.testing.probes.observer import OBSERVER
-from anyjob.worker import WorkerOptions
 
 __all__ = ["KitFixtures", "move", "needs", "promised", "slow"]
 

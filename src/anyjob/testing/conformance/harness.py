@@ -12,10 +12,10 @@ from typing import Any, Final, Self
 
 from msgspec import Raw
 
-from anyjob.capabilities import Capabilities
-from anyjob.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority
-from anyjob.manager import JobManager
-from anyjob.store import JobFilter, JobState, StoredJob
+from anyjob.base.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority
+from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.send.manager import JobManager
 from anyjob.testing.probes.jobs import Probe
 from anyjob.testing.probes.journal import Journal, wait_until
 

@@ -9,19 +9,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from anyjob.backend import BackendConfig
+from anyjob.base.envelope import JobEnvelope
 from anyjob.current import default_registry, override
-from anyjob.envelope import JobEnvelope
-from anyjob.host import build
-from anyjob.manager import JobManager
-from anyjob.outcome import JobFailure, Outcome
-from anyjob.registry import JobRegistry
+from anyjob.define.registry import JobRegistry
+from anyjob.run.worker import HANDED_BACK, JobWorker, WorkerOptions
+from anyjob.seams.backend import BackendConfig
+from anyjob.seams.outcome import JobFailure, Outcome
+from anyjob.seams.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob
+from anyjob.send.manager import JobManager
 from anyjob.settings import load_settings
-from anyjob.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob
-from anyjob.store_backend import StoreBackend
+from anyjob.settings.compose import build
+from anyjob.stores.store_backend import StoreBackend
 from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World
 from anyjob.testing.probes.journal import Journal, wait_until
-from anyjob.worker import HANDED_BACK, JobWorker, WorkerOptions
 
 __all__ = ["InProcessHarness", "SeveredStore"]
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from anyjob.capabilities import Quality
-from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.errors import DuplicateJobIdError, EnqueueError, InvalidOptionError
-from anyjob.memory import InMemoryJobStore
+from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.base.errors import DuplicateJobIdError, EnqueueError, InvalidOptionError
+from anyjob.define.options import PrepareOptions
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
-from anyjob.options import PrepareOptions
-from anyjob.store import JobFilter, JobState, StoredJob
-from anyjob.store_backend import StoreBackend, memory_capabilities
+from anyjob.seams.capabilities import Quality
+from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.stores.memory import InMemoryJobStore
+from anyjob.stores.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.conformance.fixtures import KitFixtures, move, needs, promised
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.journal import wait_until

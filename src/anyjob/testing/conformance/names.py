@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from anyjob.envelope import write_envelope
+from anyjob.base.envelope import write_envelope
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import JOBS, World
 from anyjob.testing.probes.deployed import NEWCOMER

@@ -6,8 +6,8 @@ import random
 from enum import Enum
 from typing import Any
 
-from anyjob.capabilities import Quality
-from anyjob.envelope import JobPriority
+from anyjob.base.envelope import JobPriority
+from anyjob.seams.capabilities import Quality
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 

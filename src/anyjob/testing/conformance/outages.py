@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from anyjob.errors import EnqueueError
-from anyjob.manager import JobManager
+from anyjob.base.errors import EnqueueError
+from anyjob.send.manager import JobManager
 from anyjob.testing.conformance.fixtures import KitFixtures, promised
 from anyjob.testing.conformance.harness import UNREACHABLE, BackendHarness, World
 from anyjob.testing.conformance.processes import ServerHarness, ServerWorld

@@ -14,11 +14,11 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from anyjob.base.envelope import QUEUE_NAME
 from anyjob.current import default_registry, override
-from anyjob.envelope import QUEUE_NAME
-from anyjob.host import build
-from anyjob.manager import JobManager
+from anyjob.send.manager import JobManager
 from anyjob.settings import load_settings
+from anyjob.settings.compose import build
 from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World
 from anyjob.testing.probes.journal import Journal, wait_until
 

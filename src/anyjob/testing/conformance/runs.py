@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from anyjob.envelope import JobPriority
-from anyjob.errors import DuplicateJobIdError
-from anyjob.job_id import JobId
+from anyjob.base.envelope import JobPriority
+from anyjob.base.errors import DuplicateJobIdError
+from anyjob.base.job_id import JobId
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.jobs import NAME, AsyncProbe, Chain, samples

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from anyjob.capabilities import Quality
-from anyjob.envelope import JobPriority, write_envelope
-from anyjob.errors import UnknownJobError
-from anyjob.store import JobFilter, JobState
+from anyjob.base.envelope import JobPriority, write_envelope
+from anyjob.base.errors import UnknownJobError
+from anyjob.seams.capabilities import Quality
+from anyjob.seams.store import JobFilter, JobState
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.jobs import NAME, Failing, FailingOnce

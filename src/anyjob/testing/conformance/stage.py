@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from anyjob.run.worker import HANDED_BACK
 from anyjob.testing.conformance.harness import CHORES, JOBS, SHORT, UNREACHABLE, BackendHarness, WorkerHandle, World
 from anyjob.testing.conformance.processes import ServerHarness, ServerWorld, WorkerProcess
 from anyjob.testing.conformance.proxy import Proxy
@@ -21,7 +22,6 @@ from anyjob.testing.conformance.verdict import Fault
 from anyjob.testing.probes.journal import wait_until
 from anyjob.testing.probes.producer import STEADY, Ledger, produce
 from anyjob.testing.probes.stepping import step_clock
-from anyjob.worker import HANDED_BACK
 
 __all__ = ["Stage", "stage_on"]
 

@@ -13,11 +13,11 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from anyjob.clock import Clock
-from anyjob.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
-from anyjob.errors import DuplicateJobIdError
-from anyjob.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
-from anyjob.store import JobClaim, JobFilter, JobState, JobStore
+from anyjob.base.clock import Clock
+from anyjob.base.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
+from anyjob.base.errors import DuplicateJobIdError
+from anyjob.seams.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
+from anyjob.seams.store import JobClaim, JobFilter, JobState, JobStore
 from anyjob.testing.clock import FakeClock
 
 __all__ = ["StoreConformance"]

@@ -11,10 +11,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from msgspec import Raw
 from msgspec.structs import replace
 
-from anyjob.clock import Clock
-from anyjob.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
-from anyjob.outcome import Abandoned, Completed, JobFailure, Retry
-from anyjob.store import JobClaim, JobFilter, JobState, JobStore
+from anyjob.base.clock import Clock
+from anyjob.base.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
+from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Retry
+from anyjob.seams.store import JobClaim, JobFilter, JobState, JobStore
 from anyjob.testing.clock import FakeClock
 
 __all__ = ["StoreMachine"]

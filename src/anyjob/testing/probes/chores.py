@@ -7,10 +7,10 @@ import os
 import threading
 from dataclasses import dataclass
 
-from anyjob.context import current_job
+from anyjob.define.context import current_job
+from anyjob.define.registry import job_name
+from anyjob.define.retry import RetryPolicy
 from anyjob.job import AsyncBackgroundJob, BackgroundJob
-from anyjob.registry import job_name
-from anyjob.retry import RetryPolicy
 from anyjob.testing.probes.jobs import NAME, ConformanceError
 from anyjob.testing.probes.journal import record
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from anyjob.define.registry import job_name
 from anyjob.job import BackgroundJob
-from anyjob.registry import job_name
 from anyjob.testing.probes.jobs import NAME
 from anyjob.testing.probes.journal import record
 

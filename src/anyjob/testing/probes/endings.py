@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from anyjob.context import current_job
+from anyjob.define.context import current_job
+from anyjob.define.registry import job_name
+from anyjob.define.retry import RetryLater, RetryPolicy, Snooze
 from anyjob.job import BackgroundJob
-from anyjob.registry import job_name
-from anyjob.retry import RetryLater, RetryPolicy, Snooze
 from anyjob.testing.probes.journal import Journal, hold, record
 
 __all__ = [

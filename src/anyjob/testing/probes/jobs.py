@@ -14,11 +14,11 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from anyjob.context import current_job
 from anyjob.current import get_manager
+from anyjob.define.context import current_job
+from anyjob.define.registry import job_name
+from anyjob.define.retry import GiveUp, RetryLater, RetryPolicy
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, background_job
-from anyjob.registry import job_name
-from anyjob.retry import GiveUp, RetryLater, RetryPolicy
 from anyjob.testing.probes.journal import hold, record
 
 __all__ = [

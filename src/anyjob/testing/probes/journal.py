@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from anyjob.context import current_job
+from anyjob.define.context import current_job
 
 __all__ = ["Entry", "Journal", "hold", "record", "wait_until"]
 

@@ -9,9 +9,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from anyjob.context import JobExecutionContext
-from anyjob.envelope import JobEnvelope
-from anyjob.observer import JobObserver
+from anyjob.base.envelope import JobEnvelope
+from anyjob.define.context import JobExecutionContext
+from anyjob.seams.observer import JobObserver
 
 __all__ = ["OBSERVER", "Heard", "ProbeObserver", "heard"]
 

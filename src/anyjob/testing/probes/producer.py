@@ -17,12 +17,12 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
+from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.base.errors import EnqueueError
 from anyjob.current import default_registry
-from anyjob.envelope import JobEnvelope, JobPriority
-from anyjob.errors import EnqueueError
-from anyjob.host import build
-from anyjob.manager import JobManager
+from anyjob.send.manager import JobManager
 from anyjob.settings import load_settings
+from anyjob.settings.compose import build
 from anyjob.testing.probes.chores import MAX_TRIES, AsyncChore, Chore
 
 __all__ = ["STEADY", "Ledger", "Order", "produce"]

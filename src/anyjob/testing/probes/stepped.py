@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from anyjob.clock import SystemClock
+from anyjob.base.clock import SystemClock
 from anyjob.testing.probes.stepping import ahead
 
 __all__: list[str] = []

@@ -1,0 +1,250 @@
+"""Seam 1: what carries jobs. An adapter translates to a job system's API and decides nothing that others would too."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from anyjob.base.clock import Clock, SystemClock
+from anyjob.base.envelope import JobEnvelope, write_envelope
+from anyjob.base.error_text import describe_error, tellable
+from anyjob.base.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError, shown
+from anyjob.base.log import JobLogger, log_event
+from anyjob.base.moments import plain_moment
+from anyjob.base.plain import plain_text, plain_texts
+from anyjob.base.urls import refuse_unreadable
+from anyjob.run.executor import JobExecutor, worker_name
+from anyjob.run.worker import DEFAULT_LEASE, JobWorker, WorkerOptions
+from anyjob.seams.capabilities import Capabilities, Quality
+from anyjob.seams.inspector import JobShelf
+from anyjob.seams.natives import ReadNative
+from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
+
+__all__ = [
+    "ENQUEUE_TIMEOUT",
+    "BackendConfig",
+    "JobBackend",
+    "NativeCommand",
+    "log_parked",
+    "send_one_by_one",
+]
+
+logger = JobLogger("anyjob.worker")
+
+
+ENQUEUE_TIMEOUT: Final = 5.0
+"""Seconds within which an enqueue succeeds or fails, unless the settings say another bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class NativeCommand:
+    """The command line of a job system's own worker, set up safely.
+
+    `environment` is added to the process's: broker URLs travel there, for `ps` shows a command line to everybody.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendConfig:
+    """What the settings say about one backend; an adapter's entry point is called with it and returns the backend."""
+
+    alias: str
+    url: str = field(repr=False)
+    namespace: str = "anyjob"
+    """Prefix of every native queue and key."""
+    queues: tuple[str, ...] | None = None
+    """The logical queues there are, if the settings close the list."""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Handed to the native library as they are, but for the few that the adapter takes for itself."""
+    enqueue_timeout: float = ENQUEUE_TIMEOUT
+    """Seconds within which `send` has to succeed or fail."""
+    lease: float = DEFAULT_LEASE
+    """Seconds after which a job whose worker gave no sign of life runs again, where the backend's own broker does not
+    notice the loss by itself."""
+    clock: Clock = field(default_factory=SystemClock)
+    known_queues: Callable[[], Iterable[str]] = field(default=lambda: ("default",), repr=False)
+    """The logical queues that the application's jobs go to, as far as it knows by now; for systems that can't tell."""
+
+    def __post_init__(self) -> None:
+        for attribute, plain in _PLAIN.items():
+            object.__setattr__(self, attribute, plain(getattr(self, attribute)))
+        try:
+            refuse_unreadable(self.url)
+        except ValueError as error:
+            raise ConfigurationError(f"backends.{self.alias}.url: {error}") from None
+        if not isinstance(self.queues, tuple | None):
+            raise ConfigurationError(f"backends.{self.alias}.queues: {shown(self.queues)} must be a list, as ['mail'].")
+
+
+_PLAIN: Final = {"alias": plain_text, "url": plain_text, "namespace": plain_text, "queues": plain_texts}
+
+
+class MoveMemory:
+    """What a backend's server remembers of the moves into it; this one remembers nothing. Raises `EnqueueError`."""
+
+    def begin(self, move: str) -> None:  # noqa: ARG002
+        """Prepare for the jobs of a move, which may have been begun before."""
+        return
+
+    def knows(self, move: str) -> bool:  # noqa: ARG002
+        """Whether a move into this place was begun and is not over."""
+        return False
+
+    def forget(self, move: str | None) -> None:  # noqa: ARG002
+        """Forget a move, for it is over; None: all of them, for jobs now leave here."""
+        return
+
+
+class JobBackend(ABC):
+    """Carries envelopes from `send` to an executor. Thread-safe and fork-safe: connects on first use per process."""
+
+    capabilities: Capabilities
+    """Of this instance: they may differ by transport and by whose application it is."""
+
+    shelf: JobShelf | None = None
+    """What waits, seen from outside; None where the system can't be looked into."""
+
+    moves: MoveMemory = MoveMemory()
+    """What `send_moved` remembers."""
+
+    risks: Sequence[str] = ()
+    """What the configuration puts at risk, a line each that begins with the setting; `anyjob doctor` shows them."""
+
+    def look_for_risks(self) -> Sequence[str]:
+        """Return what the server and this machine put at risk as they are now: lines like those of `risks`.
+
+        Connects, and changes nothing. Raises `EnqueueError`.
+        """
+        return ()
+
+    @abstractmethod
+    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+        """Hand the jobs over, and return when they were accepted; what is due later (`due_at`) waits in there.
+
+        Raises `EnqueueError` within the configured bound when the system is away, refuses or never answers, with the
+        ids accepted, rejected and in doubt. The core has checked the capabilities.
+        """
+
+    @abstractmethod
+    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand | JobWorker:
+        """Return the worker: a command of the system's own, or one of ours, not started."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """Do what an outcome asks for; the adapter then acknowledges the message. Written once, for all adapters.
+
+        Raises `EnqueueError`, and nothing else, if that failed: leave the message unacknowledged, so that it comes
+        again. What this backend can't take back (it has no delays, it can't encode it) is parked with the reason.
+        """
+        if isinstance(outcome, Completed):
+            return
+        if isinstance(outcome, Abandoned):
+            parked = self._park(outcome.raw, outcome.failure)
+            if outcome.envelope is None:
+                log_parked(parked, outcome.failure)
+            return
+        try:
+            self._refuse_wait(outcome.envelope)
+            self.resend(outcome.envelope)
+        except EnqueueError:
+            raise
+        except Exception as error:  # noqa: BLE001  # not the system's: it would be the same the next time
+            now = datetime.now(UTC) if self.shelf is None else plain_moment(self.shelf.clock.now())
+            failure = JobFailure.of(error, at=now, worker=worker_name(), tries=outcome.envelope.try_count)
+            error_type, why = failure.error_type, failure.message
+            log_event(logger, logging.ERROR, "can't go back", outcome.envelope, error=error_type, reason=why)
+            self._park(_written(outcome.envelope), failure)
+
+    def _park(self, raw: bytes, failure: JobFailure) -> str:
+        if self.shelf is None:
+            raise EnqueueError("This backend has no place to park an abandoned job.")
+        try:
+            return self.shelf.park(raw, failure)
+        except EnqueueError:
+            raise
+        except Exception as error:
+            raise EnqueueError(f"An abandoned job could not be parked: {describe_error(tellable(error))}") from error
+
+    def _refuse_wait(self, envelope: JobEnvelope) -> None:
+        """Refuse what would come back at once, again and again, until it is due."""
+        if envelope.due_at is not None and self.capabilities.delay is Quality.NONE and self.shelf is not None:
+            delay = envelope.due_at - self.shelf.clock.now()
+            if delay > timedelta():
+                raise UnsupportedCapabilityError(f"The job is to wait for {delay}; this backend has no delays.")
+
+    def resend(self, envelope: JobEnvelope) -> None:
+        """Send a job that came from here again, before its old message is acknowledged. Raises as `send`.
+
+        To be overridden where `send` would take the old message for a duplicate.
+        """
+        self.send([envelope])
+
+    def send_moved(
+        self,
+        envelopes: Sequence[JobEnvelope],
+        move: str,  # noqa: ARG002
+        *,
+        gone: Collection[str] = (),  # noqa: ARG002
+    ) -> Collection[str]:
+        """Send jobs that a move brings from another backend; return the ids that may be here twice. Raises as `send`.
+
+        A mover that was killed comes again, with jobs that it may have sent already. To be overridden, by one of these:
+        a server that can remember a job of a `move` in the very step in which it takes it, takes it once, and
+        `Capabilities.moves_once` says so; another is told first which jobs will come, so that what comes again is known
+        by its id, in this and in later calls of the same move. `gone` are ids of earlier calls that can't come again.
+        """
+        self.send(envelopes)
+        return ()
+
+    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:  # noqa: ARG002
+        """Return what other code than anyjob sent to these queues, by the library's own names (None: to all that are
+        known), and waits; each message is shown as `read` makes it. What our jobs and workers hold is not in it.
+
+        To be overridden where an application's own messages can be read and taken. Raises
+        `UnsupportedCapabilityError` where not.
+        """
+        raise UnsupportedCapabilityError("This backend has no queues that an application sends to by itself.")
+
+    def close(self) -> None:
+        """Close connections. A later call opens them anew."""
+        return
+
+
+def _written(envelope: JobEnvelope) -> bytes:
+    try:
+        return write_envelope(envelope)
+    except Exception as error:
+        raise EnqueueError(f"{envelope.id} can't be written: {describe_error(tellable(error))}") from error
+
+
+def log_parked(parked_id: str, failure: JobFailure) -> None:
+    """Log under which id something is parked that nobody can read: its executor knew none."""
+    log_event(logger, logging.ERROR, "parked", id=parked_id, error=failure.error_type, reason=failure.message)
+
+
+def send_one_by_one(
+    envelopes: Sequence[JobEnvelope],
+    send: Callable[[JobEnvelope], object],
+    errors: tuple[type[Exception], ...],
+    system: str,
+) -> None:
+    """Send jobs by a system's own call, where that has nothing for many. `errors` are what it raises: the job that it
+    raised for is in doubt, and those after it were not sent.
+    """
+    ids = [envelope.id for envelope in envelopes]
+    for number, envelope in enumerate(envelopes):
+        try:
+            send(envelope)
+        except errors as error:
+            raise EnqueueError(
+                f"{system} could not send: {describe_error(tellable(error))}",
+                accepted=ids[:number],
+                in_doubt=[ids[number]],
+                rejected=ids[number + 1 :],
+            ) from error

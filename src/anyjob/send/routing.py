@@ -1,0 +1,234 @@
+"""Which backend a job goes to, and whether that backend can do what the job asks for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from anyjob.base.clock import Clock
+from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.base.errors import (
+    ConfigurationError,
+    InvalidOptionError,
+    JobDefinitionError,
+    UnsupportedCapabilityError,
+    did_you_mean,
+)
+from anyjob.base.forks import forks_wait, in_each_process
+from anyjob.base.log import JobLogger, log_event
+from anyjob.base.plain import plain_text
+from anyjob.run.executor import JobExecutor
+from anyjob.seams.backend import JobBackend
+from anyjob.seams.capabilities import Quality
+from anyjob.seams.observer import JobObservers
+
+__all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget", "JobWiring"]
+
+
+logger = JobLogger("anyjob.worker")
+
+_MANY: Final = 10_000
+_FOR_URLS: Final = "For a URL: anyjob.configure(backend=...)."
+
+OffLoop = Callable[[str, Sequence[str], Callable[[], Any]], Awaitable[Any]]
+"""Runs a blocking call, which sends jobs of these ids to the backend of an alias, away from the event loop."""
+
+
+class JobBackends(Mapping[str, JobBackend]):
+    """The backends by alias. One that is given as a function is made when it is first asked for, so that a process pays
+    only for those it uses. Thread-safe.
+    """
+
+    def __init__(self, backends: Mapping[str, JobBackend | Callable[[], JobBackend]]) -> None:
+        if not isinstance(backends, Mapping):
+            raise ConfigurationError(f"JobManager takes a JobBackend, not a {type(backends).__name__}. {_FOR_URLS}")
+        for alias, each in backends.items():
+            if not isinstance(each, JobBackend) and not callable(each):
+                raise ConfigurationError(f"Backend {alias!r} is a {type(each).__name__}, no JobBackend. {_FOR_URLS}")
+        self._makers = {alias: each for alias, each in backends.items() if not isinstance(each, JobBackend)}
+        self._aliases = tuple(backends)
+        in_each_process(self._begin)
+        self.made = {alias: each for alias, each in backends.items() if isinstance(each, JobBackend)}
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+
+    def __getitem__(self, alias: str) -> JobBackend:
+        backend = self.made.get(alias)
+        if backend is None:
+            with forks_wait(), self._lock:
+                backend = self.made.get(alias) or self._makers[alias]()
+                self.made[alias] = backend
+        return backend
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in self._aliases
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._aliases)
+
+    def __len__(self) -> int:
+        return len(self._aliases)
+
+
+class JobRoute(Struct, frozen=True, kw_only=True):
+    """Sends the jobs whose name fits the pattern `job`, or those of `queue`, to the backend of that alias."""
+
+    backend: str
+    job: str | None = None
+    queue: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            force_setattr(self, field, plain_text(getattr(self, field)))
+
+    def fits(self, name: str, queue: str) -> bool:
+        return fnmatchcase(name, self.job) if self.job is not None else queue == self.queue
+
+
+class JobTarget(Struct, frozen=True):
+    """Where the jobs of one name and queue go."""
+
+    alias: str
+    backend: JobBackend
+
+
+class JobRouter:
+    """Chooses by the first route that fits, else the default, and remembers the choice. Thread-safe."""
+
+    def __init__(
+        self,
+        backends: Mapping[str, JobBackend],
+        default: str,
+        routes: Sequence[JobRoute],
+        queues: Mapping[str, Sequence[str] | None],
+        executor: JobExecutor,
+    ) -> None:
+        self._backends = backends
+        self._default = default
+        self._routes = tuple(routes)
+        self._queues = dict(queues)
+        self._executor = executor
+        self._targets: dict[tuple[str, str, str | None], JobTarget] = {}
+        for alias in (default, *(route.backend for route in self._routes)):
+            self.refuse_unknown_alias(alias)
+
+    def target_of(self, envelope: JobEnvelope, alias: str | None = None) -> JobTarget:
+        """Return where the job goes, by the routes unless the call said an alias; raise `UnsupportedCapabilityError` if
+        that can't do what the job asks for.
+        """
+        key = (envelope.name, envelope.queue, alias)
+        try:
+            target = self._targets[key]
+        except KeyError:
+            if len(self._targets) >= _MANY:
+                self._targets.clear()  # a queue per tenant must not fill the memory
+            target = self._targets[key] = self._choose(envelope, alias)
+        if envelope.due_at is not None or envelope.priority is not JobPriority.NORMAL:
+            delay = timedelta() if envelope.due_at is None else envelope.due_at - self._executor.clock.now()
+            target.backend.capabilities.refuse_unsupported(envelope, delay=delay, backend=target.alias)
+        return target
+
+    def refuse_unknown_alias(self, alias: str) -> None:
+        """Raise `ConfigurationError`, with the nearest known one, unless there is a backend of that alias."""
+        if alias not in self._backends:
+            raise ConfigurationError(f"No backend is called {_no_such(alias, self._backends)}")
+
+    def refuse_unknown_queue(self, alias: str, queue: str) -> None:
+        """Raise `InvalidOptionError` if the settings close the backend's list of queues and this one isn't in it."""
+        queues = self._queues.get(alias)
+        if queues is not None and queue not in queues:
+            raise InvalidOptionError(
+                f"Backend {alias!r} has no queue {queue!r}.{did_you_mean(queue, queues)} "
+                f"Its queues are closed to: {', '.join(queues)}."
+            )
+
+    def refuse_misspelt_queue(self, queue: str, registered: Collection[str]) -> None:
+        """Raise `InvalidOptionError` for a queue of no job, route or setting that is spelt nearly as one of these is.
+
+        Any other may be named at the calls alone, as one for each tenant: that is logged.
+        """
+        known = {*registered, *(route.queue for route in self._routes if route.queue)}
+        known.update(*(queues for queues in self._queues.values() if queues))
+        if queue in known:
+            return
+        if hint := did_you_mean(queue, known):
+            raise InvalidOptionError(
+                f"No job, route or setting names the queue {queue!r}.{hint} If it is right, and named at the calls "
+                "alone, list it in the settings, as one of the backend's queues."
+            )
+        reason = "no job, route or setting names it: only calls that do send jobs there"
+        log_event(logger, logging.WARNING, "serves an unknown queue", queue=queue, reason=reason)
+
+    def refuse_shared_id(self, envelope: JobEnvelope, alias: str | None) -> None:
+        """Raise `UnsupportedCapabilityError` if a second job with this one's id would be taken where it goes."""
+        target = self.target_of(envelope, alias)
+        target.backend.capabilities.refuse_shared_ids(target.alias)
+
+    def queues_but(self, alias: str, excluded: Collection[str], known: Collection[str]) -> tuple[str, ...]:
+        """Return the queues of the backend's closed list, else of the `known` ones, without the excluded.
+
+        Raises `InvalidOptionError` for one that is not among them, and if none is left.
+        """
+        queues = self._queues.get(alias) or sorted(known)
+        for queue in excluded:
+            if queue not in queues:
+                raise InvalidOptionError(
+                    f"Backend {alias!r} has no queue {queue!r} to exclude.{did_you_mean(queue, queues)} "
+                    f"Known, by the settings or the registered jobs: {', '.join(queues)}."
+                )
+        left = tuple(queue for queue in queues if queue not in excluded)
+        if not left:
+            raise InvalidOptionError(
+                f"Backend {alias!r}: with {', '.join(queues)} excluded, there is no queue to serve."
+            )
+        return left
+
+    def _choose(self, envelope: JobEnvelope, alias: str | None) -> JobTarget:
+        """Check, once for a name and queue, what can't change from job to job."""
+        if alias is None:
+            fitting = (route.backend for route in self._routes if route.fits(envelope.name, envelope.queue))
+            alias = next(fitting, self._default)
+        elif alias not in self._backends:
+            raise InvalidOptionError(f"backend: none is called {_no_such(alias, self._backends)}")
+        self.refuse_unknown_queue(alias, envelope.queue)
+        backend = self._backends[alias]
+        can = backend.capabilities
+        if not can.in_process and envelope.name.startswith("__main__."):
+            raise JobDefinitionError(
+                f"{envelope.name} has no name that a worker would know it by, for __main__ is another module there. "
+                'Give it one: @job_name("mail.send") or @background_job("mail.send").'
+            )
+        configuration = self._executor.registry.find(envelope.name)
+        if configuration is not None and can.delay is Quality.NONE and self._executor.policy_of(configuration):
+            raise UnsupportedCapabilityError(
+                f"Backend {alias!r} has no delay, and the retries of {envelope.name!r} need one between tries. "
+                'Give the job retry=None, or set retry = "none".'
+            )
+        return JobTarget(alias, backend)
+
+
+def _no_such(alias: str, known: Mapping[str, object]) -> str:
+    return f"{alias!r}.{did_you_mean(alias, known)} Defined: {', '.join(known)}."
+
+
+class JobWiring(Struct, frozen=True):
+    """What stands behind a manager: where its jobs go, by which clock, what runs them, who hears of it.
+
+    A value of its own, for a test puts another in its place while everything in front (registry, routes, codec, checks)
+    stays the application's.
+    """
+
+    clock: Clock
+    backends: JobBackends
+    executor: JobExecutor
+    router: JobRouter
+    observers: JobObservers
+    off_loop: OffLoop

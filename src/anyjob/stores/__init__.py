@@ -1,0 +1,1 @@
+"""Stores as backends, and the store that is built in: memory."""
