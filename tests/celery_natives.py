@@ -22,7 +22,7 @@ from servers import redis_url
 from anyjob import JobEnvelope, JobFilter, JobPriority, JobState
 from anyjob.base.envelope import write_envelope
 from anyjob.seams.backend import BackendConfig
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import NativeJob, NativeMessage
 from anyjob.settings.loader import load_backend
 from anyjob.testing import FakeClock
@@ -97,7 +97,7 @@ class OwnApp:
     def read(self, *queues: str) -> Mapping[str, NativeMessage]:
         """Return all native messages in these queues (all queues) by their ids, in order; they stay."""
         read = ReadSends(self.clock)
-        drained(self.backend().native_shelf(read, queues or None))
+        drained(self.backend().native_inspector(read, queues or None))
         return read.messages
 
     def left(self, queue: str | None = None) -> Sequence[str]:
@@ -144,9 +144,9 @@ def own_app(kind: str, **settings: Any) -> Iterator[OwnApp]:
                     channel.exchange_delete(exchange)
 
 
-def drained(shelf: JobShelf) -> Sequence[NativeJob]:
+def drained(inspector: JobInspector) -> Sequence[NativeJob]:
     """Return what comes past, in order; all of it goes back."""
-    with shelf.drain(JobFilter(states=WAITS), holder="looks", ahead=3) as taken:
+    with inspector.hold(JobFilter(states=WAITS), holder="looks", ahead=3) as taken:
         return [each.job for each in taken if isinstance(each.job, NativeJob)]
 
 

@@ -20,7 +20,7 @@ from anyjob.define.registry import JobConfiguration
 from anyjob.migration import MigrationOptions, MigrationReport
 from anyjob.seams.backend import JobBackend
 from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.natives import NativeMessage, ReadNative
 from anyjob.seams.outcome import JobFailure
 from anyjob.seams.store import JobFilter, JobPage, JobState, StoredJob
@@ -32,21 +32,21 @@ NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 BOTH = frozenset({JobState.WAITING, JobState.SCHEDULED})
 
 
-class _Taken(TakenJob):
-    def __init__(self, shelf: _NativeShelf, message: NativeMessage, job: StoredJob) -> None:
+class _Taken(HeldJob):
+    def __init__(self, inspector: _NativeInspector, message: NativeMessage, job: StoredJob) -> None:
         self.job = job
-        self._shelf = shelf
+        self._inspector = inspector
         self._message = message
 
     def acknowledge(self) -> bool:
-        self._shelf.messages.remove(self._message)
+        self._inspector.messages.remove(self._message)
         return True
 
     def replace(self, envelope: JobEnvelope) -> bool:
         raise NotImplementedError
 
 
-class _NativeShelf(JobShelf):
+class _NativeInspector(JobInspector):
     """The messages of an application's queues, in this process."""
 
     capabilities = Capabilities(listing=BOTH, moving=BOTH)
@@ -63,7 +63,7 @@ class _NativeShelf(JobShelf):
         return JobPage([job for job in map(self._read, self.messages) if chosen.matches(job)], None)
 
     @contextmanager
-    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:
+    def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[HeldJob]]:
         seen = [(message, self._read(message)) for message in list(self.messages)]
         yield (_Taken(self, message, job) for message, job in seen if chosen.matches(job))
 
@@ -82,9 +82,9 @@ class _App(StoreBackend):
         self.messages = list(messages)
         self.asked: Collection[str] | None = None
 
-    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:
+    def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> JobInspector:
         self.asked = queues
-        return _NativeShelf(self.messages, read)
+        return _NativeInspector(self.messages, read)
 
 
 class Jobs:
@@ -122,7 +122,7 @@ class Jobs:
         return self.manager.adoption("app", tasks, options=MigrationOptions(**options)).move()
 
     def kept(self) -> list[JobEnvelope]:
-        page = self.manager.shelf("new").scan(JobFilter())
+        page = self.manager.inspect("new").scan(JobFilter())
         return [envelope for job in page.jobs if (envelope := job.envelope) is not None]
 
 

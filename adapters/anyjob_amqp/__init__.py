@@ -1,11 +1,11 @@
 """What the adapters share that keep their jobs in RabbitMQ. Knows no job library."""
 
 from anyjob_amqp.capabilities import NATIVES_CAN, KnownQueues, NotedNames, capabilities_of
+from anyjob_amqp.inspector import AmqpInspector, ReadMessage, body_of, jobs_in
 from anyjob_amqp.links import Link, Links, refuse_unknown_options
 from anyjob_amqp.moves import MoveJournal
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.server import RabbitServer
-from anyjob_amqp.shelf import AmqpShelf, ReadMessage, body_of, jobs_in
 from anyjob_amqp.topology import JOB_QUEUE, LEVELS, AmqpNames, Route
 from anyjob_amqp.undecodable import FRAME_HEADER, fault_in, frame_handler, telling_header
 from anyjob_amqp.urls import AmqpAddress, read_url
@@ -16,8 +16,8 @@ __all__ = [
     "LEVELS",
     "NATIVES_CAN",
     "AmqpAddress",
+    "AmqpInspector",
     "AmqpNames",
-    "AmqpShelf",
     "KnownQueues",
     "Link",
     "Links",

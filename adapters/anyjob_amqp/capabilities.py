@@ -22,7 +22,7 @@ NATIVES_CAN: Final = Capabilities(
     counts={JobState.WAITING: Quality.APPROXIMATE},  # with jobs of ours in the same queues
     durable=True,
 )
-"""The capabilities of a shelf of an application's own messages."""
+"""The capabilities of an inspector of an application's own messages."""
 
 
 class NotedNames:

@@ -17,7 +17,7 @@ from anyjob.run.executor import JobExecutor
 from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
 from anyjob.seams.outcome import Deferred, Outcome, Retry
 from anyjob_celery.publishing import Publication
@@ -133,7 +133,7 @@ class OwnCeleryBackend(CeleryBackend):
         self.risks = [REMOTE_CONTROL] if self.options.get("worker_enable_remote_control", True) else []
         self.transport_options: Mapping[str, Any] = self.options.pop("broker_transport_options", {})
 
-    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:  # noqa: ARG002
+    def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> JobInspector:  # noqa: ARG002
         raise UnsupportedCapabilityError(
             f"Backend {self.config.alias!r} has queues of its own, which no application sends to by itself. Name the "
             "application: celery://?app=module:attribute."

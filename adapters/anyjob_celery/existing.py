@@ -22,7 +22,7 @@ from anyjob.run.executor import JobExecutor
 from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, NativeCommand, send_one_by_one
 from anyjob.seams.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
 from anyjob.seams.store import JobState
 from anyjob_celery.backend import CeleryBackend
@@ -74,7 +74,7 @@ class ExistingCeleryBackend(CeleryBackend):
                 )
             self._on = found(self.config, conf, self._queues, connection)
         self.capabilities = self._on.capabilities(_CAN)
-        self.shelf = self._on.shelf(self.capabilities, self.resend)
+        self.inspector = self._on.inspect(self.capabilities, self.resend)
         self.moves = self._on.moves
         self._holds = IS_HELD[transport]
         self.longest_eta = min(self.longest_eta, self._on.longest_eta)
@@ -115,12 +115,12 @@ class ExistingCeleryBackend(CeleryBackend):
 
         send_one_by_one(envelopes, send, self._errors, "Celery")
 
-    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:
-        return self._on.native_shelf(self._queues.chosen(queues), read_natives(read), self.resend)
+    def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> JobInspector:
+        return self._on.native_inspector(self._queues.chosen(queues), read_natives(read), self.resend)
 
     def look_for_risks(self) -> Sequence[str]:
-        if self.shelf is not None:
-            self.shelf.count()  # kombu would try for ever to reach a broker that is away
+        if self.inspector is not None:
+            self.inspector.count()  # kombu would try for ever to reach a broker that is away
         own = {name: task for name, task in self.app.tasks.items() if not name.startswith(("celery.", TASK))}
         overtaking = task_priorities(self.app.conf, self._transport, self._queues.declared, own)
         return [*overtaking, *self._on.risks(), *self._ignorant_workers()]

@@ -13,14 +13,14 @@ from amqp import Message
 from anyjob.base.envelope import JobEnvelope
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Capabilities, Quality
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.store import JobState, StoredJob
 from anyjob_amqp import (
     LEVELS,
     NATIVES_CAN,
     AmqpAddress,
+    AmqpInspector,
     AmqpNames,
-    AmqpShelf,
     Links,
     MoveJournal,
     NotedNames,
@@ -39,7 +39,7 @@ __all__ = ["AppOnAmqp"]
 
 
 class AppOnAmqp:
-    """The queues of an application on RabbitMQ: their capabilities, risks and shelves."""
+    """The queues of an application on RabbitMQ: their capabilities, risks and inspectors."""
 
     def __init__(self, config: BackendConfig, conf: Settings, queues: AppQueues, connection: Any) -> None:
         self._config = config
@@ -73,19 +73,21 @@ class AppOnAmqp:
         """Tell what the server puts at risk. Raises `EnqueueError`."""
         return risks_of_existing(self._links, self._queues.declared)
 
-    def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:
-        """Return the shelf of our jobs in the application's queues."""
+    def inspect(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobInspector:
+        """Return the inspector of our jobs in the application's queues."""
         read = self._reader(lambda: self._queues.seen, read_jobs(self._config.clock))
-        return self._shelf(self._queues, read, resend, can)
+        return self._inspector(self._queues, read, resend, can)
 
-    def native_shelf(self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]) -> JobShelf:
-        """Return the shelf of what `read` shows in these queues."""
-        return self._shelf(queues, self._reader(lambda: queues, read), resend, NATIVES_CAN)
+    def native_inspector(
+        self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]
+    ) -> JobInspector:
+        """Return the inspector of what `read` shows in these queues."""
+        return self._inspector(queues, self._reader(lambda: queues, read), resend, NATIVES_CAN)
 
-    def _shelf(
+    def _inspector(
         self, queues: Iterable[str], read: ReadMessage, resend: Callable[[JobEnvelope], None], can: Capabilities
-    ) -> JobShelf:
-        return AmqpShelf(
+    ) -> JobInspector:
+        return AmqpInspector(
             self._links,
             self._publisher,
             self._names,

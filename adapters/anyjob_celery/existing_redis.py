@@ -11,7 +11,7 @@ from typing import Any, Final
 from anyjob.base.envelope import JobEnvelope, JobPriority
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.store import JobState, StoredJob
 from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
 from anyjob_celery.frame import ForeignMessageError
@@ -27,17 +27,17 @@ from anyjob_redis import (
     NativePlaces,
     NotedNames,
     ParkedJobs,
-    RedisShelf,
+    RedisInspector,
     connect,
+    inspector_of_natives,
     risks_of_held,
-    shelf_of_natives,
 )
 
 __all__ = ["AppOnRedis"]
 
 
 class AppOnRedis:
-    """The queues of an application on Redis: their capabilities, risks and shelves."""
+    """The queues of an application on Redis: their capabilities, risks and inspectors."""
 
     def __init__(self, config: BackendConfig, conf: Settings, queues: AppQueues, connection: Any) -> None:
         self._config = config
@@ -68,17 +68,21 @@ class AppOnRedis:
         """Tell what the server puts at risk. Raises `EnqueueError`."""
         return risks_of_held(self._client, self._config.namespace)
 
-    def shelf(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobShelf:
-        """Return the shelf of our jobs in the application's queues."""
+    def inspect(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobInspector:
+        """Return the inspector of our jobs in the application's queues."""
         client, namespace, clock = self._client, self._config.namespace, self._config.clock
         places = NativePlaces(client, namespace, _AppLists(self._conf, self._queues, read_jobs(clock)), clock)
         parked = ParkedJobs(client, namespace, clock)
-        return RedisShelf(parked, places, resend=resend, clock=clock, capabilities=can)
+        return RedisInspector(parked, places, resend=resend, clock=clock, capabilities=can)
 
-    def native_shelf(self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]) -> JobShelf:
-        """Return the shelf of what `read` shows in these queues."""
+    def native_inspector(
+        self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]
+    ) -> JobInspector:
+        """Return the inspector of what `read` shows in these queues."""
         lists = _AppLists(self._conf, queues, read)
-        return shelf_of_natives(self._client, self._config.namespace, lists, resend=resend, clock=self._config.clock)
+        return inspector_of_natives(
+            self._client, self._config.namespace, lists, resend=resend, clock=self._config.clock
+        )
 
 
 class _AppLists(NativeLayout):

@@ -26,7 +26,7 @@ class CarriedMessage(Struct, frozen=True, kw_only=True):
     queue: str
     """The application's name of it."""
     other_id: str
-    """The id of the shelf for a message without one."""
+    """The id of the inspector for a message without one."""
     headers: Mapping[str, Any]
     body: bytes = b""
     content_type: Any = None

@@ -17,8 +17,8 @@ from anyjob.seams.capabilities import Quality
 from anyjob_amqp import (
     JOB_QUEUE,
     LEVELS,
+    AmqpInspector,
     AmqpNames,
-    AmqpShelf,
     KnownQueues,
     Links,
     MoveJournal,
@@ -58,7 +58,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
         if self.native_delay:
             self.capabilities = replace(self.capabilities, delay=Quality.APPROXIMATE)
         self.capabilities = self.pooled(self.capabilities, self._silence())
-        self.shelf = AmqpShelf(
+        self.inspector = AmqpInspector(
             self._links,
             self._publisher,
             self._names,

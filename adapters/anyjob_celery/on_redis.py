@@ -22,7 +22,7 @@ from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
 from anyjob_celery.redis_places import CeleryPlaces
 from anyjob_celery.redis_wire import LEVELS
-from anyjob_redis import ON_REDIS, Moves, ParkedJobs, RedisShelf, connect, split_url, with_plain_ssl
+from anyjob_redis import ON_REDIS, Moves, ParkedJobs, RedisInspector, connect, split_url, with_plain_ssl
 
 __all__ = ["RedisCeleryBackend"]
 
@@ -55,7 +55,7 @@ class RedisCeleryBackend(OwnCeleryBackend):
         )
         # A sign of life is given three times in a lease: the last one may be a third of it old.
         self.capabilities = self.pooled(can, timedelta(seconds=config.lease * 2 / 3))
-        self.shelf = RedisShelf(
+        self.inspector = RedisInspector(
             ParkedJobs(client, config.namespace, config.clock),
             CeleryPlaces(self.messages, config.lease),
             resend=self.resend,

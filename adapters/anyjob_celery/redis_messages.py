@@ -92,7 +92,7 @@ class RedisMessages:
         return found
 
     def hold(self, seconds: float, wanted: Iterable[tuple[str, str, bytes]]) -> Sequence[bytes]:
-        """Hold messages off the shelf (tag, kind and place, message); return the tags of those that were there."""
+        """Hold messages (tag, kind and place, message); return the tags of those that were there."""
         taken: Sequence[bytes] = self._run(HOLD, seconds, *itertools.chain.from_iterable(wanted))
         return taken
 
@@ -112,7 +112,7 @@ class RedisMessages:
         return int(self._run(INDEX_AFTER, queue, level, item, within))
 
     def held_by(self, holder: str) -> Sequence[str]:
-        """Return the tags of what a holder of the shelf's holds, what was taken first in front."""
+        """Return the tags of what a holder of the inspector's holds, what was taken first in front."""
         infix = f"-{holder}-".encode()
         tags = [tag.decode() for tag in self.client.hkeys(f"{self.namespace}:held") if infix in tag]
         return sorted(tags, key=lambda tag: tag.rpartition("-")[2])

@@ -4,9 +4,9 @@ A message is in exactly one place: a queue's list (one per level, as kombu names
 scheduled set, or held. The hash `<namespace>:held` has, by a tag that is made for each hold,
 
     run <queue> <level>                a worker took it to run it
-    waiting <queue> <level>            held off the shelf; a mark stands for it in its list, so that it goes back to its
+    waiting <queue> <level>            held; a mark stands for it in its list, so that it goes back to its
                                        very place. A worker that meets the mark drops it: then that place is the front
-    scheduled <member> <due>           held off the shelf
+    scheduled <member> <due>           held
 
 and then, after a line feed, the message. `<namespace>:held:times` has when the holder of each last gave a sign of life,
 by the clock of the server.

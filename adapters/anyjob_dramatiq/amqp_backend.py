@@ -15,8 +15,8 @@ from anyjob.base.envelope import JobEnvelope
 from anyjob.seams.backend import BackendConfig
 from anyjob_amqp import (
     LEVELS,
+    AmqpInspector,
     AmqpNames,
-    AmqpShelf,
     KnownQueues,
     Links,
     MoveJournal,
@@ -44,7 +44,7 @@ def names_of(namespace: str) -> AmqpNames:
 class DramatiqAmqpBackend(OwnDramatiqBackend):
     """The scheme is `dramatiq+amqp:` or `dramatiq+amqps:`; `options` are those of py-amqp's connection, which sends."""
 
-    shelf: AmqpShelf
+    inspector: AmqpInspector
     moves: MoveJournal
 
     def __init__(self, config: BackendConfig) -> None:
@@ -62,7 +62,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
             # Dramatiq's threads share the interpreter's lock with the one that sends heartbeats.
             silence_bound=timedelta(seconds=HEARTBEAT * 1.5),
         )
-        self.shelf = AmqpShelf(
+        self.inspector = AmqpInspector(
             self._links,
             self._publisher,
             self._names,

@@ -24,7 +24,7 @@ from anyjob.base.log import JobLogger, log_event
 from anyjob.run.executor import JobExecutor
 from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
 from anyjob_dramatiq.broker import JobBroker
 from anyjob_dramatiq.frame import pack
@@ -106,7 +106,7 @@ class OwnDramatiqBackend(DramatiqBackend):
     def resend(self, envelope: JobEnvelope) -> None:
         self.send_by(partial(self.publish, again=True), [envelope])
 
-    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:  # noqa: ARG002
+    def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> JobInspector:  # noqa: ARG002
         raise UnsupportedCapabilityError(
             f"Backend {self.config.alias!r} has a broker of its own, which no application sends to. Name yours in its "
             "place, as dramatiq://?broker=shop.tasks:broker."

@@ -20,11 +20,11 @@ from anyjob.base.urls import read_object_url
 from anyjob.run.executor import JobExecutor
 from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, send_one_by_one
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
 from anyjob_dramatiq.backend import DramatiqBackend, load_object
 from anyjob_dramatiq.broker import ACTOR_OPTIONS
-from anyjob_dramatiq.existing_shelves import actor_of, existing_broker, queue_of
+from anyjob_dramatiq.existing_inspectors import actor_of, existing_broker, queue_of
 from anyjob_dramatiq.guard import JobGuard
 from anyjob_dramatiq.names import root_of
 from anyjob_dramatiq.safety import risks_of, risks_of_actors
@@ -57,7 +57,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
         self.broker = _find(config)
         self._existing = existing_broker(self.broker, config)
         self.capabilities = self._existing.capabilities
-        self.shelf = self._existing.shelf(self.resend)
+        self.inspector = self._existing.inspect(self.resend)
         self._serves = False
         self.risks = risks_of(self.broker, self._existing.kind)
         for risk in self.risks:
@@ -77,7 +77,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
         """Close our own connections; the broker's are its own."""
         self._existing.close()
 
-    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:
+    def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> JobInspector:
         if isinstance(get_encoder(), PickleEncoder):
             raise UnsupportedCapabilityError(
                 f"Backend {self.config.alias!r}: its messages are pickled (PickleEncoder), and to read these would run "

@@ -107,7 +107,7 @@ class Messages:
         """Put back what the dead hold, marked as redelivered if it ran; return the ids."""
         return _texts(run_in_slices(lambda limit: self._run(scripts.SWEEP, limit)))
 
-    # The shelf
+    # The inspector
 
     def take_off(self, holder: str, seconds: float, places: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Hold what is still there: at a level, or `scheduled`, by its id. Return the entries by id."""

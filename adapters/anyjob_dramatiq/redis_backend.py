@@ -20,9 +20,9 @@ from anyjob_dramatiq.names import Names, root_of
 from anyjob_dramatiq.places import DramatiqPlaces
 from anyjob_dramatiq.redis_source import RedisSource
 from anyjob_redis.connection import connect
+from anyjob_redis.inspector import ON_REDIS, RedisInspector
 from anyjob_redis.moved import Moves
 from anyjob_redis.parked import ParkedJobs
-from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_redis.skew import ClockSkew
 
 __all__ = ["DramatiqRedisBackend"]
@@ -31,7 +31,7 @@ __all__ = ["DramatiqRedisBackend"]
 class DramatiqRedisBackend(OwnDramatiqBackend):
     """The scheme is `dramatiq+redis:`, `dramatiq+rediss:` or `dramatiq+unix:`; the rest of the URL is redis-py's."""
 
-    shelf: RedisShelf
+    inspector: RedisInspector
     moves: Moves
 
     def __init__(self, config: BackendConfig) -> None:
@@ -41,7 +41,7 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         self.messages = Messages(self.client, Names(root), config.clock, config.enqueue_timeout)
         self.capabilities = _capabilities(config.lease)
         parked, self.moves = ParkedJobs(self.client, root, config.clock), Moves(self.client, root)
-        self.shelf = RedisShelf(
+        self.inspector = RedisInspector(
             parked,
             DramatiqPlaces(self.messages, config.lease),
             resend=self.resend,

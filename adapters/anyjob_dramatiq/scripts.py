@@ -6,9 +6,9 @@ or `-`, length of the id, id and message):
 
 - `run`: a worker took it to run it; `again`: the same, after another had died with it. Given back, it goes to the front
   of its level.
-- `waiting`: held off the shelf. A mark stands for it in its level, so that it goes back to its very place; a worker
+- `waiting`: held. A mark stands for it in its level, so that it goes back to its very place; a worker
   that meets the mark drops it, and then that place is the front.
-- `scheduled`: held off the shelf, to go back with its due time.
+- `scheduled`: held, to go back with its due time.
 
 `places` tells which: a level's name, or `held <holder> <entry>`. A job that is sent again while it is held gets a new
 place, and the old message is of no account any more: whoever acknowledges it or gives it back changes nothing.

@@ -1,9 +1,10 @@
 """What the adapters share that keep their jobs in Redis. Knows no job library."""
 
 from anyjob_redis.connection import connect, translated
+from anyjob_redis.inspector import ON_REDIS, RedisInspector
 from anyjob_redis.levels import KnownQueues, NotedNames
 from anyjob_redis.moved import MOVED, Moves
-from anyjob_redis.native import NativeKey, NativeLayout, NativePlaces, risks_of_held, shelf_of_natives
+from anyjob_redis.native import NativeKey, NativeLayout, NativePlaces, inspector_of_natives, risks_of_held
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
 from anyjob_redis.presence import Presence
@@ -11,7 +12,6 @@ from anyjob_redis.recurring import RecurringThread
 from anyjob_redis.scheduled import ScheduledMessages
 from anyjob_redis.scripts import FITS, register, run_in_slices
 from anyjob_redis.sending import send_in_batches
-from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_redis.skew import ClockSkew
 from anyjob_redis.urls import plain_url, split_url, with_plain_ssl
 
@@ -32,11 +32,12 @@ __all__ = [
     "Places",
     "Presence",
     "RecurringThread",
-    "RedisShelf",
+    "RedisInspector",
     "ScheduledMessages",
     "Section",
     "Seen",
     "connect",
+    "inspector_of_natives",
     "plain_url",
     "register",
     "risks_of_held",
@@ -44,7 +45,6 @@ __all__ = [
     "section_by_id",
     "section_of_held",
     "send_in_batches",
-    "shelf_of_natives",
     "split_url",
     "translated",
     "with_plain_ssl",

@@ -1,6 +1,6 @@
 """Queues that are lists of ids, a list for each level of priority: what adapters share that keep theirs so.
 
-A mark stands in a list for an id that somebody holds off the shelf, so that it goes back to its very place; a worker
+A mark stands in a list for an id that an operator holds, so that it goes back to its very place; a worker
 that meets the mark drops it, and then that place is the front.
 """
 

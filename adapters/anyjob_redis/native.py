@@ -22,14 +22,14 @@ from anyjob.base.log import JobLogger
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.store import JobFilter, JobState, StoredJob
 from anyjob_redis.connection import translated
+from anyjob_redis.inspector import RedisInspector
 from anyjob_redis.native_scripts import ACKNOWLEDGE, GIVE_BACK, HELD, HOLD, INDEX_PAST, LAPSE
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen
 from anyjob_redis.scheduled import due_after, position_of
 from anyjob_redis.scripts import FITS, SLICE, register
-from anyjob_redis.shelf import RedisShelf
 
-__all__ = ["NativeKey", "NativeLayout", "NativePlaces", "risks_of_held", "shelf_of_natives"]
+__all__ = ["NativeKey", "NativeLayout", "NativePlaces", "inspector_of_natives", "risks_of_held"]
 
 logger = JobLogger("anyjob.worker")
 
@@ -185,12 +185,12 @@ class NativePlaces(Places):
         return next((number for number, item in behind if _digest(item) == digest), None)
 
 
-def shelf_of_natives(
+def inspector_of_natives(
     client: Redis, namespace: str, layout: NativeLayout, *, resend: Callable[[JobEnvelope], None], clock: Clock
-) -> RedisShelf:
-    """Return what `JobBackend.native_shelf` returns on Redis: what is in the layout's keys."""
+) -> RedisInspector:
+    """Return what `JobBackend.native_inspector` returns on Redis: what is in the layout's keys."""
     places = NativePlaces(client, namespace, layout, clock)
-    return RedisShelf(
+    return RedisInspector(
         ParkedJobs(client, namespace, clock), places, resend=resend, clock=clock, capabilities=_NATIVES_CAN
     )
 

@@ -1,4 +1,4 @@
-"""Where jobs are: what an adapter tells of its own layout, so that `RedisShelf` can show the jobs and take them out."""
+"""Where jobs are: what an adapter tells of its own layout, so that `RedisInspector` can show and hold the jobs."""
 
 from __future__ import annotations
 

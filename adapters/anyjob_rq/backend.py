@@ -18,10 +18,10 @@ from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.natives import ReadNative
 from anyjob_redis.connection import connect, refuse_decoding
+from anyjob_redis.inspector import ON_REDIS, RedisInspector
 from anyjob_redis.moved import Moves
-from anyjob_redis.native import risks_of_held, shelf_of_natives
+from anyjob_redis.native import inspector_of_natives, risks_of_held
 from anyjob_redis.parked import ParkedJobs
-from anyjob_redis.shelf import ON_REDIS, RedisShelf
 from anyjob_redis.skew import ClockSkew
 from anyjob_redis.urls import plain_url
 from anyjob_rq.messages import Messages
@@ -42,7 +42,7 @@ class RQBackend(JobBackend):
     retries included (jobs are sent once all the same); the URL then only tells which.
     """
 
-    shelf: RedisShelf
+    inspector: RedisInspector
     moves: Moves
 
     def __init__(self, config: BackendConfig, *, connection: Redis | None = None) -> None:
@@ -58,7 +58,7 @@ class RQBackend(JobBackend):
         self.capabilities = _capabilities(config.lease)
         root = root_of(config.namespace)
         parked, self.moves = ParkedJobs(connection, root, config.clock), Moves(connection, root)
-        self.shelf = RedisShelf(
+        self.inspector = RedisInspector(
             parked,
             RQPlaces(self.messages, config.clock, config.lease),
             resend=self.resend,
@@ -104,10 +104,10 @@ class RQBackend(JobBackend):
         argv = (sys.executable, "-m", "anyjob_rq", *start, "--worker-class", "anyjob_rq.RQJobWorker", *queues)
         return NativeCommand(argv, {"RQ_REDIS_URL": plain_url(self._url, self.config.options)})
 
-    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> RedisShelf:
+    def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> RedisInspector:
         layout = RQNatives(self.client, self.messages.names, read, queues)
         root, clock = root_of(self.config.namespace), self.config.clock
-        return shelf_of_natives(self.client, root, layout, resend=self.resend, clock=clock)
+        return inspector_of_natives(self.client, root, layout, resend=self.resend, clock=clock)
 
     def look_for_risks(self) -> Sequence[str]:
         skew = ClockSkew(self.client, self.config.clock)

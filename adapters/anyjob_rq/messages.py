@@ -194,7 +194,7 @@ class Messages:
         first = self._run(scripts.PROMOTE, score_of(now), machine, self._rq_now(), SLICE)
         return None if first is None else max(0.0, float(first) - now.timestamp())
 
-    # The shelf
+    # The inspector
 
     def take_off(self, holder: str, seconds: float, places: Sequence[Place]) -> Sequence[bytes]:
         """Hold the messages that are still at these places; return their entries. A holder that dies loses nothing."""

@@ -53,5 +53,5 @@ class Names(Struct, frozen=True):
 
     @property
     def mark_prefix(self) -> str:
-        """What begins the marks that keep the place of a job which is held off the shelf: `anyjob-H-<id>`."""
+        """What begins the marks that keep the place of a job which is held: `anyjob-H-<id>`."""
         return f"{self.namespace}{_MARK}"

@@ -4,9 +4,9 @@ A message is in exactly one place: a queue's list, its queue's scheduled set, or
 list has entries `<kind> <queue> <score> <id>`, and the job's hash names the holder:
 
 - `run`: a worker took it to run it. Given back, it goes to the front of its queue.
-- `waiting`: held off the shelf. A mark stands for it in the queue's list, so that it goes back to its very place; a
+- `waiting`: held. A mark stands for it in the queue's list, so that it goes back to its very place; a
   worker that meets the mark drops it, and then that place is the front.
-- `scheduled`: held off the shelf, due at `score`.
+- `scheduled`: held, due at `score`.
 
 A job that is sent again while it is held gets a new hash, without a holder: acknowledging the old message then leaves
 the new one alone.

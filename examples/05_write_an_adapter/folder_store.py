@@ -149,7 +149,7 @@ class FolderStore(JobStore):
 
     # Look
 
-    def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
+    def hold(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         with self._lock():
             free = [path for path, _ in self._shown(chosen) if not path.startswith("held/")]
             return [self._hold(path, worker, lease, running=False) for path in sorted(free)[:limit]]

@@ -39,7 +39,7 @@ def enqueue(manager: JobManager) -> None:
 def tell(manager: JobManager) -> None:
     told = []
     for alias in ("old", "new"):
-        counts = manager.shelf(alias).count()
+        counts = manager.inspect(alias).count()
         told.append(f"{alias} has {counts[JobState.WAITING]} waiting, {counts[JobState.SCHEDULED]} scheduled")
     print("; ".join(told))
 

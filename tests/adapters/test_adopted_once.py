@@ -12,7 +12,7 @@ from servers import redis_url
 
 from anyjob import JobState
 from anyjob.seams.backend import BackendConfig, JobBackend
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.settings.loader import load_backend
 
 
@@ -40,7 +40,7 @@ def test_what_was_sent_and_is_read_again_comes_once(new: JobBackend, monkeypatch
 
     killed = jobs.manager.adoption("app", {"shop.send": "shop.send"})
     with monkeypatch.context() as patch:
-        patch.setattr(JobShelf, "acknowledge", die)
+        patch.setattr(JobInspector, "acknowledge", die)
         with pytest.raises(KilledError):
             killed.move()
     assert len(jobs.app.messages) == 5
@@ -48,5 +48,5 @@ def test_what_was_sent_and_is_read_again_comes_once(new: JobBackend, monkeypatch
     jobs.clock.step(60)
     report = jobs.adopt({"shop.send": "shop.send"}, resume=killed.run)
     assert (report.moved, report.left, report.in_doubt) == (5, 0, [])
-    assert new.shelf is not None
-    assert new.shelf.count()[JobState.WAITING] == 5
+    assert new.inspector is not None
+    assert new.inspector.count()[JobState.WAITING] == 5

@@ -65,7 +65,7 @@ def test_it_comes_in_time_and_once_with_its_priority(world: RabbitWorld) -> None
 def test_it_waits_for_a_worker_between_two_passes(world: RabbitWorld) -> None:
     due = time.time() + 3 * LONGEST
     world.enqueue("long", delay=due - time.time())
-    counted = world.manager.shelf().count
+    counted = world.manager.inspect().count
     wait_until(lambda: counted()[JobState.WAITING], what="it to have passed once")
     start_worker(world)
     wait_until(lambda: counted()[JobState.SCHEDULED], what="it to be on its way again")
@@ -76,10 +76,10 @@ def test_it_waits_for_a_worker_between_two_passes(world: RabbitWorld) -> None:
 def test_a_move_takes_it_along_wherever_it_is(world: RabbitWorld, harness: RabbitHarness, tmp_path: Path) -> None:
     due = time.time() + 4 * LONGEST
     world.enqueue("between", delay=due - time.time())
-    wait_until(lambda: world.manager.shelf().count()[JobState.WAITING], what="it to have passed once")
+    wait_until(lambda: world.manager.inspect().count()[JobState.WAITING], what="it to have passed once")
     world.enqueue("under-way", delay=due - time.time())
     (tmp_path / "other").mkdir()
     with harness.open(tmp_path / "other") as other:
         report = move(("from", world.manager.backend()), ("to", other.manager.backend()))
         assert (report.moved, list(report.in_doubt)) == (2, [])
-        assert other.manager.shelf().count()[JobState.SCHEDULED] == 2
+        assert other.manager.inspect().count()[JobState.SCHEDULED] == 2

@@ -86,7 +86,7 @@ def test_a_delayed_job_that_is_looked_at_often_is_neither_lost_nor_early(world: 
     world.enqueue("later", delay=due - time.time())
     looks, scheduled = 0, JobFilter(states=frozenset({JobState.SCHEDULED}))
     while looks < MORE_THAN_20 and time.time() < due:  # as a mover does that is killed again and again
-        with world.manager.shelf().drain(scheduled, holder="looker", ahead=1) as taken:
+        with world.manager.inspect().hold(scheduled, holder="looker", ahead=1) as taken:
             looks += next(taken, None) is not None
     assert looks == MORE_THAN_20
     (begun,) = world.journal.wait(1, "begin", "later", timeout=30)

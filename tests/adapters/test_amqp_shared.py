@@ -34,8 +34,8 @@ from anyjob.seams.store import JobFilter, JobState
 from anyjob.testing.probes.jobs import NAME
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import (
+    AmqpInspector,
     AmqpNames,
-    AmqpShelf,
     KnownQueues,
     Links,
     MoveJournal,
@@ -236,7 +236,7 @@ def test_parked_jobs_are_kept_whatever_their_size(
     publisher: Publisher, links: Links, names: AmqpNames, channel: amqp.Channel
 ) -> None:
     del channel
-    shelf = AmqpShelf(
+    inspector = AmqpInspector(
         links,
         publisher,
         names,
@@ -248,22 +248,22 @@ def test_parked_jobs_are_kept_whatever_their_size(
             counts={JobState.ABANDONED: Quality.EXACT},
         ),
     )
-    assert shelf.scan(JobFilter()).jobs == []  # before there is a queue
+    assert inspector.scan(JobFilter()).jobs == []  # before there is a queue
     why = failure(JobExecutor(JobRegistry()))
-    ids = [shelf.park(bytes(range(256)) * 1_000, why) for _ in range(5)]
-    wait_until(lambda: shelf.count() == {JobState.ABANDONED: 5}, what="five to be parked")
+    ids = [inspector.park(bytes(range(256)) * 1_000, why) for _ in range(5)]
+    wait_until(lambda: inspector.count() == {JobState.ABANDONED: 5}, what="five to be parked")
     pages, cursor, seen = 0, None, []
     while pages == 0 or cursor is not None:
-        page = shelf.scan(JobFilter(), cursor=cursor, limit=2)
+        page = inspector.scan(JobFilter(), cursor=cursor, limit=2)
         seen += [job.id for job in page.jobs]
         cursor, pages = page.cursor, pages + 1
     assert seen == ids
-    assert shelf.find(ids[3]) is not None
+    assert inspector.find(ids[3]) is not None
     with pytest.raises(UnsupportedCapabilityError, match="list waiting"):
-        shelf.scan(JobFilter(states=frozenset({JobState.WAITING})))
-    with shelf.take(JobFilter(ids=frozenset(ids[1:3])), limit=5) as taken:
+        inspector.scan(JobFilter(states=frozenset({JobState.WAITING})))
+    with inspector.hold_some(JobFilter(ids=frozenset(ids[1:3])), limit=5) as taken:
         assert [each.acknowledge() for each in taken] == [True, True]
-    assert [job.id for job in shelf.scan(JobFilter()).jobs] == [ids[0], *ids[3:]]
+    assert [job.id for job in inspector.scan(JobFilter()).jobs] == [ids[0], *ids[3:]]
 
 
 def test_a_page_goes_on_where_the_last_one_ended_whatever_is_gone(
@@ -272,39 +272,39 @@ def test_a_page_goes_on_where_the_last_one_ended_whatever_is_gone(
     del channel
     parked = frozenset({JobState.ABANDONED})
     can = Capabilities(listing=parked, removal=parked)
-    shelf = AmqpShelf(links, publisher, names, resend=lambda _: None, clock=SystemClock(), capabilities=can)
+    inspector = AmqpInspector(links, publisher, names, resend=lambda _: None, clock=SystemClock(), capabilities=can)
     why = failure(JobExecutor(JobRegistry()))
-    ids = [shelf.park(b"?", why) for _ in range(8)]
+    ids = [inspector.park(b"?", why) for _ in range(8)]
 
     def after(cursor: str | None) -> list[str]:
-        return [job.id for job in shelf.scan(JobFilter(), cursor=cursor).jobs]
+        return [job.id for job in inspector.scan(JobFilter(), cursor=cursor).jobs]
 
-    page = shelf.scan(JobFilter(), limit=3)
+    page = inspector.scan(JobFilter(), limit=3)
     assert after(page.cursor) == ids[3:]
-    assert shelf.discard(ids[2])  # what was shown last
+    assert inspector.discard(ids[2])  # what was shown last
     assert after(page.cursor) == ids[3:]
-    page = shelf.scan(JobFilter(), limit=3)
-    assert shelf.discard(ids[4])  # what came next: by somebody else
+    page = inspector.scan(JobFilter(), limit=3)
+    assert inspector.discard(ids[4])  # what came next: by somebody else
     assert after(page.cursor) == ids[5:]
-    page = shelf.scan(JobFilter(where=lambda job: job.id in ids[5:7]), limit=2)
+    page = inspector.scan(JobFilter(where=lambda job: job.id in ids[5:7]), limit=2)
     assert after(page.cursor) == ids[7:]
-    assert shelf.discard(ids[6])
-    assert shelf.discard(ids[7])
+    assert inspector.discard(ids[6])
+    assert inspector.discard(ids[7])
     assert after(page.cursor) == [*ids[:2], ids[3], ids[5]]  # rather twice than not at all
     for cursor, limit in (("3", 1), ("null", 1), (None, 0)):
         with pytest.raises(InvalidOptionError):
-            shelf.scan(JobFilter(), cursor=cursor, limit=limit)
+            inspector.scan(JobFilter(), cursor=cursor, limit=limit)
 
 
 def test_somebody_elses_message_among_the_parked_is_shown(
     publisher: Publisher, links: Links, names: AmqpNames, channel: amqp.Channel
 ) -> None:
     can = Capabilities(listing=frozenset({JobState.ABANDONED}))
-    shelf = AmqpShelf(links, publisher, names, resend=lambda _: None, clock=SystemClock(), capabilities=can)
-    shelf.park(b"ours", failure(JobExecutor(JobRegistry())))
+    inspector = AmqpInspector(links, publisher, names, resend=lambda _: None, clock=SystemClock(), capabilities=can)
+    inspector.park(b"ours", failure(JobExecutor(JobRegistry())))
     channel.basic_publish(amqp.Message("theirs"), "", names.parked)
-    wait_until(lambda: len(shelf.scan(JobFilter()).jobs) == 2, what="both")
-    assert [job.raw for job in shelf.scan(JobFilter()).jobs] == [b"ours", b"theirs"]
+    wait_until(lambda: len(inspector.scan(JobFilter()).jobs) == 2, what="both")
+    assert [job.raw for job in inspector.scan(JobFilter()).jobs] == [b"ours", b"theirs"]
 
 
 def test_a_parked_job_whose_failure_cant_be_read_is_shown_and_discarded(
@@ -312,14 +312,14 @@ def test_a_parked_job_whose_failure_cant_be_read_is_shown_and_discarded(
 ) -> None:
     parked = frozenset({JobState.ABANDONED})
     can = Capabilities(listing=parked, removal=parked)
-    shelf = AmqpShelf(links, publisher, names, resend=lambda _: None, clock=SystemClock(), capabilities=can)
+    inspector = AmqpInspector(links, publisher, names, resend=lambda _: None, clock=SystemClock(), capabilities=can)
     why = failure(JobExecutor(JobRegistry()))
-    before = shelf.park(b"before", why)
+    before = inspector.park(b"before", why)
     for job_id, body in (("broken", b'{"raw": "am9i", "failure": {"tries": "many"}}'), ("garbage", b"\xff")):
         channel.basic_publish(amqp.Message(body, message_id=job_id), "", names.parked)
-    wait_until(lambda: len(shelf.scan(JobFilter()).jobs) == 3, what="those with faults")
-    after = shelf.park(b"after", why)
-    jobs = shelf.scan(JobFilter()).jobs
+    wait_until(lambda: len(inspector.scan(JobFilter()).jobs) == 3, what="those with faults")
+    after = inspector.park(b"after", why)
+    jobs = inspector.scan(JobFilter()).jobs
     assert [(job.id, job.raw) for job in jobs] == [
         (before, b"before"),
         ("broken", b"job"),
@@ -329,8 +329,8 @@ def test_a_parked_job_whose_failure_cant_be_read_is_shown_and_discarded(
     for job in jobs[1:3]:
         assert job.failure is not None
         assert "can't be read" in job.failure.message
-        assert shelf.discard(job.id)
-    assert [job.id for job in shelf.scan(JobFilter()).jobs] == [before, after]
+        assert inspector.discard(job.id)
+    assert [job.id for job in inspector.scan(JobFilter()).jobs] == [before, after]
 
 
 def test_a_note_of_a_move_that_cant_be_read_is_told(

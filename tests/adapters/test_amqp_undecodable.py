@@ -145,7 +145,7 @@ def test_a_move_goes_past_it(worlds: Callable[[], RabbitWorld]) -> None:
     source.enqueue("after")
     report = move(("from", source.manager.backend()), ("to", destination.manager.backend()))
     assert (report.moved, report.foreign) == (2, count)
-    assert destination.manager.shelf().count()[JobState.WAITING] == 2
+    assert destination.manager.inspect().count()[JobState.WAITING] == 2
 
 
 def test_a_parked_one_is_kept_to_the_byte(worlds: Callable[[], RabbitWorld]) -> None:

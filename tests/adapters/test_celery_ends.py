@@ -172,7 +172,9 @@ def test_what_is_raised_around_a_job_changes_nothing(
     world.manager.enqueue(FailingOnce(str(world.journal.path), "fails"))
     assert_parked(world, "try 1 of fails", "ConformanceError")
     assert world.journal.begun() == ["succeeds", "fails", "sentinel"]
-    wait_until(lambda: world.manager.shelf().count().get(JobState.RUNNING, 0) == 0, what="all of it to be acknowledged")
+    wait_until(
+        lambda: world.manager.inspect().count().get(JobState.RUNNING, 0) == 0, what="all of it to be acknowledged"
+    )
 
 
 def test_what_keeps_a_message_from_its_job_parks_it(open_world: Open, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_job_that_keeps_the_lock_leaves_no_more_copies_than_connections_were_l
     world.enqueue("sentinel", delay=1)
     world.journal.wait(1, "end", "sentinel", timeout=30)
     # What a connection had in hand that was lost just now waits for a moment.
-    wait_until(lambda: world.manager.shelf().count()[JobState.WAITING] == 0, what="nothing to wait")
+    wait_until(lambda: world.manager.inspect().count()[JobState.WAITING] == 0, what="nothing to wait")
     begun, parked_count = len(world.journal.entries("begin", "keeps")), len(world.jobs(JobState.ABANDONED))
     if pool == "threads":
         # A connection that is lost while a loss is being counted may cost a run for each thread, or leave one copy. How

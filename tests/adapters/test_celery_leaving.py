@@ -14,7 +14,7 @@ from rabbit import amqp_url, connect
 from anyjob import JobFilter, JobManager, JobRegistry, JobState, UnsupportedCapabilityError, background_job
 from anyjob.base.errors import InvalidOptionError
 from anyjob.seams.backend import BackendConfig
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.settings.loader import load_backend
 from anyjob.testing.conformance.proxy import Proxy
 from anyjob.testing.probes.journal import wait_until
@@ -32,17 +32,17 @@ def shop(kind: str) -> Iterator[OwnApp]:
         yield shop
 
 
-def natives(shop: OwnApp, *queues: str) -> JobShelf:
-    return shop.backend().native_shelf(ReadSends(shop.clock), queues or None)
+def natives(shop: OwnApp, *queues: str) -> JobInspector:
+    return shop.backend().native_inspector(ReadSends(shop.clock), queues or None)
 
 
 def test_what_is_taken_is_gone_and_the_rest_stays_in_order(shop: OwnApp) -> None:
     sent = [shop.send(number, task=task) for number in range(6) for task in ("shop.send", "shop.other")]
-    shelf = natives(shop)
-    with shelf.drain(CHOSEN, holder="mover", ahead=4) as taken:
+    inspector = natives(shop)
+    with inspector.hold(CHOSEN, holder="mover", ahead=4) as taken:
         found = list(taken)
         assert [each.job.id for each in found] == sent[::2]
-        assert shelf.acknowledge(found) == [True] * 6
+        assert inspector.acknowledge(found) == [True] * 6
     assert shop.left() == sent[1::2]
 
 
@@ -58,14 +58,14 @@ def test_a_message_of_no_job_is_told_and_stays(shop: OwnApp) -> None:
 
 def test_only_redis_shows_what_waits(shop: OwnApp, kind: str) -> None:
     sent = [shop.send(number) for number in range(3)]
-    shelf = natives(shop)
-    assert shelf.count() == {JobState.WAITING: 3}  # with those of ours, if there were any
+    inspector = natives(shop)
+    assert inspector.count() == {JobState.WAITING: 3}  # with those of ours, if there were any
     if kind == "redis":
-        page = shelf.scan(JobFilter(states=WAITS), limit=2)
-        assert [*page.jobs, *shelf.scan(JobFilter(states=WAITS), cursor=page.cursor).jobs] == drained(shelf)
+        page = inspector.scan(JobFilter(states=WAITS), limit=2)
+        assert [*page.jobs, *inspector.scan(JobFilter(states=WAITS), cursor=page.cursor).jobs] == drained(inspector)
     else:
         with pytest.raises(UnsupportedCapabilityError, match="can't list"):
-            shelf.scan(JobFilter(states=WAITS))
+            inspector.scan(JobFilter(states=WAITS))
     assert shop.left() == sent
 
 
@@ -81,29 +81,29 @@ def test_a_queue_that_cant_be_is_refused(kind: str) -> None:
 def test_without_an_application_the_way_out_is_told(url: str) -> None:
     backend = load_backend(BackendConfig(alias="main", url=url))
     with pytest.raises(UnsupportedCapabilityError, match=r"celery://\?app="):
-        backend.native_shelf(lambda _: pytest.fail("nothing is read"))
+        backend.native_inspector(lambda _: pytest.fail("nothing is read"))
 
 
 def test_what_a_killed_holder_held_comes_back_to_its_place(shop: OwnApp, kind: str) -> None:
     sent = [shop.send(number) for number in range(5)]
     with ExitStack() as stack:
         kill = _killable(shop, kind, stack)
-        context = kill.shelf.drain(CHOSEN, holder="mover", ahead=2)
+        context = kill.inspector.hold(CHOSEN, holder="mover", ahead=2)
         taken = context.__enter__()
         held = [next(taken), next(taken), next(taken)]
-        assert kill.shelf.acknowledge(held[:1]) == [True]
+        assert kill.inspector.acknowledge(held[:1]) == [True]
         kill()
-        with natives(shop).drain(CHOSEN, holder="mover", ahead=2) as again:
+        with natives(shop).hold(CHOSEN, holder="mover", ahead=2) as again:
             assert [each.job.id for each in again] == sent[1:]
         assert shop.left() == sent[1:]
         stack.callback(context.__exit__, None, None, None)
 
 
 class _Killable:
-    """A shelf whose holder dies when this is called."""
+    """An inspector whose holder dies when this is called."""
 
-    def __init__(self, shelf: JobShelf, die: Callable[[], object]) -> None:
-        self.shelf = shelf
+    def __init__(self, inspector: JobInspector, die: Callable[[], object]) -> None:
+        self.inspector = inspector
         self._die = die
 
     def __call__(self) -> None:
@@ -153,7 +153,7 @@ def test_our_jobs_leave_and_the_applications_messages_stay(manager: JobManager, 
     preview = manager.migration("app", "memory").preview()
     report = manager.migration("app", "memory").move()
     assert [(each.moved, each.left, each.foreign) for each in (preview, report)] == [(4, 0, 0)] * 2
-    moved = {each.id: each for each in manager.shelf("memory").scan(JobFilter()).jobs}
+    moved = {each.id: each for each in manager.inspect("memory").scan(JobFilter()).jobs}
     assert [*moved] == jobs
     later = moved[jobs[1]].envelope
     assert later is not None
@@ -169,12 +169,12 @@ def test_a_queue_that_only_a_call_named_is_emptied_by_another_process(
         manager.enqueue_by_name("shop.job", {"number": number}, queue=queue)
     settings = {"broker_transport_options": shop.app.conf.broker_transport_options}
     with closing(OwnApp(shop.name, shop.broker, settings)) as there:
-        shelf = there.backend().shelf
-        assert shelf is not None
-        with shelf.drain(JobFilter(states=WAITS), holder="mover", ahead=5) as taken:
+        inspector = there.backend().inspector
+        assert inspector is not None
+        with inspector.hold(JobFilter(states=WAITS), holder="mover", ahead=5) as taken:
             found = list(taken)
             assert [each.job.envelope and each.job.envelope.queue for each in found] == [queue] * 2
-            assert shelf.acknowledge(found) == [True] * 2
+            assert inspector.acknowledge(found) == [True] * 2
     if kind == "amqp":
         with closing(connect(shop.broker)) as connection, connection.channel() as channel:
             channel.queue_delete(queue)
@@ -200,24 +200,24 @@ def test_an_application_is_one_place_by_any_alias(manager: JobManager, shop: Own
 def test_on_redis_our_jobs_are_seen_and_cancelled(manager: JobManager, shop: OwnApp) -> None:
     other = shop.send()
     job, later = (manager.enqueue_by_name("shop.job", {"number": 1}, delay=delay) for delay in (0, 60))
-    shelf = manager.shelf("app")
-    assert [(each.id, each.state) for each in shelf.scan(JobFilter()).jobs] == [
+    inspector = manager.inspect("app")
+    assert [(each.id, each.state) for each in inspector.scan(JobFilter()).jobs] == [
         (job, JobState.WAITING),
         (later, JobState.SCHEDULED),
     ]
-    assert shelf.cancel(job)
-    assert shelf.run_now(later)
-    assert not shelf.cancel(other)
-    assert shelf.count() == {JobState.ABANDONED: 0}
+    assert inspector.cancel(job)
+    assert inspector.run_now(later)
+    assert not inspector.cancel(other)
+    assert inspector.count() == {JobState.ABANDONED: 0}
     assert shop.left() == [other, later]
 
 
 @pytest.mark.parametrize("kind", ["amqp"], indirect=True)
 def test_on_rabbitmq_what_waits_is_only_moved(manager: JobManager, shop: OwnApp) -> None:
     sent = manager.enqueue_by_name("shop.job", {"number": 1})
-    shelf = manager.shelf("app")
+    inspector = manager.inspect("app")
     with pytest.raises(UnsupportedCapabilityError, match="can't take out waiting"):
-        shelf.cancel(sent)
+        inspector.cancel(sent)
     with pytest.raises(UnsupportedCapabilityError, match="can't list waiting"):
-        shelf.scan(JobFilter(states=frozenset({JobState.WAITING})))
+        inspector.scan(JobFilter(states=frozenset({JobState.WAITING})))
     assert shop.left() == [sent]

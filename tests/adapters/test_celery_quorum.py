@@ -66,9 +66,9 @@ def test_what_celery_delays_in_queues_is_read_and_taken(quorum: OwnApp) -> None:
     assert read[mail].headers == {"tenant": "a"}
     assert read[mail].due_at is not None
     assert [*quorum.read(quorum.mail)] == [mail]
-    shelf = quorum.backend().native_shelf(ReadSends(quorum.clock), [quorum.mail])
-    with shelf.drain(CHOSEN, holder="mover", ahead=1) as taken:
-        assert shelf.acknowledge(list(taken)) == [True]
+    inspector = quorum.backend().native_inspector(ReadSends(quorum.clock), [quorum.mail])
+    with inspector.hold(CHOSEN, holder="mover", ahead=1) as taken:
+        assert inspector.acknowledge(list(taken)) == [True]
     assert {*quorum.read()} == {later, other, now}
 
 

@@ -219,12 +219,12 @@ def test_two_delayed_jobs_of_one_id_are_two(world: CeleryRedisWorld) -> None:
 
 def test_a_page_goes_on_where_it_stopped_while_jobs_are_taken(world: CeleryRedisWorld, messages: RedisMessages) -> None:
     ids = [world.enqueue(f"{number}")[0] for number in range(10)]
-    shelf = world.manager.shelf()
-    first = shelf.scan(JobFilter(), limit=4)
+    inspector = world.manager.inspect()
+    first = inspector.scan(JobFilter(), limit=4)
     assert [job.id for job in first.jobs] == ids[:4]
     for number in range(6):
         take(messages, f"run-w-{number}")
-    rest = shelf.scan(JobFilter(states=frozenset({JobState.WAITING})), cursor=first.cursor, limit=100)
+    rest = inspector.scan(JobFilter(states=frozenset({JobState.WAITING})), cursor=first.cursor, limit=100)
     assert [job.id for job in rest.jobs] == ids[6:]
 
 

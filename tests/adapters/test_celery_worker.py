@@ -121,7 +121,7 @@ def test_a_stop_waits_for_what_was_given_to_a_child(open_world: Open) -> None:
     os.kill(first.pid, signal.SIGCONT)
     worker.wait(timeout=10)
     assert world.journal.begun() == ["first", "second"]
-    wait_until(lambda: sum(world.manager.shelf().count().values()) == 1, what="only what is parked to be left")
+    wait_until(lambda: sum(world.manager.inspect().count().values()) == 1, what="only what is parked to be left")
 
 
 def unread(descriptor: Path) -> int:
@@ -200,7 +200,7 @@ def test_how_a_job_ended_is_shown_in_celerys_own_state_until_it_succeeds(
     try:
         wait_until(lambda: states() == ["FAILURE", "RETRY", "FAILURE", "PENDING", "PENDING"], what=states)
         assert repr(AsyncResult(fails, app=app).result) == "LookupError('no fails')"
-        assert world.manager.shelf().retry(again)
+        assert world.manager.inspect().retry(again)
         world.journal.wait(1, "end", "parked")
         wait_until(lambda: states() == ["FAILURE", "RETRY", "PENDING", "PENDING", "PENDING"], what=states)
     finally:
@@ -264,11 +264,11 @@ def test_an_application_of_the_users_own(
             wait_until((tmp_path / "theirs").exists, what="the application's own task to run")
             world.manager.enqueue(FailingOnce(str(world.journal.path), "fails"))
             (parked,) = world.wait_parked()
-            assert world.manager.shelf().retry(parked.id)
+            assert world.manager.inspect().retry(parked.id)
             world.journal.wait(2, "begin", "fails")
             (again,) = world.wait_parked()
-            assert world.manager.shelf().discard(again.id)
-            assert world.manager.shelf().count() == {"abandoned": 0}
+            assert world.manager.inspect().discard(again.id)
+            assert world.manager.inspect().count() == {"abandoned": 0}
             backend.app.pool.force_close_all()
     finally:
         if redis:

@@ -110,14 +110,14 @@ def test_a_broker_of_the_applications_own(shop: tuple[_ExistingWorld, str], tmp_
     (faulty,) = world.wait_parked()
     assert faulty.failure is not None
     assert "is none that a job of ours has" in faulty.failure.message
-    assert world.manager.shelf().discard(faulty.id)
+    assert world.manager.inspect().discard(faulty.id)
     world.manager.enqueue(FailingOnce(str(world.journal.path), "fails"), queue=queue)
     (parked,) = world.wait_parked()
-    assert world.manager.shelf().retry(parked.id)
+    assert world.manager.inspect().retry(parked.id)
     world.journal.wait(2, "begin", "fails")
     (again,) = world.wait_parked()
-    assert world.manager.shelf().discard(again.id)
-    assert world.manager.shelf().count() == {JobState.ABANDONED: 0}
+    assert world.manager.inspect().discard(again.id)
+    assert world.manager.inspect().count() == {JobState.ABANDONED: 0}
     assert not (tmp_path / "touched").exists()
     log = "".join(each.read_text() for each in world.folder.glob("worker-*.log"))
     assert f"Failed to process message {NAME}.failing-once(<job {parked.id}>)" in log
@@ -146,7 +146,7 @@ def test_a_queue_that_only_a_call_named_is_emptied_by_another_process(shop: tupl
     here.send([replace(job, queue=queue)])
     queues = here.broker.queues
     queues.clear()  # as another process has it
-    with there.shelf.drain(JobFilter(), holder="mover", ahead=5) as taken:
+    with there.inspector.hold(JobFilter(), holder="mover", ahead=5) as taken:
         found = list(taken)
         assert [each.job.id for each in found] == [job.id]
         assert found[0].acknowledge()
@@ -213,7 +213,7 @@ def test_a_job_that_no_actor_takes_does_not_end_in_the_dead_letter_queue(
     parked = {each.envelope.id: each.failure for each in world.wait_parked(2) if each.envelope and each.failure}
     assert "never-heard-of" in parked[unknown.id].message
     assert "There is no actor 'no-such-actor'" in parked[nowhere.id].message
-    assert world.manager.shelf().count() == {JobState.ABANDONED: 2}
+    assert world.manager.inspect().count() == {JobState.ABANDONED: 2}
 
 
 def test_what_is_no_text_is_parked_as_it_is(shop: tuple[_ExistingWorld, str]) -> None:

@@ -29,7 +29,7 @@ from anyjob.base.clock import SystemClock
 from anyjob.base.envelope import JobEnvelope, JobPriority, write_envelope
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
 from anyjob.seams.backend import BackendConfig
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import NativeJob, NativeMessage
 from anyjob.seams.store import JobFilter, JobState, StoredJob
 from anyjob.settings.loader import load_backend
@@ -80,8 +80,8 @@ class World:
         told = {"queue": message.queue, "task": message.task, "obstacle": message.obstacle}
         return NativeJob(id=message.id, state=state, raw=b"", **cast("Any", told))
 
-    def natives(self) -> JobShelf:
-        return self.backend.native_shelf(self.read)
+    def natives(self) -> JobInspector:
+        return self.backend.native_inspector(self.read)
 
     def wait(self, count: int) -> None:
         """Wait until so many messages are there: RabbitMQ puts back what a channel held when it has time."""
@@ -91,7 +91,7 @@ class World:
     def look(self) -> Sequence[NativeMessage]:
         """Return what there is; on RabbitMQ by taking it and giving it back."""
         self.messages.clear()
-        with self.natives().drain(JobFilter(states=TO_RUN), holder="look", ahead=200) as taken:
+        with self.natives().hold(JobFilter(states=TO_RUN), holder="look", ahead=200) as taken:
             assert len(list(taken)) == len(self.messages)
         return list(self.messages)
 
@@ -105,10 +105,10 @@ class World:
         def fits(job: StoredJob) -> bool:
             return isinstance(job, NativeJob) and job.obstacle is None and job.task == task
 
-        shelf = self.natives()
-        with shelf.drain(JobFilter(states=TO_RUN, where=fits), holder="take", ahead=200) as taken:
+        inspector = self.natives()
+        with inspector.hold(JobFilter(states=TO_RUN, where=fits), holder="take", ahead=200) as taken:
             jobs = list(taken)
-            assert all(shelf.acknowledge(jobs))
+            assert all(inspector.acknowledge(jobs))
         return [each.job.id for each in jobs]
 
     def order(self, count: int) -> Sequence[Any]:
@@ -286,14 +286,14 @@ def test_what_was_only_looked_at_is_run_in_its_order(world: World) -> None:
 def test_who_is_killed_loses_nothing(world: World) -> None:
     for number in range(5):
         world.send.send(number)
-    context = world.natives().drain(JobFilter(states=TO_RUN), holder="killed", ahead=3)
+    context = world.natives().hold(JobFilter(states=TO_RUN), holder="killed", ahead=3)
     taken = context.__enter__()
     first = cast("Any", next(taken))
     if world.kind == "amqp":
         first.channel.connection.transport.close()  # without a word
     world.backend = world.connect()
     world.wait(5 if world.kind == "amqp" else 2)
-    with world.natives().drain(JobFilter(states=TO_RUN), holder="killed", ahead=3) as again:
+    with world.natives().hold(JobFilter(states=TO_RUN), holder="killed", ahead=3) as again:
         assert len(list(again)) == 5
     assert world.order(5) == [0, 1, 2, 3, 4]
     world.wait(5)
@@ -321,9 +321,9 @@ def test_what_a_worker_holds_is_not_touched(world: World) -> None:
 
 def test_only_declared_queues_are_looked_into_unless_others_are_named(world: World) -> None:
     world.send.send(1)
-    assert world.backend.native_shelf(world.read).count() == {JobState.WAITING: 1}
-    assert world.backend.native_shelf(world.read, ["nothing"]).count() == {JobState.WAITING: 0}
-    assert world.backend.native_shelf(world.read, [f"{world.name}.DQ"]).count() == {JobState.WAITING: 1}
+    assert world.backend.native_inspector(world.read).count() == {JobState.WAITING: 1}
+    assert world.backend.native_inspector(world.read, ["nothing"]).count() == {JobState.WAITING: 0}
+    assert world.backend.native_inspector(world.read, [f"{world.name}.DQ"]).count() == {JobState.WAITING: 1}
 
 
 def test_a_broker_of_our_own_names_the_way_out(world: World) -> None:
@@ -331,7 +331,7 @@ def test_a_broker_of_our_own_names_the_way_out(world: World) -> None:
     for url in (f"dramatiq+{redis_url()}", f"dramatiq+{amqp_url()}"):
         backend = load_backend(BackendConfig(alias="main", url=url))
         with pytest.raises(UnsupportedCapabilityError, match=r"'main'.*dramatiq://\?broker=shop.tasks:broker"):
-            backend.native_shelf(lambda _: pytest.fail("nothing is read"))
+            backend.native_inspector(lambda _: pytest.fail("nothing is read"))
 
 
 def test_our_jobs_are_moved_and_the_applications_messages_stay_in_their_order(world: World) -> None:
@@ -406,10 +406,10 @@ def test_what_only_looks_like_ours_is_the_applications(world: World) -> None:
 def test_a_job_is_moved_out_of_the_queue_of_what_is_delayed_though_it_is_due(world: World) -> None:
     job = world.job(1, due_at=datetime.now(UTC) + timedelta(milliseconds=30))
     world.backend.send([job])
-    shelf = cast("JobShelf", world.backend.shelf)
+    inspector = cast("JobInspector", world.backend.inspector)
     states = set()
     while JobState.WAITING not in states:
-        with shelf.drain(JobFilter(states=TO_RUN), holder="test", ahead=1) as taken:
+        with inspector.hold(JobFilter(states=TO_RUN), holder="test", ahead=1) as taken:
             states |= {each.job.state for each in taken}
     wait_until(lambda: world.migrate()[1] == [job], what="the job to be back, and moved")
 
@@ -417,19 +417,19 @@ def test_a_job_is_moved_out_of_the_queue_of_what_is_delayed_though_it_is_due(wor
 def test_our_jobs_are_listed_and_cancelled_where_that_can_be(world: World) -> None:
     world.send.send(1)
     world.backend.send([world.job(1), world.job(2, priority=JobPriority.HIGH)])
-    shelf = cast("JobShelf", world.backend.shelf)
+    inspector = cast("JobInspector", world.backend.inspector)
     waiting = frozenset({JobState.WAITING})
-    assert shelf.count() == {JobState.ABANDONED: 0}
+    assert inspector.count() == {JobState.ABANDONED: 0}
     if world.kind == "amqp":
         with pytest.raises(UnsupportedCapabilityError):
-            shelf.scan(JobFilter(states=waiting))
+            inspector.scan(JobFilter(states=waiting))
         return
-    assert {job.id for job in shelf.scan(JobFilter()).jobs} == {world.job(1).id, world.job(2).id}
-    assert shelf.find(world.job(2).id) is not None
-    assert shelf.cancel(world.job(2).id)
-    assert [job.id for job in shelf.scan(JobFilter(states=waiting)).jobs] == [world.job(1).id]
+    assert {job.id for job in inspector.scan(JobFilter()).jobs} == {world.job(1).id, world.job(2).id}
+    assert inspector.find(world.job(2).id) is not None
+    assert inspector.cancel(world.job(2).id)
+    assert [job.id for job in inspector.scan(JobFilter(states=waiting)).jobs] == [world.job(1).id]
     with pytest.raises(UnsupportedCapabilityError):  # a worker may have it in its memory
-        shelf.run_now(world.job(1).id)
+        inspector.run_now(world.job(1).id)
     assert len(world.look()) == 1
 
 

@@ -165,4 +165,4 @@ def test_the_log_has_names_and_no_arguments(world: Any) -> None:
     wait_until(lambda: "Failed to process message" in log.read_text(), what="Dramatiq's own line")
     assert f"{NAME}.hopeless" in log.read_text()
     assert "hunter2" not in log.read_text()
-    assert world.manager.shelf().count()[JobState.ABANDONED] == 2
+    assert world.manager.inspect().count()[JobState.ABANDONED] == 2

@@ -68,7 +68,7 @@ def test_its_success_counts_and_it_runs_once(world: Any, tmp_path: Path, goes_on
     wait_until(lambda: "end" in log.read_text(), what="its end")
     world.enqueue("sentinel")
     world.journal.wait(1, "end", "sentinel")
-    wait_until(lambda: not any(world.manager.shelf().count().values()), what="nothing to be left")
+    wait_until(lambda: not any(world.manager.inspect().count().values()), what="nothing to be left")
     assert log.read_text().split() == ["begin", "end"]
 
 
@@ -154,7 +154,7 @@ def test_what_was_settled_is_acknowledged_and_not_sent_anew(world: Any, source: 
     take(world, source).settled = True
     assert source.give_back_all() == []
     source.close()
-    wait_until(lambda: not any(world.manager.shelf().count().values()), what="nothing to be left")
+    wait_until(lambda: not any(world.manager.inspect().count().values()), what="nothing to be left")
 
 
 def test_what_was_given_back_is_not_settled_too(world: Any, source: AmqpSource) -> None:
@@ -171,9 +171,9 @@ def test_what_was_given_back_is_not_settled_too(world: Any, source: AmqpSource) 
         JobRunner(executor, intake, settled.append).run(held)
     assert settled == []
     source.close()
-    wait_until(lambda: world.manager.shelf().count()[JobState.WAITING] == 1, what="it to wait again")
+    wait_until(lambda: world.manager.inspect().count()[JobState.WAITING] == 1, what="it to wait again")
 
 
 def test_it_declares_how_long_a_job_may_be_silent(world: Any) -> None:
     assert world.can.silence_bound.total_seconds() == 90
-    assert world.manager.shelf().count()[JobState.WAITING] == 0
+    assert world.manager.inspect().count()[JobState.WAITING] == 0

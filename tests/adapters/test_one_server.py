@@ -38,17 +38,17 @@ def manager() -> Iterator[JobManager]:
 def test_systems_in_one_namespace_of_one_redis_see_their_own_jobs_alone(manager: JobManager) -> None:
     why = manager.executor.refuse(b"", "unreadable").failure
     for number, system in enumerate(SYSTEMS, 1):
-        shelf, backend = manager.shelf(system), manager.backend(system)
+        inspector, backend = manager.inspect(system), manager.backend(system)
         for each in range(number):
-            shelf.park(system.encode(), why)
+            inspector.park(system.encode(), why)
             now = manager.executor.clock.now()
             later = make_envelope(now, f"later-{each}", delay=timedelta(minutes=1))
             backend.send([make_envelope(now, f"now-{each}"), later])
     for number, system in enumerate(SYSTEMS, 1):
-        shelf = manager.shelf(system)
+        inspector = manager.inspect(system)
         states = (JobState.WAITING, JobState.SCHEDULED, JobState.ABANDONED)
-        assert {state: shelf.count()[state] for state in states} == dict.fromkeys(states, number)
-        parked = shelf.scan(JobFilter(states=frozenset({JobState.ABANDONED}))).jobs
+        assert {state: inspector.count()[state] for state in states} == dict.fromkeys(states, number)
+        parked = inspector.scan(JobFilter(states=frozenset({JobState.ABANDONED}))).jobs
         assert [job.raw for job in parked] == [system.encode()] * number
 
 
@@ -64,7 +64,7 @@ def test_on_rabbitmq_a_process_that_sent_nothing_counts_what_waits(system: str) 
     try:
         with override(sender):
             send.enqueue("a@b.c")
-        wait_until(lambda: other.shelf().count()[JobState.WAITING] == 1, what="it to be counted")
+        wait_until(lambda: other.inspect().count()[JobState.WAITING] == 1, what="it to be counted")
     finally:
         for each in (sender, other):
             each.close()

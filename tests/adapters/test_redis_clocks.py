@@ -80,10 +80,10 @@ def test_a_clock_that_is_ahead_promotes_nothing_early(backend_at: Callable[[floa
 
     def promoted() -> bool:
         promote(ahead)
-        return here.shelf.count()[JobState.WAITING] == 1 and SystemClock().now() > now + timedelta(seconds=0.2)
+        return here.inspector.count()[JobState.WAITING] == 1 and SystemClock().now() > now + timedelta(seconds=0.2)
 
     wait_until(promoted)
-    found = {job.id: job.state for job in here.shelf.scan(JobFilter()).jobs}
+    found = {job.id: job.state for job in here.inspector.scan(JobFilter()).jobs}
     assert found == {"soon": JobState.WAITING, "later": JobState.SCHEDULED}
 
 

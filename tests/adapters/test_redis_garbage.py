@@ -139,12 +139,12 @@ def test_nothing_vanishes_whatever_key_of_ours_is_of_another_type(backend: Backe
             FOREIGN[other](client, key.decode())
             seen = set[str]()
             steps = (promote(backend), lambda seen=seen: seen.update(take(backend, "w")), backend.messages.sweep)
-            for step in (*steps, backend.shelf.count):
+            for step in (*steps, backend.inspector.count):
                 assert "WRONGTYPE" in str(caught(step) or "WRONGTYPE"), (key, other)
             client.restore(key, 0, kept, replace=True)
             promote(backend)()
             seen |= set(take(backend, "w")) | {
-                each.id for each in backend.shelf.scan(JobFilter()).jobs
+                each.id for each in backend.inspector.scan(JobFilter()).jobs
             }  # one may be postponed
             assert seen >= ids - {"two" if b"other" in key else "", "soon" if b"scheduled" in key else ""}, (key, other)
 
@@ -163,8 +163,8 @@ def test_what_no_one_can_schedule_is_parked(backend: Backend, client: Redis) -> 
         ids = {"": 1.0, "nobody": 2.0, "first of all": -math.inf}
         client.zadd(RQ_SCHEDULED, ids)
         backend.send([job("soon", delay=0.05)])
-        backend.shelf.scan(JobFilter())
-        backend.shelf.count()
+        backend.inspector.scan(JobFilter())
+        backend.inspector.count()
         wait_until(lambda: promote(backend)() is None, what="all to be due")
         assert set(take(backend, "w")) == {*ids, "soon"}
         return
@@ -176,10 +176,10 @@ def test_what_no_one_can_schedule_is_parked(backend: Backend, client: Redis) -> 
         if payload is not None:
             client.hset(f"{root}:scheduled:messages", member, payload)
     backend.send([job("soon", delay=0.05)])
-    backend.shelf.scan(JobFilter())
-    backend.shelf.count()
+    backend.inspector.scan(JobFilter())
+    backend.inspector.count()
     promote_all(backend)
-    parked = backend.shelf.scan(JobFilter(states=frozenset({JobState.ABANDONED}))).jobs
+    parked = backend.inspector.scan(JobFilter(states=frozenset({JobState.ABANDONED}))).jobs
     assert sorted(each.raw for each in parked) == sorted(
         [b"none", b"empty", b"default.normal x", b"\xff", b"?", b"first of all"]
     )
@@ -203,8 +203,8 @@ def test_a_name_that_is_none_of_a_queue_is_told_once_and_left(
     with caplog.at_level(logging.WARNING):
         assert [list(backend.messages.known_queues()) for _ in range(2)] == [["default", "good"]] * 2
     assert caplog.text.count("is no queue's name") == 3
-    backend.shelf.scan(JobFilter())
-    assert backend.shelf.count()[JobState.WAITING] == 1
+    backend.inspector.scan(JobFilter())
+    assert backend.inspector.count()[JobState.WAITING] == 1
     assert take(backend, "w") == ["one"]
 
 
@@ -219,8 +219,8 @@ def test_garbage_that_a_dead_worker_holds_comes_to_whoever_parks_it(backend: Bac
             client.hset(f"{root}:held:dead.msgs", number, entry)
     client.sadd(f"{root}:holders", "dead", b"\xff")
     backend.send([job("one")])
-    backend.shelf.count()
-    backend.shelf.scan(JobFilter())
+    backend.inspector.count()
+    backend.inspector.scan(JobFilter())
     backend.messages.sweep()
     assert len(take(backend, "w")) == len(entries) + 1
     assert not client.exists(f"{root}:held:dead")
@@ -229,14 +229,14 @@ def test_garbage_that_a_dead_worker_holds_comes_to_whoever_parks_it(backend: Bac
 def test_a_failure_that_cant_be_read_hides_no_parked_job(client: Redis, backend: Backend) -> None:
     abandoned = JobFilter(states=frozenset({JobState.ABANDONED}))
     outcome = make_failure()
-    ids = [backend.shelf.park(raw, outcome) for raw in (b"a", b"b", b"c")]
+    ids = [backend.inspector.park(raw, outcome) for raw in (b"a", b"b", b"c")]
     key = next(key for key in client.scan_iter() if key.endswith(b":parked:failures"))
     client.hset(key.decode(), mapping={ids[0]: b"\xff", ids[1]: b'{"no": "failure"}'})
     client.zadd(key.decode().replace(":failures", ":ids"), {b"\xffnobody": 0, b"": 0})
-    found = {each.raw: each.failure for each in backend.shelf.scan(abandoned).jobs}
+    found = {each.raw: each.failure for each in backend.inspector.scan(abandoned).jobs}
     assert set(found) == {b"a", b"b", b"c"}
     told = found[b"a"]
     assert told is not None
     assert "can't be read" in told.message
-    with backend.shelf.take(abandoned, limit=10) as taken:
+    with backend.inspector.hold_some(abandoned, limit=10) as taken:
         assert [each.acknowledge() for each in taken] == [True] * 3

@@ -98,7 +98,7 @@ def test_what_a_dead_worker_held_comes_back_in_slices_and_in_order(backend: Back
     client.config_resetstat()
     assert len(backend.messages.sweep()) == MANY
     assert scripts_run(client) >= MANY / SLICE
-    assert backend.shelf.count()[JobState.WAITING] == MANY
+    assert backend.inspector.count()[JobState.WAITING] == MANY
     prefix = "rq:queue:anyjob:default:normal" if isinstance(backend, RQBackend) else "anyjob:dramatiq:default.normal"
     found: list[Any] = client.lrange(prefix, 0, -1)
     ids = [each.decode().removeprefix("anyjob-J-") for each in found]
@@ -114,7 +114,7 @@ def test_what_is_due_at_once_is_promoted_in_slices_and_without_a_pause(backend: 
     while promote() == 0.0:
         calls += 1
     assert calls >= MANY / SLICE
-    assert backend.shelf.count() == {JobState.WAITING: MANY, JobState.SCHEDULED: 0, JobState.RUNNING: 0} | {
+    assert backend.inspector.count() == {JobState.WAITING: MANY, JobState.SCHEDULED: 0, JobState.RUNNING: 0} | {
         JobState.ABANDONED: 0
     }
 
@@ -128,7 +128,7 @@ def test_three_hundred_threads_send_at_once(backend: Backend) -> None:
 
     with ThreadPoolExecutor(300) as pool:
         list(pool.map(send, jobs(300)))
-    assert backend.shelf.count()[JobState.WAITING] == 300
+    assert backend.inspector.count()[JobState.WAITING] == 300
 
 
 @pytest.mark.parametrize("kind", [*MAKERS, "celery"])

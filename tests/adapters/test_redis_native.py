@@ -14,7 +14,7 @@ from servers import redis_url
 from anyjob.base.clock import SystemClock
 from anyjob.base.errors import EnqueueError
 from anyjob.seams.store import JobFilter, JobState, StoredJob
-from anyjob_redis import ON_REDIS, NativeKey, NativeLayout, NativePlaces, ParkedJobs, RedisShelf, risks_of_held
+from anyjob_redis import ON_REDIS, NativeKey, NativeLayout, NativePlaces, ParkedJobs, RedisInspector, risks_of_held
 
 WAITING = JobFilter(states=frozenset({JobState.WAITING}))
 
@@ -73,12 +73,12 @@ class World:
         for tag in self.client.zrange(times, 0, -1):
             self.client.zadd(times, {tag: 1})
 
-    def shelf(self, *keys: NativeKey, layout: Layout | None = None) -> RedisShelf:
+    def inspect(self, *keys: NativeKey, layout: Layout | None = None) -> RedisInspector:
         clock = SystemClock()
         places = NativePlaces(self.client, self.namespace, layout or Layout(*keys), clock)
         parked = ParkedJobs(self.client, self.namespace, clock)
         can = replace(ON_REDIS, counts=dict.fromkeys([JobState.WAITING], ON_REDIS.counts[JobState.WAITING]))
-        return RedisShelf(parked, places, resend=lambda _: None, clock=clock, capabilities=can)
+        return RedisInspector(parked, places, resend=lambda _: None, clock=clock, capabilities=can)
 
 
 @pytest.fixture
@@ -95,10 +95,10 @@ def but(*names: str) -> JobFilter:
     return replace(WAITING, where=lambda job: not job.id.startswith(names))
 
 
-def take_all(shelf: RedisShelf, chosen: JobFilter = WAITING, *, ahead: int = 200) -> list[str]:
-    with shelf.drain(chosen, holder="test", ahead=ahead) as taken:
+def take_all(inspector: RedisInspector, chosen: JobFilter = WAITING, *, ahead: int = 200) -> list[str]:
+    with inspector.hold(chosen, holder="test", ahead=ahead) as taken:
         jobs = list(taken)
-        held = shelf.acknowledge(jobs)
+        held = inspector.acknowledge(jobs)
     return [each.job.id for each, was_held in zip(jobs, held, strict=True) if was_held]
 
 
@@ -109,9 +109,9 @@ both_ends = pytest.mark.parametrize("kind", ["left", "right"])
 def test_what_is_taken_is_gone_and_the_rest_is_in_its_order(world: World, kind: str) -> None:
     key = world.key(kind)
     world.put(key, "a", "stays1", "hidden", "b", "stays2", "c")
-    shelf = world.shelf(key)
-    assert shelf.count() == {JobState.WAITING: 6}
-    assert take_all(shelf, but("stays")) == ["a", "b", "c"]
+    inspector = world.inspect(key)
+    assert inspector.count() == {JobState.WAITING: 6}
+    assert take_all(inspector, but("stays")) == ["a", "b", "c"]
     assert world.items(key) == ["stays1", "hidden", "stays2"]
     assert world.notes(key) == {"stays1", "hidden", "stays2"}
     assert world.held() == 0
@@ -122,7 +122,7 @@ def test_what_goes_back_goes_to_its_very_place(world: World, kind: str) -> None:
     key = world.key(kind)
     items = ["stays1", "a", "b", "stays2", "c", "stays3"]
     world.put(key, *items)
-    with world.shelf(key).drain(but("stays"), holder="test", ahead=1) as taken:
+    with world.inspect(key).hold(but("stays"), holder="test", ahead=1) as taken:
         assert [each.job.id for each in taken] == ["a", "b", "c"]
         assert world.items(key) == ["stays1", "stays2", "stays3"]
     assert world.items(key) == items
@@ -132,7 +132,7 @@ def test_what_goes_back_goes_to_its_very_place(world: World, kind: str) -> None:
 def test_what_goes_back_is_in_front_when_all_before_it_was_run(world: World, kind: str) -> None:
     key = world.key(kind)
     world.put(key, "stays1", "a", "b", "stays2")
-    with world.shelf(key).drain(but("stays"), holder="test", ahead=9) as taken:
+    with world.inspect(key).hold(but("stays"), holder="test", ahead=9) as taken:
         assert len(list(taken)) == 2
         {"left": world.client.lpop, "right": world.client.rpop}[kind](key.key)  # a worker
     assert world.items(key) == ["a", "b", "stays2"]
@@ -147,7 +147,7 @@ def test_thousands_behind_hundreds_that_stay_are_all_come_past_at_once(world: Wo
     mixed = [name for number in range(count) for name in (f"{number}", f"stays-{number}")[: 2 - number % 2]]
     world.put(key, *mixed)
     layout = Layout(key)
-    taken = take_all(world.shelf(layout=layout), but("stays"), ahead=ahead)
+    taken = take_all(world.inspect(layout=layout), but("stays"), ahead=ahead)
     assert taken == [f"{number}" for number in range(count)]
     assert world.items(key) == [*stays, *(name for name in mixed if name.startswith("stays"))]
     assert layout.reads < 2 * (len(stays) + len(mixed))
@@ -158,7 +158,7 @@ def test_a_long_row_that_is_taken_does_not_lead_back_to_the_beginning(world: Wor
     key = world.key(kind)
     world.put(key, *(f"stays{number}" for number in range(1_000)), *(f"{number}" for number in range(5_000)))
     layout = Layout(key)
-    assert len(take_all(world.shelf(layout=layout), but("stays"), ahead=250)) == 5_000
+    assert len(take_all(world.inspect(layout=layout), but("stays"), ahead=250)) == 5_000
     assert layout.reads < 9_000
 
 
@@ -169,7 +169,7 @@ def test_an_item_that_is_there_twice_hides_nothing_and_is_taken_twice(world: Wor
     for place in (498, 499, 700, 1_100):
         items[place] = "stays"
     world.put(key, *items, "0", "0")
-    assert sorted(take_all(world.shelf(key), but("stays"))) == sorted([*set(items) - {"stays"}, "0", "0"])
+    assert sorted(take_all(world.inspect(key), but("stays"))) == sorted([*set(items) - {"stays"}, "0", "0"])
     assert world.items(key) == ["stays"] * 4
 
 
@@ -177,7 +177,7 @@ def test_an_item_that_is_there_twice_hides_nothing_and_is_taken_twice(world: Wor
 def test_the_same_item_over_and_over_comes_to_an_end(world: World, kind: str) -> None:
     key = world.key(kind)
     world.put(key, *["stays"] * 1_700, "a", *["stays"] * 20)
-    assert take_all(world.shelf(key), but("stays")) == ["a"]
+    assert take_all(world.inspect(key), but("stays")) == ["a"]
     assert world.items(key) == ["stays"] * 1_720
 
 
@@ -188,7 +188,7 @@ def test_workers_go_on_meanwhile(world: World, kind: str) -> None:
     world.put(key, *items)
     pop: Callable[[str], bytes] = {"left": world.client.lpop, "right": world.client.rpop}[kind]
     ran, moved = [], []
-    with world.shelf(key).drain(WAITING, holder="test", ahead=10) as taken:
+    with world.inspect(key).hold(WAITING, holder="test", ahead=10) as taken:
         for each in taken:
             moved += [each.job.id] if each.acknowledge() else []
             ran += [item.decode() for item in [pop(key.key)] if item]
@@ -201,7 +201,7 @@ def test_what_is_put_in_front_meanwhile_stops_nobody(world: World, kind: str) ->
     key = world.key(kind)
     world.put(key, *(f"{'stays' if number % 2 else 'x'}{number}" for number in range(2_000)))
     push = {"left": world.client.lpush, "right": world.client.rpush}[kind]
-    with world.shelf(key).drain(but("stays"), holder="test", ahead=10) as taken:
+    with world.inspect(key).hold(but("stays"), holder="test", ahead=10) as taken:
         moved = [push(key.key, "stays!") for each in taken if each.acknowledge()]
     assert len(moved) == 1_000
     assert len(world.items(key)) == 2_000
@@ -212,12 +212,12 @@ def test_who_was_killed_gets_it_back_in_order_when_he_comes_again(world: World, 
     key = world.key(kind)
     items = ["stays", *(f"{number}" for number in range(450))]
     world.put(key, *items)
-    context = world.shelf(key).drain(but("stays"), holder="killed", ahead=500)
+    context = world.inspect(key).hold(but("stays"), holder="killed", ahead=500)
     assert next(context.__enter__()).job.id == "0"
     assert world.held() == 450
-    other = world.shelf(key)
+    other = world.inspect(key)
     assert take_all(other, but("stays")) == []  # held by another
-    with other.drain(but("stays"), holder="killed", ahead=1) as again:
+    with other.hold(but("stays"), holder="killed", ahead=1) as again:
         assert next(again).job.id == "0"
     assert world.items(key) == items
     assert world.notes(key) == set(items)
@@ -228,16 +228,16 @@ def test_what_a_killed_one_held_goes_back_when_the_time_is_up(world: World, kind
     key = world.key(kind)
     items = ["stays", *(f"{number}" for number in range(450))]
     world.put(key, *items)
-    shelf = world.shelf(key)
-    context = shelf.drain(but("stays"), holder="killed", ahead=500)
+    inspector = world.inspect(key)
+    context = inspector.hold(but("stays"), holder="killed", ahead=500)
     first = next(context.__enter__())
-    shelf.recover()
+    inspector.recover()
     assert world.held() == 450
     assert risks_of_held(world.client, world.namespace) == ()
     world.expire()
     (risk,) = risks_of_held(world.client, world.namespace)
     assert "450 messages" in risk
-    shelf.recover()
+    inspector.recover()
     assert world.items(key) == items
     assert not first.acknowledge()
     assert world.items(key) == items
@@ -248,59 +248,59 @@ def test_a_sorted_set_gives_and_takes_back_with_the_due_times(world: World) -> N
     key = world.key("zset")
     scores = {f"{number}": 1_700_000_000.25 + number // 700 for number in range(2_000)}
     world.client.zadd(key.key, scores)
-    shelf = world.shelf(key)
-    with shelf.drain(WAITING, holder="test", ahead=300) as taken:
+    inspector = world.inspect(key)
+    with inspector.hold(WAITING, holder="test", ahead=300) as taken:
         assert len(list(taken)) == 2_000
         assert world.client.zcard(key.key) == 0
     assert dict(world.client.zrange(key.key, 0, -1, withscores=True)) == {k.encode(): v for k, v in scores.items()}
-    assert sorted(take_all(shelf), key=int) == list(scores)
+    assert sorted(take_all(inspector), key=int) == list(scores)
 
 
 def test_bytes_of_any_kind_come_back_as_they_were(world: World) -> None:
     key = world.key("left", "a\nb 3:c")
     items = [b"", b"\n", b"3:x", b"\xff\x00 \r\n", b"1"]
     world.put(key, *items)
-    with world.shelf(key).drain(WAITING, holder="test", ahead=9) as taken:
+    with world.inspect(key).hold(WAITING, holder="test", ahead=9) as taken:
         assert len(list(taken)) == 5
     assert world.client.lrange(key.key, 0, -1) == items
-    assert len(take_all(world.shelf(key))) == 5
+    assert len(take_all(world.inspect(key))) == 5
 
 
 def test_a_key_of_another_type_is_left_alone(world: World) -> None:
     good, list_, zset = world.key("left", "good"), world.key("left", "bad"), world.key("zset", "bad")
     world.client.set(list_.key, "x")
     world.put(good, "a")
-    shelf = world.shelf(list_, zset, good)
-    assert shelf.count() == {JobState.WAITING: 1}
-    assert take_all(shelf) == ["a"]
+    inspector = world.inspect(list_, zset, good)
+    assert inspector.count() == {JobState.WAITING: 1}
+    assert take_all(inspector) == ["a"]
     assert world.client.get(list_.key) == b"x"
 
 
 def test_what_cant_go_back_for_its_key_is_another_type_now_stays_held(world: World) -> None:
     key = world.key("left")
     world.put(key, "a")
-    shelf = world.shelf(key)
-    context = shelf.drain(WAITING, holder="test", ahead=1)
+    inspector = world.inspect(key)
+    context = inspector.hold(WAITING, holder="test", ahead=1)
     next(context.__enter__())
     world.client.set(key.key, "x")
     with pytest.raises(EnqueueError, match="WRONGTYPE"):
         context.__exit__(None, None, None)
     assert world.held() == 1
     world.client.delete(key.key)
-    assert take_all(shelf) == ["a"]
+    assert take_all(inspector) == ["a"]
 
 
 @both_ends
 def test_pages_go_on_where_the_last_ended_whatever_was_run(world: World, kind: str) -> None:
     key = world.key(kind)
     world.put(key, *(f"{number}" for number in range(2_300)))
-    shelf = world.shelf(key)
-    first = shelf.scan(WAITING, limit=1_200)
+    inspector = world.inspect(key)
+    first = inspector.scan(WAITING, limit=1_200)
     pop = {"left": world.client.lpop, "right": world.client.rpop}[kind]
     pop(key.key, 100)
-    second = shelf.scan(WAITING, cursor=first.cursor, limit=1_000)
+    second = inspector.scan(WAITING, cursor=first.cursor, limit=1_000)
     assert [job.id for job in (*first.jobs, *second.jobs)] == [f"{number}" for number in range(2_200)]
     pop(key.key, 2_150)
-    last = shelf.scan(WAITING, cursor=second.cursor, limit=1_000)
+    last = inspector.scan(WAITING, cursor=second.cursor, limit=1_000)
     assert [job.id for job in last.jobs] == [f"{number}" for number in range(2_250, 2_300)]
     assert last.cursor is None

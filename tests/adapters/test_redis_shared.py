@@ -19,7 +19,7 @@ from anyjob.seams.outcome import JobFailure
 from anyjob.seams.store import JobFilter, JobState, StoredJob
 from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until
-from anyjob_redis import ParkedJobs, Presence, RecurringThread, RedisShelf, ScheduledMessages
+from anyjob_redis import ParkedJobs, Presence, RecurringThread, RedisInspector, ScheduledMessages
 from anyjob_redis.levels import ids_after
 from anyjob_redis.presence import LapsedError
 
@@ -67,11 +67,11 @@ def sent() -> list[JobEnvelope]:
 
 
 @pytest.fixture
-def shelf(parked: ParkedJobs, sent: list[JobEnvelope], clock: FakeClock) -> RedisShelf:
+def inspect(parked: ParkedJobs, sent: list[JobEnvelope], clock: FakeClock) -> RedisInspector:
     """Nothing but the parked jobs can be seen."""
     only = frozenset({JobState.ABANDONED})
     can = Capabilities(listing=only, removal=only, counts={JobState.ABANDONED: Quality.EXACT})
-    return RedisShelf(parked, resend=sent.append, clock=clock, capabilities=can)
+    return RedisInspector(parked, resend=sent.append, clock=clock, capabilities=can)
 
 
 def these(*ids: str) -> JobFilter:
@@ -79,25 +79,25 @@ def these(*ids: str) -> JobFilter:
 
 
 def test_what_is_held_is_held_by_one_until_the_hold_lapses(
-    shelf: RedisShelf, failure: JobFailure, clock: FakeClock, sent: list[JobEnvelope]
+    inspector: RedisInspector, failure: JobFailure, clock: FakeClock, sent: list[JobEnvelope]
 ) -> None:
-    job_id = shelf.park(b"?", failure)
+    job_id = inspector.park(b"?", failure)
     envelope = make_envelope(clock.now(), "one")
-    with shelf.take(these(job_id, "nobody"), limit=5) as (first,):
-        with shelf.take(these(job_id), limit=5) as none:
+    with inspector.hold_some(these(job_id, "nobody"), limit=5) as (first,):
+        with inspector.hold_some(these(job_id), limit=5) as none:
             assert not none
         clock.travel(299)
-        with shelf.take(these(job_id), limit=5) as none:
+        with inspector.hold_some(these(job_id), limit=5) as none:
             assert not none
         clock.travel(1)
-        with shelf.take(these(job_id), limit=5) as (second,):
+        with inspector.hold_some(these(job_id), limit=5) as (second,):
             assert not first.acknowledge()
             assert not first.replace(envelope)
             assert sent == []
             assert second.replace(envelope)
             assert not second.acknowledge()
     assert sent == [envelope]
-    assert shelf.count() == {JobState.ABANDONED: 0}
+    assert inspector.count() == {JobState.ABANDONED: 0}
 
 
 def test_a_job_that_fails_before_its_retry_returned_keeps_its_id(
@@ -111,55 +111,57 @@ def test_a_job_that_fails_before_its_retry_returned_keeps_its_id(
 
     only = frozenset({JobState.ABANDONED})
     can = Capabilities(listing=only, removal=only, counts={JobState.ABANDONED: Quality.EXACT})
-    shelf = RedisShelf(parked, resend=fail_at_once, clock=clock, capabilities=can)
-    shelf.park(write_envelope(make_envelope(clock.now(), "one")), failure)
+    inspector = RedisInspector(parked, resend=fail_at_once, clock=clock, capabilities=can)
+    inspector.park(write_envelope(make_envelope(clock.now(), "one")), failure)
     for number in range(1, 4):
         clock.travel(1)
-        assert shelf.retry("one")
-        (job,) = shelf.scan(JobFilter()).jobs
+        assert inspector.retry("one")
+        (job,) = inspector.scan(JobFilter()).jobs
         assert (job.id, job.envelope and job.envelope.first_due_at) == ("one", clock.now())
         assert again == ["one"] * number
-    with shelf.take(these("one"), limit=1) as (held,):  # if the retry fails after that, both are there
-        shelf.park(write_envelope(make_envelope(clock.now(), "one")), failure)
-        with shelf.take(these("one"), limit=1) as (other,):
+    with inspector.hold_some(these("one"), limit=1) as (held,):  # if the retry fails after that, both are there
+        inspector.park(write_envelope(make_envelope(clock.now(), "one")), failure)
+        with inspector.hold_some(these("one"), limit=1) as (other,):
             assert other.acknowledge()
             assert not other.acknowledge()
         assert held.job == job
-    (copy,) = shelf.scan(JobFilter()).jobs
+    (copy,) = inspector.scan(JobFilter()).jobs
     assert copy.id != "one"
-    assert shelf.find("one") == replace(copy, id="one")
-    assert shelf.retry(copy.id)
-    assert shelf.discard("one")
-    assert shelf.count() == {JobState.ABANDONED: 0}
+    assert inspector.find("one") == replace(copy, id="one")
+    assert inspector.retry(copy.id)
+    assert inspector.discard("one")
+    assert inspector.count() == {JobState.ABANDONED: 0}
 
 
 def test_what_is_not_settled_goes_back_and_nothing_expires(
-    shelf: RedisShelf, fake: fakeredis.FakeRedis, failure: JobFailure
+    inspector: RedisInspector, fake: fakeredis.FakeRedis, failure: JobFailure
 ) -> None:
-    job_id = shelf.park(b"?", failure)
-    with shelf.take(these(job_id), limit=1) as taken:
+    job_id = inspector.park(b"?", failure)
+    with inspector.hold_some(these(job_id), limit=1) as taken:
         assert len(taken) == 1
-    with shelf.take(these(job_id), limit=1) as (again,):
+    with inspector.hold_some(these(job_id), limit=1) as (again,):
         assert again.acknowledge()
     assert fake.keys() == []
-    shelf.park(b"?", failure)
+    inspector.park(b"?", failure)
     assert {fake.ttl(key) for key in fake.scan_iter()} == {-1}
 
 
-def test_a_shelf_of_nothing_else_pages_and_refuses(shelf: RedisShelf, failure: JobFailure, clock: FakeClock) -> None:
+def test_an_inspector_of_nothing_else_pages_and_refuses(
+    inspector: RedisInspector, failure: JobFailure, clock: FakeClock
+) -> None:
     for job_id in ("c", "a", "b"):
-        shelf.park(write_envelope(make_envelope(clock.now(), job_id)), failure)
-    first = shelf.scan(JobFilter(), limit=2)
-    rest = shelf.scan(JobFilter(), cursor=first.cursor, limit=2)
+        inspector.park(write_envelope(make_envelope(clock.now(), job_id)), failure)
+    first = inspector.scan(JobFilter(), limit=2)
+    rest = inspector.scan(JobFilter(), cursor=first.cursor, limit=2)
     assert [job.id for job in (*first.jobs, *rest.jobs)] == ["a", "b", "c"]
     assert rest.cursor is None
-    assert [job.id for job in shelf.scan(these("b", "c", "nobody")).jobs] == ["b", "c"]
+    assert [job.id for job in inspector.scan(these("b", "c", "nobody")).jobs] == ["b", "c"]
     with pytest.raises(InvalidOptionError):
-        shelf.scan(JobFilter(), cursor="nonsense")
+        inspector.scan(JobFilter(), cursor="nonsense")
     waiting = JobFilter(states=frozenset({JobState.WAITING}))
     with pytest.raises(UnsupportedCapabilityError):
-        shelf.scan(waiting)
-    with pytest.raises(UnsupportedCapabilityError), shelf.take(waiting, limit=1):
+        inspector.scan(waiting)
+    with pytest.raises(UnsupportedCapabilityError), inspector.hold_some(waiting, limit=1):
         pass
 
 

@@ -197,9 +197,9 @@ def test_what_was_sent_and_not_answered_is_in_doubt(private_redis: PrivateRedis)
     with private_redis.paused():
         error = send_two(backend)
     assert (error.rejected, error.in_doubt) == ((), ("a", "b"))
-    assert {job.id for job in backend.shelf.scan(JobFilter()).jobs} == {"first", "a", "b"}  # they were there
+    assert {job.id for job in backend.inspector.scan(JobFilter()).jobs} == {"first", "a", "b"}  # they were there
     backend.send([make_envelope(NOW, "last")])
-    assert len(backend.shelf.scan(JobFilter()).jobs) == 4
+    assert len(backend.inspector.scan(JobFilter()).jobs) == 4
     backend.close()
 
 
@@ -218,24 +218,24 @@ def test_after_a_restart_it_goes_on_without_an_error(private_redis: PrivateRedis
     private_redis.stop()
     private_redis.start()
     backend.send([make_envelope(NOW, "second")])  # its scripts are not known there any more
-    assert backend.shelf.count()[JobState.WAITING] == 2
+    assert backend.inspector.count()[JobState.WAITING] == 2
     backend.close()
 
 
 @pytest.mark.parametrize(
     "look",
     [
-        lambda shelf: shelf.count(),
-        lambda shelf: shelf.scan(JobFilter()),
-        lambda shelf: shelf.find("a"),
-        lambda shelf: shelf.cancel("a"),
-        lambda shelf: shelf.retry("a"),
+        lambda inspector: inspector.count(),
+        lambda inspector: inspector.scan(JobFilter()),
+        lambda inspector: inspector.find("a"),
+        lambda inspector: inspector.cancel("a"),
+        lambda inspector: inspector.retry("a"),
     ],
 )
-def test_the_shelf_tells_it_in_our_words(look: Callable[[Any], object]) -> None:
+def test_the_inspector_tells_it_in_our_words(look: Callable[[Any], object]) -> None:
     backend = configured(f"rq+redis://127.0.0.1:{free_port()}")
     with pytest.raises(EnqueueError, match="Redis can't be reached") as caught:
-        look(backend.shelf)
+        look(backend.inspector)
     assert isinstance(caught.value.__cause__, redis.RedisError)
 
 
@@ -268,7 +268,7 @@ def test_a_fork_has_connections_of_its_own(private_redis: PrivateRedis) -> None:
         backend.send([make_envelope(NOW, f"parent-{number}")])
     for pid in children:
         assert os.waitpid(pid, 0)[1] == 0
-    assert backend.shelf.count()[JobState.WAITING] == 106
+    assert backend.inspector.count()[JobState.WAITING] == 106
     backend.close()
 
 
@@ -284,7 +284,7 @@ def test_threads_share_a_backend(private_redis: PrivateRedis) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert backend.shelf.count()[JobState.WAITING] == 200
+    assert backend.inspector.count()[JobState.WAITING] == 200
     backend.close()
 
 
@@ -306,5 +306,5 @@ def test_what_a_worker_lost_in_this_very_moment_is_not_sent_again(private_redis:
         with backend.messages.settling("quick", again.entry):
             backend.settle(Retry(replace(envelope, try_count=1)))
         assert backend.messages.acknowledge("quick", again.entry, "", 0.0)
-    assert backend.shelf.count()[JobState.WAITING] == 1
+    assert backend.inspector.count()[JobState.WAITING] == 1
     backend.close()

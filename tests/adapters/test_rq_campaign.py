@@ -34,7 +34,7 @@ def send_delayed(world: World, count: int, seconds: float) -> dict[str, float]:
     due = {}
     for number in range(count):
         job_id = world.manager.enqueue_by_name("say", {"word": str(number)}, delay=seconds)
-        found = world.backend.shelf.find(job_id)
+        found = world.backend.inspector.find(job_id)
         assert found is not None
         assert found.envelope is not None
         assert found.envelope.due_at is not None
@@ -89,7 +89,7 @@ def test_far_future_jobs_hold_up_nobody(world: World) -> None:
 
     wait_until(lambda: len(world.ran("say")) == 10)
     assert max(float(line[-1]) - due[line[1]] for line in world.ran("say") if line[1] in due) < 1.0
-    assert world.backend.shelf.count()[JobState.SCHEDULED] == len(many)
+    assert world.backend.inspector.count()[JobState.SCHEDULED] == len(many)
 
 
 @pytest.mark.parametrize("seed", range(5 if LONG else 1))
@@ -113,7 +113,7 @@ def test_workers_killed_at_random_lose_nothing_and_repeat_at_most_what_they_ran(
     assert set(ended) == {str(number) for number in range(jobs)}
     assert begun.total() - jobs <= kills
     assert ended.total() - jobs <= kills
-    assert world.backend.shelf.count()[JobState.ABANDONED] == 0
+    assert world.backend.inspector.count()[JobState.ABANDONED] == 0
     assert len(ids) == jobs
 
 

@@ -33,7 +33,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.start_worker("fails")
         world.start_worker("default")
         world.send("fail", word="secret", queue="fails")
-        wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1, what="a job to be given up")
+        wait_until(lambda: world.backend.inspector.count()[JobState.ABANDONED] == 1, what="a job to be given up")
         world.send("fail-later", word="secret", queue="fails")
         wait_until(lambda: world.ran("fail-later"), what="a try to fail")
         world.send("listen", word="secret")

@@ -42,7 +42,7 @@ def test_exception_handlers_hear_of_each_failed_try(
     clock.travel(10)
     worker.work(burst=True)
     assert heard == [("fail", (), left, "failed", LookupError, "no") for left in (1, 0)]
-    assert backend.shelf.count()[JobState.ABANDONED] == 1
+    assert backend.inspector.count()[JobState.ABANDONED] == 1
 
 
 def test_a_handler_may_stop_the_others(manager: JobManager, registry: JobRegistry, make_worker: MakeWorker) -> None:

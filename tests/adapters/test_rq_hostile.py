@@ -164,7 +164,7 @@ def test_nothing_hostile_runs_all_is_parked_and_the_good_jobs_run(
 
     assert len(ATTACKS) == 17
     assert [line[1] for line in world.ran("say")] == [*(f"good-{number}" for number in range(len(ATTACKS))), "last"]
-    parked = world.backend.shelf.scan(JobFilter(), limit=1000).jobs
+    parked = world.backend.inspector.scan(JobFilter(), limit=1000).jobs
     assert {job.state for job in parked} == {JobState.ABANDONED}
     assert len(parked) == len(ATTACKS)
     assert {job.failure.error_type for job in parked if job.failure} == {"anyjob.base.errors.EnvelopeError"}
@@ -183,9 +183,9 @@ def test_nothing_hostile_runs_all_is_parked_and_the_good_jobs_run(
 def test_what_is_ours_but_for_its_frame_can_be_retried(world: World, tmp_path: Path) -> None:
     Attack(world, tmp_path / "proof", 1).success_callback()
     world.start_worker("default")  # where nobody sent, `*` finds nothing
-    wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1)
+    wait_until(lambda: world.backend.inspector.count()[JobState.ABANDONED] == 1)
 
-    assert world.backend.shelf.retry("success")
+    assert world.backend.inspector.retry("success")
 
     wait_until(lambda: world.ran("say", "evil"))
     wait_until(world.is_empty)
@@ -204,7 +204,7 @@ def test_no_arguments_and_no_foreign_words_are_logged(world: World) -> None:
     )
     world.send("fail", word="private")
     worker = world.start_worker()
-    wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 2)
+    wait_until(lambda: world.backend.inspector.count()[JobState.ABANDONED] == 2)
 
     assert "very secret" not in worker.output()
     lines = [line for line in worker.output().splitlines() if "private" in line]

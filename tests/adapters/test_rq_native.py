@@ -87,7 +87,7 @@ class World:
     def look(self, *queues: str) -> Sequence[NativeMessage]:
         """Return what there is, by the queues' own names (of the one of this world, if none is named)."""
         self.messages.clear()
-        self.backend.native_shelf(self.read, queues or [self.name]).scan(JobFilter(), limit=5_000)
+        self.backend.native_inspector(self.read, queues or [self.name]).scan(JobFilter(), limit=5_000)
         return list(self.messages)
 
     def only(self) -> NativeMessage:
@@ -96,14 +96,14 @@ class World:
 
     def take(self, queues: Collection[str] | None = None, *, task: str = f"{MODULE}.send") -> Sequence[str]:
         """Take out what has no obstacle and is of a task."""
-        shelf = self.backend.native_shelf(self.read, queues or [self.name])
+        inspector = self.backend.native_inspector(self.read, queues or [self.name])
 
         def fits(job: StoredJob) -> bool:
             return isinstance(job, NativeJob) and job.obstacle is None and job.task == task
 
-        with shelf.drain(JobFilter(where=fits), holder="test", ahead=200) as taken:
+        with inspector.hold(JobFilter(where=fits), holder="test", ahead=200) as taken:
             jobs = list(taken)
-            assert all(shelf.acknowledge(jobs))
+            assert all(inspector.acknowledge(jobs))
         return [each.job.id for each in jobs]
 
     def work(self, **options: Any) -> None:
@@ -314,12 +314,12 @@ def test_what_is_given_back_is_run_by_rq_in_its_order(world: World) -> None:
     world.queue.enqueue_at(datetime(2100, 1, 1, tzinfo=UTC), send, 9, job_id=world.id())
     later = ScheduledJobRegistry(queue=world.queue)
     due = world.client.zrange(later.key, 0, -1, withscores=True)
-    context = world.backend.native_shelf(world.read, [world.name]).drain(JobFilter(), holder="killed", ahead=1)
+    context = world.backend.native_inspector(world.read, [world.name]).hold(JobFilter(), holder="killed", ahead=1)
     assert len(list(context.__enter__())) == 4
     world.work()
     assert RAN == []
-    again = world.backend.native_shelf(world.read, [world.name])
-    with again.drain(JobFilter(), holder="killed", ahead=1):
+    again = world.backend.native_inspector(world.read, [world.name])
+    with again.hold(JobFilter(), holder="killed", ahead=1):
         pass
     assert world.client.zrange(later.key, 0, -1, withscores=True) == due
     world.work()
@@ -340,8 +340,8 @@ def test_what_failed_is_deferred_or_runs_is_not_seen(world: World) -> None:
 def test_one_that_was_enqueued_twice_and_runs_keeps_its_hash(world: World) -> None:
     job = world.enqueue(send, 1)
     world.client.rpush(world.queue.key, job.id)
-    shelf = world.backend.native_shelf(world.read, [world.name])
-    with shelf.drain(JobFilter(), holder="test", ahead=1) as taken:
+    inspector = world.backend.native_inspector(world.read, [world.name])
+    with inspector.hold(JobFilter(), holder="test", ahead=1) as taken:
         first = next(taken)
         job.set_status(cast("Any", "started"))  # a worker has the other
         assert first.acknowledge()
@@ -381,7 +381,7 @@ def test_all_queues_but_ours_are_found_and_our_jobs_are_none_of_theirs(world: Wo
     world.client.sadd("rq:queues", f"rq:queue:{names.namespace}:default:normal")
     world.client.rpush(other.key, ours)  # wherever it is
     world.messages.clear()
-    world.backend.native_shelf(world.read).scan(JobFilter(), limit=5_000)
+    world.backend.native_inspector(world.read).scan(JobFilter(), limit=5_000)
     mine = [message for message in world.messages if message.id.startswith(world.name)]
     assert sorted(message.args[0] for message in mine) == [1, 2, 3]
     assert not [message for message in world.messages if message.id == ours.decode()]
@@ -392,12 +392,12 @@ def test_what_waits_is_counted(world: World) -> None:
     for number in range(3):
         world.enqueue(send, number)
     world.queue.enqueue_in(timedelta(1), send, 3, job_id=world.id())
-    assert world.backend.native_shelf(world.read, [world.name]).count() == {JobState.WAITING: 4}
+    assert world.backend.native_inspector(world.read, [world.name]).count() == {JobState.WAITING: 4}
 
 
 def test_what_a_killed_move_holds_is_told_by_the_doctor(world: World) -> None:
     world.enqueue(send, 1)
-    context = world.backend.native_shelf(world.read, [world.name]).drain(JobFilter(), holder="x", ahead=1)
+    context = world.backend.native_inspector(world.read, [world.name]).hold(JobFilter(), holder="x", ahead=1)
     next(context.__enter__())
     assert not [risk for risk in world.backend.look_for_risks() if risk.startswith("held")]
     times = f"n{world.name}:rq:native:held:times"
@@ -408,8 +408,8 @@ def test_what_a_killed_move_holds_is_told_by_the_doctor(world: World) -> None:
 
 def test_workers_of_rq_go_on_meanwhile(world: World) -> None:
     ids = [world.enqueue(send, number).id for number in range(40)]
-    shelf, moved = world.backend.native_shelf(world.read, [world.name]), []
-    with shelf.drain(JobFilter(), holder="test", ahead=1) as taken:
+    inspector, moved = world.backend.native_inspector(world.read, [world.name]), []
+    with inspector.hold(JobFilter(), holder="test", ahead=1) as taken:
         for each in taken:
             moved += [each.job.id] if each.acknowledge() else []
             with suppress(StopIteration):

@@ -61,7 +61,7 @@ def test_order_is_level_then_arrival_across_queues(
 def test_queues_that_are_not_named_are_left(manager: JobManager, backend: RQBackend, drain: Drain, ran: Any) -> None:
     manager.enqueue_by_name("note", "a", queue="mail")
     assert not drain("default")
-    assert backend.shelf.count()[JobState.WAITING] == 1
+    assert backend.inspector.count()[JobState.WAITING] == 1
     assert drain("default", "mail")
 
 
@@ -94,7 +94,7 @@ def test_max_jobs_counts_what_ran(manager: JobManager, backend: RQBackend, drain
         manager.enqueue_by_name("note", number)
     drain(max_jobs=2)
     assert ran == [0, 1]
-    assert backend.shelf.count()[JobState.WAITING] == 1
+    assert backend.inspector.count()[JobState.WAITING] == 1
 
 
 def test_retries_are_ours(
@@ -109,14 +109,14 @@ def test_retries_are_ours(
     registry.register_handler("fail", fail, retry=RetryPolicy(max_tries=3, first_wait=10))
     job_id = manager.enqueue_by_name("fail", None)
     drain()
-    found = backend.shelf.find(job_id)
+    found = backend.inspector.find(job_id)
     assert found is not None
     assert found.state is JobState.SCHEDULED
     for seconds in (6, 1, 19, 1):
         clock.travel(seconds)
         drain()
     assert tries == [1, 2, 3]
-    found = backend.shelf.find(job_id)
+    found = backend.inspector.find(job_id)
     assert found is not None
     assert found.state is JobState.ABANDONED
 
@@ -126,7 +126,7 @@ def test_an_unknown_name_waits_for_newer_code(
 ) -> None:
     backend.send([make_envelope(clock.now(), "new", "not.yet")])
     drain()
-    assert backend.shelf.count()[JobState.SCHEDULED] == 1
+    assert backend.inspector.count()[JobState.SCHEDULED] == 1
     ran: list[Any] = []
     registry.register_handler("not.yet", ran.append)
     clock.travel(30)
@@ -190,7 +190,7 @@ def test_what_a_job_exits_with_is_a_failed_try_and_not_the_workers_end(
     manager.enqueue_by_name("leave", None)
     drain()
     assert tries == [1]
-    (parked,) = backend.shelf.scan(JobFilter()).jobs
+    (parked,) = backend.inspector.scan(JobFilter()).jobs
     assert parked.failure is not None
     assert parked.failure.error_type == error.__name__
 
@@ -209,7 +209,7 @@ def test_what_breaks_between_a_jobs_end_and_its_acknowledgement_is_counted_and_p
     manager.enqueue_by_name("note", "done")
     drain()
     assert ran == ["done"] * 6
-    assert backend.shelf.count()[JobState.ABANDONED] == 1
+    assert backend.inspector.count()[JobState.ABANDONED] == 1
     monkeypatch.undo()
     manager.enqueue_by_name("note", "next")
     drain()
@@ -234,7 +234,7 @@ def test_a_second_signal_interrupts_the_job_uncharged(
     with pytest.raises(SystemExit):
         worker.work()
     assert signal.getsignal(signal.SIGTERM) is before
-    found = backend.shelf.find(job_id)
+    found = backend.inspector.find(job_id)
     assert found is not None
     assert found.envelope is not None
     assert (found.state, found.envelope.lost_count, found.envelope.try_count) == (JobState.WAITING, 0, 0)
@@ -328,7 +328,7 @@ def test_a_redis_that_comes_and_goes_loses_and_repeats_nothing(
     assert flaky.calls > 14
     assert "goes on pause=" in caplog.text
     monkeypatch.undo()
-    assert sum(backend.shelf.count().values()) == 0
+    assert sum(backend.inspector.count().values()) == 0
     assert not fake.keys("anyjob:held:*")
 
 
@@ -373,7 +373,7 @@ def test_who_lost_its_lease_settles_nothing(
     drain()
     assert ran == [(0, 1), (1, 1)]
     assert "fenced" in caplog.text
-    assert sum(backend.shelf.count().values()) == 0
+    assert sum(backend.inspector.count().values()) == 0
 
 
 def test_a_worker_may_run_in_a_thread(manager: JobManager, make_worker: MakeWorker, ran: list[Any]) -> None:
@@ -414,7 +414,7 @@ def test_scans_show_what_runs(
     manager: JobManager, backend: RQBackend, registry: JobRegistry, make_worker: MakeWorker
 ) -> None:
     seen: list[Any] = []
-    registry.register_handler("look", lambda _args: seen.extend(backend.shelf.scan(JobFilter()).jobs))
+    registry.register_handler("look", lambda _args: seen.extend(backend.inspector.scan(JobFilter()).jobs))
     manager.enqueue_by_name("look", None)
     worker = make_worker()
     worker.work(burst=True)

@@ -63,7 +63,7 @@ def test_a_job_is_reported_as_a_native_one_is(tmp_path: Path) -> None:
         run(SEND)
         worker = world.start_worker(**watched)
         run(WORK)
-        wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == COUNT + 1, timeout=60, what="the end")
+        wait_until(lambda: world.backend.inspector.count()[JobState.ABANDONED] == COUNT + 1, timeout=60, what="the end")
         worker.terminate()
         assert worker.wait() == 0
 

@@ -280,7 +280,7 @@ def test_a_job_sent_again_outlives_its_old_message(
     assert backend.messages.acknowledge("w", ENTRY)
     assert not backend.messages.acknowledge("w", ENTRY)
     assert fake.lrange(f"rq:queue:{NATIVE}", 0, -1) == [b"anyjob-J-two", b"anyjob-J-one"]
-    found = backend.shelf.find("one")
+    found = backend.inspector.find("one")
     assert found is not None
     assert found.envelope == replace(held, try_count=1)
     assert b"anyjob_holder" not in stored(fake, "anyjob-J-one")

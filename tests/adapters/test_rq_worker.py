@@ -40,11 +40,11 @@ def test_a_failed_try_is_repeated_by_our_policy_and_then_parked(world: World) ->
     world.send("fail", word="badly")
     world.start_worker()
 
-    wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1)
+    wait_until(lambda: world.backend.inspector.count()[JobState.ABANDONED] == 1)
 
     assert [line[2] for line in world.ran("fail")] == ["1", "2"]
     wait_until(world.is_empty)
-    (job,) = world.backend.shelf.scan(JobFilter()).jobs
+    (job,) = world.backend.inspector.scan(JobFilter()).jobs
     assert job.failure is not None
     assert (job.failure.error_type, job.failure.tries) == ("ValueError", 2)
 
@@ -54,11 +54,11 @@ def test_a_job_that_ends_its_process_is_lost_and_parked_after_its_limit(world: W
     world.send("end", code=code)
     world.start_worker()
 
-    wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1, timeout=20)
+    wait_until(lambda: world.backend.inspector.count()[JobState.ABANDONED] == 1, timeout=20)
 
     assert [line[2] for line in world.ran("end")] == ["0", "1", "2", "3", "4", "5"]
     wait_until(world.is_empty)
-    (job,) = world.backend.shelf.scan(JobFilter()).jobs
+    (job,) = world.backend.inspector.scan(JobFilter()).jobs
     assert job.failure is not None
     assert job.failure.error_type.endswith("JobLostError")
 
@@ -148,7 +148,7 @@ def test_term_lets_the_job_finish_and_takes_no_more(world: World) -> None:
     assert worker.wait() == 0
     assert world.ran("end", "it")
     assert not world.ran("say")
-    assert world.backend.shelf.count()[JobState.WAITING] == 1
+    assert world.backend.inspector.count()[JobState.WAITING] == 1
 
 
 def test_beyond_its_time_the_job_is_killed_and_goes_back_uncharged(world: World) -> None:
@@ -159,7 +159,7 @@ def test_beyond_its_time_the_job_is_killed_and_goes_back_uncharged(world: World)
     worker.terminate()
 
     assert worker.wait() == HANDED_BACK
-    (job,) = world.backend.shelf.scan(JobFilter()).jobs
+    (job,) = world.backend.inspector.scan(JobFilter()).jobs
     assert job.state is JobState.WAITING
     assert job.envelope is not None
     assert (job.envelope.lost_count, job.envelope.try_count) == (0, 0)
@@ -182,7 +182,7 @@ def test_a_second_term_does_not_wait(world: World) -> None:
         return not worker.runs
 
     wait_until(signalled_again)
-    (job,) = world.backend.shelf.scan(JobFilter()).jobs
+    (job,) = world.backend.inspector.scan(JobFilter()).jobs
     assert job.state is JobState.WAITING
     assert job.envelope is not None
     assert job.envelope.lost_count == 0
@@ -237,13 +237,13 @@ def test_a_job_that_rq_is_told_to_stop_is_parked(world: World) -> None:
 
     send_stop_job_command(world.client, world.backend.messages.names.native_id(job_id), _NoData)
 
-    wait_until(lambda: world.backend.shelf.count()[JobState.ABANDONED] == 1)
+    wait_until(lambda: world.backend.inspector.count()[JobState.ABANDONED] == 1)
     wait_until(world.is_empty)
-    found = world.backend.shelf.find(job_id)
+    found = world.backend.inspector.find(job_id)
     assert found is not None
     assert found.failure is not None
     assert "stop-job" in found.failure.message
-    assert world.backend.shelf.retry(job_id)
+    assert world.backend.inspector.retry(job_id)
     wait_until(lambda: len(world.ran("begin")) == 2)
 
 
@@ -336,4 +336,4 @@ def test_a_filter_that_raises_makes_no_job_run_twice(world: World, where: str) -
 
 
 def abandoned(world: World) -> Sequence[StoredJob]:
-    return world.backend.shelf.scan(JobFilter(states=frozenset({JobState.ABANDONED}))).jobs
+    return world.backend.inspector.scan(JobFilter(states=frozenset({JobState.ABANDONED}))).jobs

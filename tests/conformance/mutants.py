@@ -114,7 +114,7 @@ class LosesKilledJobs(InMemoryJobStore):
     def recover(self) -> Sequence[LostJob]:
         lost = super().recover()
         for each in lost:
-            self.settle(self.take(_one(each.id), limit=1, lease=timedelta(1), worker="x")[0], Completed())
+            self.settle(self.hold(_one(each.id), limit=1, lease=timedelta(1), worker="x")[0], Completed())
         return lost
 
 
@@ -285,8 +285,8 @@ class CancelsNothing(InMemoryJobStore):
 
 
 class LetsTakenJobsRun(InMemoryJobStore):
-    def take(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
-        claims = super().take(chosen, **rest)
+    def hold(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
+        claims = super().hold(chosen, **rest)
         self.release(claims)
         return claims
 
@@ -321,13 +321,13 @@ class RepeatsPages(InMemoryJobStore):
 
 
 class TakesInAnyOrder(InMemoryJobStore):
-    def take(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
-        return super().take(chosen, **rest)[::-1]
+    def hold(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
+        return super().hold(chosen, **rest)[::-1]
 
 
 class TakesWhatIsNotChosen(InMemoryJobStore):
-    def take(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
-        return super().take(JobFilter(states=chosen.states, where=chosen.where), **rest)
+    def hold(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
+        return super().hold(JobFilter(states=chosen.states, where=chosen.where), **rest)
 
 
 class LosesWhatAMoverHeld(InMemoryJobStore):
@@ -339,8 +339,8 @@ class LosesWhatAMoverHeld(InMemoryJobStore):
 
 
 class MovesWhatIsNoJob(InMemoryJobStore):
-    def take(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
-        claims = super().take(JobFilter(states=chosen.states), **rest)
+    def hold(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
+        claims = super().hold(JobFilter(states=chosen.states), **rest)
         for claim in claims:
             if b'"no": "job"' in claim.raw:
                 self.settle(claim, Completed())

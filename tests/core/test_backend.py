@@ -39,7 +39,7 @@ def _parked(backend: StoreBackend) -> list[Any]:
     return [job for job in backend.store.scan(JobFilter()).jobs if job.state is JobState.ABANDONED]
 
 
-def test_what_the_shelf_makes_due_wakes_the_workers(registry: JobRegistry) -> None:
+def test_what_the_inspector_makes_due_wakes_the_workers(registry: JobRegistry) -> None:
     ran: list[str] = []
 
     @background_job("note", registry=registry, retry=None)
@@ -50,14 +50,14 @@ def test_what_the_shelf_makes_due_wakes_the_workers(registry: JobRegistry) -> No
 
     backend = StoreBackend(InMemoryJobStore(), memory_capabilities(30.0))
     manager = JobManager(backend, registry=registry)
-    shelf = manager.shelf()
+    inspector = manager.inspect()
     with backend.worker(manager.executor, WorkerOptions(poll=60.0)).start():
         failed = manager.enqueue_by_name("note", {"word": "failed"})
-        wait_until(lambda: shelf.find(failed) and shelf.count()[JobState.ABANDONED], timeout=5)
-        assert shelf.retry(failed)
+        wait_until(lambda: inspector.find(failed) and inspector.count()[JobState.ABANDONED], timeout=5)
+        assert inspector.retry(failed)
         wait_until(lambda: ran == ["failed"] * 2, timeout=5, what="the retried job")
         later = manager.enqueue_by_name("note", {"word": "later"}, delay=3600)
-        assert shelf.run_now(later)
+        assert inspector.run_now(later)
         wait_until(lambda: ran[2:] == ["later"], timeout=5, what="the job that was to run now")
 
 

@@ -182,7 +182,7 @@ def test_an_app_brings_its_manager(anyjob: Run) -> None:
     result = anyjob("-A", "shop:manager", "enqueue", "plugin", "[1]", "--id", "mine")
 
     assert (result.exit_code, result.stdout) == (ExitCode.DONE, "mine\n")
-    assert sys.modules["shop"].manager.shelf().find("mine").state is JobState.WAITING
+    assert sys.modules["shop"].manager.inspect().find("mine").state is JobState.WAITING
 
 
 # enqueue
@@ -195,7 +195,7 @@ def in_force(make_manager: Callable[..., JobManager], server: StoreBackend) -> I
 
 
 def waiting(manager: JobManager) -> list[JobEnvelope]:
-    return [job.envelope for job in manager.shelf().scan(JobFilter()).jobs if job.envelope is not None]
+    return [job.envelope for job in manager.inspect().scan(JobFilter()).jobs if job.envelope is not None]
 
 
 def test_enqueue_prints_the_id(anyjob: Run, in_force: JobManager) -> None:
@@ -411,7 +411,7 @@ def test_doctor_tells_what_is_away(
     def away() -> None:
         raise EnqueueError("the server is away\x1b[2K")
 
-    monkeypatch.setattr(server.shelf, "count", away)
+    monkeypatch.setattr(server.inspector, "count", away)
 
     result = anyjob("doctor")
 
@@ -425,9 +425,9 @@ def test_a_worker_without_its_server_ends_and_says_so(
     def away() -> None:
         raise EnqueueError("Redis: connection refused\n2026-01-01 ERROR forged\x1b[2K")
 
-    monkeypatch.setattr(server.shelf, "count", away)
+    monkeypatch.setattr(server.inspector, "count", away)
     native = Native(server)
-    native.shelf = server.shelf
+    native.inspector = server.inspector
     for backend in (server, native):
         with override(make_manager(backends=backend)):
             result = anyjob("worker")

@@ -81,10 +81,10 @@ def test_what_cant_be_counted_is_not_said_to_be_gone(
     told: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shelf = server.shelf
-    assert shelf is not None
-    counts = shelf.count
-    monkeypatch.setattr(shelf, "count", lambda: {state: counts()[state] for state in counted})
+    inspector = server.inspector
+    assert inspector is not None
+    counts = inspector.count
+    monkeypatch.setattr(inspector, "count", lambda: {state: counts()[state] for state in counted})
 
     result = anyjob("migrate", "old", "new")
 
@@ -282,8 +282,8 @@ def test_a_signal_lets_the_batch_end(
 
 
 def test_count(anyjob: Run, new: StoreBackend, jobs: Sequence[JobEnvelope], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert new.shelf is not None
-    monkeypatch.setattr(new.shelf, "count", lambda: {JobState.WAITING: 0, JobState.ABANDONED: 2})
+    assert new.inspector is not None
+    monkeypatch.setattr(new.inspector, "count", lambda: {JobState.WAITING: 0, JobState.ABANDONED: 2})
 
     table = [line.split() for line in anyjob("count").stdout.splitlines()]
 

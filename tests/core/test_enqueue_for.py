@@ -130,7 +130,7 @@ def test_using_takes_the_options_of_classes_and_functions(manager: JobManager, r
         SendMail.using(delay=60, headers={"tenant": "7"}).enqueue(Mail("a"))
         ReadMail.using(delay=60, headers={"tenant": "7"}).enqueue({"a": 1})
         report.using(delay=60, headers={"tenant": "7"}).enqueue(7)
-    jobs = [job.envelope for job in manager.shelf().scan(anyjob.JobFilter()).jobs]
+    jobs = [job.envelope for job in manager.inspect().scan(anyjob.JobFilter()).jobs]
     assert [job.due_at is not None and job.headers for job in jobs if job] == [{"tenant": "7"}] * 3
 
 
@@ -210,11 +210,11 @@ def test_an_id_is_a_text_that_knows_its_backend(two: JobManager) -> None:
 
 def test_an_id_finds_its_job(two: JobManager) -> None:
     job_id = two.enqueue(Mail("a"), backend="ledger")
-    shelf = two.shelf(job_id.backend)
-    found = shelf.find(job_id)
+    inspector = two.inspect(job_id.backend)
+    found = inspector.find(job_id)
     assert found is not None
     assert found.id == job_id
-    assert shelf.cancel(job_id)
+    assert inspector.cancel(job_id)
 
 
 def test_an_id_goes_into_other_jobs(two: JobManager) -> None:

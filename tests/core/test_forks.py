@@ -222,7 +222,7 @@ def test_a_child_has_none_of_the_jobs_that_its_parent_keeps_in_memory(
             _report_unrun(weakref.ref(store))
         assert "waiting" not in caplog.text
         assert own.drain() == 0
-        assert own.shelf().scan(JobFilter()).jobs == []
+        assert own.inspect().scan(JobFilter()).jobs == []
         run(own, "plain")
 
     in_child(child)

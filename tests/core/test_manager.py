@@ -301,7 +301,7 @@ def test_the_async_calls_do_as_the_sync_ones(manager: JobManager, clock: FakeClo
         return [first, second, *await manager.aenqueue_many([Email("c"), Email("d")])]
 
     ids = asyncio.run(main())
-    assert [manager.shelf().find(job_id) is not None for job_id in ids] == [True] * 4
+    assert [manager.inspect().find(job_id) is not None for job_id in ids] == [True] * 4
     assert manager.drain() == 4
 
 
@@ -536,7 +536,7 @@ def test_enqueue_only_starts_no_worker(
     with manager.start_worker() as worker:
         assert not worker.running
     assert "no worker was started" in caplog.text
-    assert manager.shelf().count()
+    assert manager.inspect().count()
 
 
 def test_a_worker_starts_only_if_all_jobs_can_travel(manager: JobManager, registry: JobRegistry) -> None:
@@ -552,7 +552,7 @@ def test_a_native_backend_says_how_its_worker_is_run(recording: JobManager, reco
     with pytest.raises(ConfigurationError, match="anyjob worker --backend default"):
         recording.start_worker()
     with pytest.raises(UnsupportedCapabilityError, match="can't be looked into"):
-        recording.shelf()
+        recording.inspect()
     recording.close()
     assert recorder.closed
     assert "secret" not in repr(recorder.worker(recording.executor, WorkerOptions()))
@@ -588,10 +588,10 @@ def test_settle_does_what_the_outcome_asks_for(recorder: Recorder, recording: Jo
         recorder.settle(parked)
 
 
-def test_settle_parks_on_the_shelf(manager: JobManager, clock: FakeClock) -> None:
+def test_settle_parks_on_the_inspector(manager: JobManager, clock: FakeClock) -> None:
     failure = JobFailure.of(ValueError("no"), at=clock.now(), worker="w", tries=1)
     manager.backend().settle(Abandoned(b"junk", failure, None))
-    (job,) = manager.shelf().scan(_all()).jobs
+    (job,) = manager.inspect().scan(_all()).jobs
     assert (job.raw, job.failure) == (b"junk", failure)
 
 
@@ -601,41 +601,41 @@ def _all() -> Any:
     return JobFilter()
 
 
-# The shelf
+# The inspector
 
 
 def test_cancel_touches_only_what_waits(manager: JobManager, clock: FakeClock) -> None:
     waiting, later = manager.enqueue(Email("a")), manager.enqueue(Email("b"), delay=60)
-    assert manager.shelf().cancel(waiting)
-    assert manager.shelf().cancel(later)
-    assert not manager.shelf().cancel(later)
-    assert not manager.shelf().cancel("nobody")
+    assert manager.inspect().cancel(waiting)
+    assert manager.inspect().cancel(later)
+    assert not manager.inspect().cancel(later)
+    assert not manager.inspect().cancel("nobody")
     clock.travel(60)
     assert manager.drain() == 0
 
 
 def test_run_now(manager: JobManager, clock: FakeClock) -> None:
     later = manager.enqueue(Email("b"), delay=3600)
-    assert manager.shelf().run_now(later)
-    found = manager.shelf().find(later)
+    assert manager.inspect().run_now(later)
+    found = manager.inspect().find(later)
     assert found is not None
     assert found.envelope is not None
     assert (found.envelope.due_at, found.envelope.first_due_at) == (None, clock.now())
-    assert not manager.shelf().run_now(later)
+    assert not manager.inspect().run_now(later)
     assert manager.drain() == 1
 
 
 def test_discard_and_retry_touch_only_what_is_parked(manager: JobManager, clock: FakeClock) -> None:
     waiting = manager.enqueue(Email("a"))
     failure = JobFailure.of(ValueError("not an envelope"), at=clock.now(), worker="w", tries=0)
-    junk = manager.shelf().park(b"junk", failure)
-    assert not manager.shelf().discard(waiting)
-    assert not manager.shelf().retry(waiting)
+    junk = manager.inspect().park(b"junk", failure)
+    assert not manager.inspect().discard(waiting)
+    assert not manager.inspect().retry(waiting)
     with pytest.raises(UnknownJobError, match=f"{junk} can't be read as a job: not an envelope"):
-        manager.shelf().retry(junk)
-    assert manager.shelf().find(junk) is not None  # refused, and still there
-    assert manager.shelf().discard(junk)
-    assert manager.shelf().find(junk) is None
+        manager.inspect().retry(junk)
+    assert manager.inspect().find(junk) is not None  # refused, and still there
+    assert manager.inspect().discard(junk)
+    assert manager.inspect().find(junk) is None
 
 
 def test_a_backend_is_made_when_it_is_first_used_and_only_then(make_manager: Callable[..., JobManager]) -> None:

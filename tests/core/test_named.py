@@ -164,7 +164,7 @@ def test_what_is_named_and_missing_is_told_before_a_worker_starts(
                 with pytest.raises(ConfigurationError) as told:
                     call(Order(1))
                 assert fault in str(told.value)
-            assert sum(manager.backend().shelf.count().values()) == 0  # type: ignore[union-attr]
+            assert sum(manager.backend().inspector.count().values()) == 0  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_function_has_steps_too(manager: JobManager, registry: JobRegistry) ->
     assert paid == ["ada"]
 
 
-def test_the_version_survives_tries_and_the_shelf(manager: JobManager, registry: JobRegistry, clock: FakeClock) -> None:
+def test_the_version_survives_tries_and_a_retry(manager: JobManager, registry: JobRegistry, clock: FakeClock) -> None:
     class Pay(BackgroundJob[Payment], registry=registry):
         upgrades: ClassVar = {1: rename, 2: to_cents}
         retry = RetryPolicy(max_tries=2, first_wait=1)
@@ -120,7 +120,7 @@ def test_the_version_survives_tries_and_the_shelf(manager: JobManager, registry:
     manager.drain()
     clock.travel(1)
     manager.drain()
-    assert manager.shelf().retry(job_id)
+    assert manager.inspect().retry(job_id)
     assert manager.drain() == 1
     assert paid == [300, 300, 300]
 
@@ -140,7 +140,7 @@ def test_what_no_step_mends_is_parked_with_its_own_bytes(
     define(registry, steps)
     job_id = send(manager, payload, None)
     manager.drain()
-    job = manager.shelf().find(job_id)
+    job = manager.inspect().find(job_id)
     assert job is not None and job.failure is not None and job.envelope is not None
     assert job.state is JobState.ABANDONED
     assert told in job.failure.message
@@ -154,15 +154,15 @@ def test_arguments_of_newer_code_are_deferred_like_an_unknown_name_then_parked(
     define(registry, {1: rename})
     job_id = send(manager, b'{"cents": 300}', 2)
     manager.drain()
-    assert manager.shelf().count()[JobState.SCHEDULED] == 1
+    assert manager.inspect().count()[JobState.SCHEDULED] == 1
     for _ in range(10):
         clock.travel(hours=1)
         manager.drain()
-    job = manager.shelf().find(job_id)
+    job = manager.inspect().find(job_id)
     assert job is not None and job.failure is not None
     assert "the arguments have version 2; this process knows version 1" in job.failure.message
     assert paid == []
-    assert manager.shelf().retry(job_id)
+    assert manager.inspect().retry(job_id)
     define_newer = JobRegistry()
     define(define_newer, {1: rename, 2: to_cents})
     JobManager(manager.backend(), registry=define_newer, clock=clock).drain()

@@ -69,7 +69,7 @@ def gate(registry: JobRegistry) -> Gate:
 
 
 def counts(manager: JobManager) -> dict[str, int]:
-    return {state.value: number for state, number in manager.shelf().count().items() if number}
+    return {state.value: number for state, number in manager.inspect().count().items() if number}
 
 
 # Retries under a moved clock
@@ -95,7 +95,7 @@ def test_a_job_that_always_fails_is_tried_twelve_times_then_parked_and_runs_when
         assert manager.drain() == 1
     assert tries == ABP_TRIES
 
-    (parked,) = manager.shelf().scan(_abandoned()).jobs
+    (parked,) = manager.inspect().scan(_abandoned()).jobs
     assert parked.id == job_id
     assert parked.failure is not None
     assert (parked.failure.error_type, parked.failure.message, parked.failure.tries) == (
@@ -105,7 +105,7 @@ def test_a_job_that_always_fails_is_tried_twelve_times_then_parked_and_runs_when
     )
 
     broken = False
-    assert manager.shelf().retry(job_id)
+    assert manager.inspect().retry(job_id)
     assert manager.drain() == 1
     assert counts(manager) == {}
 
@@ -133,7 +133,7 @@ def test_a_requeued_job_has_its_whole_budget_again(
         manager.drain()
         clock.travel(days=30)
         assert counts(manager) == {"abandoned": 1}
-        assert manager.shelf().retry(job_id)
+        assert manager.inspect().retry(job_id)
     assert seen == [1, 2] * 3
 
 
@@ -356,8 +356,8 @@ def test_observers_hear_of_what_goes_back_at_a_stop_and_of_what_was_lost(
     assert manager.drain() == 1
     assert heard[1:] == [("lost", job_id, 1)]
     late = manager.enqueue_by_name("gate", {}, delay=60)
-    assert not manager.shelf().cancel(job_id)
-    assert manager.shelf().cancel(late)
+    assert not manager.inspect().cancel(job_id)
+    assert manager.inspect().cancel(late)
     assert heard[2:] == [("cancelled", late, 0)]
 
 
@@ -614,7 +614,7 @@ def test_a_job_that_always_takes_its_worker_along_is_parked(
         store.recover()
     manager.drain()
     assert gate.finished == []
-    (parked,) = manager.shelf().scan(_abandoned()).jobs
+    (parked,) = manager.inspect().scan(_abandoned()).jobs
     assert parked.failure is not None
     assert parked.failure.message == "its process ended 6 times while it ran"
 
@@ -731,7 +731,7 @@ def test_what_outlasts_the_stop_goes_back_uncharged_and_is_fenced(
     stopper.join(10)
     assert finished == [False]
     assert counts(manager) == {"waiting": 1}
-    (job,) = manager.shelf().scan(_everything()).jobs
+    (job,) = manager.inspect().scan(_everything()).jobs
     assert job.envelope is not None
     assert (job.envelope.try_count, job.envelope.lost_count) == (0, 0)
     gate.opened.set()  # the thread comes to its end, and may settle nothing
@@ -777,7 +777,7 @@ def test_async_jobs_are_cancelled_when_the_time_is_up_and_go_back_uncharged(
     assert finished == [False]
     assert cleaned.wait(10)
     wait_until(lambda: counts(manager) == {"waiting": 1})
-    (job,) = manager.shelf().scan(_everything()).jobs
+    (job,) = manager.inspect().scan(_everything()).jobs
     assert job.envelope is not None
     assert job.envelope.try_count == 0
 

@@ -133,21 +133,21 @@ class Pair(AbstractContextManager["Pair"]):
 
     def count(self, alias: str) -> Mapping[JobState, int]:
         """Return how many jobs wait there."""
-        shelf = self.manager.backend(alias).shelf
-        assert shelf is not None
-        counts = shelf.count()
+        inspector = self.manager.backend(alias).inspector
+        assert inspector is not None
+        counts = inspector.count()
         return {state: counts[state] for state in WAITS}
 
     def look(self, alias: str, *states: JobState) -> Sequence[StoredJob]:
         """Return all jobs that wait; they stay."""
         backend = self.manager.backend(alias)
         chosen = JobFilter(states=frozenset(states) or WAITS)
-        assert backend.shelf is not None
+        assert backend.inspector is not None
         if backend.capabilities.listing >= WAITS:
-            page = backend.shelf.scan(chosen, limit=1_000_000)
+            page = backend.inspector.scan(chosen, limit=1_000_000)
             assert page.cursor is None
             return page.jobs
-        with backend.shelf.drain(chosen, holder="look", ahead=500) as jobs:
+        with backend.inspector.hold(chosen, holder="look", ahead=500) as jobs:
             return [each.job for each in jobs]
 
     def is_forgotten(self, run: str) -> bool:

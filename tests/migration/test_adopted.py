@@ -99,7 +99,7 @@ class Shop:
         assert loaded is not None
         manager = build(loaded, registry=JobRegistry())
         chosen = JobFilter(states=frozenset({JobState.WAITING, JobState.SCHEDULED}))
-        page = manager.shelf("jobs").scan(chosen, limit=10_000)
+        page = manager.inspect("jobs").scan(chosen, limit=10_000)
         manager.close()
         return [envelope for job in page.jobs if (envelope := job.envelope) is not None]
 

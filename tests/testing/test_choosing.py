@@ -52,7 +52,7 @@ async def tell(text: str) -> None:
 
 @background_job("choosing.look")
 def look() -> None:
-    counts = get_manager().shelf().count()
+    counts = get_manager().inspect().count()
     ran.append((counts[JobState.WAITING], counts[JobState.RUNNING]))
 
 
@@ -72,7 +72,7 @@ def sandbox(anyjob_sandbox: JobSandbox) -> JobSandbox:
 def test_one_queue_runs_in_its_order_and_the_others_wait(sandbox: JobSandbox) -> None:
     assert sandbox.run(queue="orders") == 2
     assert ran == [2, 1]
-    assert get_manager().shelf().count()[JobState.WAITING] == 3
+    assert get_manager().inspect().count()[JobState.WAITING] == 3
     assert sandbox.run(queue=["mail", "orders"]) == 1
     assert sandbox.run() == 2
     assert ran == [2, 1, "letter", "first", "shipped"]
@@ -135,7 +135,7 @@ def test_a_predicate_may_look_at_jobs_itself_and_is_asked_once_for_each(sandbox:
 
     def odd(job: EnqueuedJob) -> bool:
         asked.append(job.id)
-        assert get_manager().shelf().count()[JobState.WAITING]
+        assert get_manager().inspect().count()[JobState.WAITING]
         return job.queue == "default"
 
     sandbox.run(only=odd)
@@ -170,7 +170,7 @@ def test_clear_forgets_what_waits_and_what_was_recorded(sandbox: JobSandbox) -> 
     Ship.enqueue(Parcel(4), delay=60)
     part = sandbox.part()
     sandbox.clear()
-    assert not any(get_manager().shelf().count().values())
+    assert not any(get_manager().inspect().count().values())
     assert (sandbox.enqueued, sandbox.ran, sandbox.abandoned) == ((), (), ())
     assert sandbox.run_all() == 0
     Ship.enqueue(Parcel(5), job_id="again")

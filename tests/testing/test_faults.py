@@ -230,16 +230,16 @@ def test_limits_are_those_of_the_profile() -> None:
         sandbox.assert_enqueued(other, times=1)
 
 
-def test_the_shelf_shows_no_more_than_the_profile_s(poor: JobSandbox) -> None:
+def test_the_inspector_shows_no_more_than_the_profile_s(poor: JobSandbox) -> None:
     job_id = other.enqueue()
-    shelf = get_manager().shelf()
-    assert shelf.count() == {JobState.WAITING: 1}
-    assert [job.id for job in shelf.scan(JobFilter()).jobs] == [job_id]
+    inspector = get_manager().inspect()
+    assert inspector.count() == {JobState.WAITING: 1}
+    assert [job.id for job in inspector.scan(JobFilter()).jobs] == [job_id]
     with pytest.raises(UnsupportedCapabilityError, match="can't take out"):
-        shelf.cancel(job_id)
-    assert shelf.scan(JobFilter(states=frozenset({JobState.ABANDONED}))).jobs == []
+        inspector.cancel(job_id)
+    assert inspector.scan(JobFilter(states=frozenset({JobState.ABANDONED}))).jobs == []
     with in_memory(profile=PLAIN), pytest.raises(UnsupportedCapabilityError, match="can't be looked into"):
-        get_manager().shelf()
+        get_manager().inspect()
 
 
 def test_a_lost_job_runs_again_within_the_profile_s_bound(poor: JobSandbox) -> None:

@@ -51,7 +51,7 @@ class TestWorld:
         import anyjob
         anyjob_sandbox.assert_nothing_enqueued()
         assert anyjob_sandbox.ran == anyjob_sandbox.abandoned == ()
-        assert set(anyjob.get_manager().shelf().count().values()) == {0}
+        assert set(anyjob.get_manager().inspect().count().values()) == {0}
         assert anyjob_sandbox.run_all() == 0
         assert not time_machine.escape_hatch.is_travelling()
         assert not [each for each in threading.enumerate() if each.name.startswith("anyjob-worker")]

@@ -162,7 +162,7 @@ def test_routes_and_closed_queues_are_those_of_the_manager(sandbox: JobSandbox) 
     BEFORE.enqueue_by_name("own.count", {"number": 2}, queue="money")
     BEFORE.enqueue_by_name("own.count", {"number": 3}, queue="money", backend="main")
     assert [job.backend for job in sandbox.enqueued] == ["main", "ledger", "main"]
-    assert [BEFORE.shelf(alias).count()[anyjob.JobState.WAITING] for alias in ("main", "ledger")] == [2, 1]
+    assert [BEFORE.inspect(alias).count()[anyjob.JobState.WAITING] for alias in ("main", "ledger")] == [2, 1]
     with pytest.raises(InvalidOptionError, match="has no queue 'other'"):
         BEFORE.worker("ledger", anyjob.WorkerOptions(queues=("other",)))
     with pytest.raises(ConfigurationError, match="Did you mean 'ledger'"):
@@ -316,7 +316,7 @@ def test_a_follow_up_of_higher_priority_waits_for_the_next_run_too(sandbox: JobS
         manager.enqueue_by_name("shop.urgent", {"left": left})
     assert sandbox.run() == 2
     assert done == [1, 10]
-    assert manager.shelf().count()[anyjob.JobState.WAITING] == 2  # given back
+    assert manager.inspect().count()[anyjob.JobState.WAITING] == 2  # given back
 
 
 def test_run_one_takes_the_first(sandbox: JobSandbox) -> None:

@@ -25,7 +25,7 @@ class JobId(str):
 
     @property
     def backend(self) -> str:
-        """Alias of the backend that took the job, for `manager.shelf(job_id.backend)`."""
+        """Alias of the backend that took the job, for `manager.inspect(job_id.backend)`."""
         return self._backend
 
     def __repr__(self) -> str:

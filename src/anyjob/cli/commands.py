@@ -254,7 +254,7 @@ def count(backends: Sequence[str], as_json: bool) -> None:
     aliases = list(dict.fromkeys(backends or manager.backends))
     for alias in aliases:
         refuse_in_process(manager, alias, "another process never sees its jobs")
-    counts = {alias: manager.shelf(alias).count() for alias in aliases}
+    counts = {alias: manager.inspect(alias).count() for alias in aliases}
     if as_json:
         told = {alias: {state.value: found.get(state) for state in JobState} for alias, found in counts.items()}
         click.echo(json.dumps(told, indent=2))
@@ -310,8 +310,8 @@ def _refuse_absence(alias: str, backend: JobBackend) -> None:
     Once a worker runs, it waits out whatever its server does.
     """
     try:
-        if backend.shelf is not None:
-            backend.shelf.count()
+        if backend.inspector is not None:
+            backend.inspector.count()
     except EnqueueError as error:
         raise EnqueueError(f"No worker starts, for backend {alias!r} does not answer: {error}") from error
     finally:

@@ -52,11 +52,11 @@ def _look(alias: str, backend: JobBackend) -> Iterator[Finding]:
 def _reach(alias: str, backend: JobBackend) -> Finding:
     if backend.capabilities.in_process:
         return Finding(Verdict.GOOD, alias, "lives in the process that enqueues, and ends with it")
-    if backend.shelf is None:
+    if backend.inspector is None:
         return Finding(Verdict.GOOD, alias, "can't be looked into: not asked")
     begun = time.perf_counter()
     try:
-        counted = backend.shelf.count()
+        counted = backend.inspector.count()
     except EnqueueError as error:
         return Finding(Verdict.AWAY, alias, str(error))
     counts = ", ".join(f"{count} {state.name.lower()}" for state, count in counted.items())

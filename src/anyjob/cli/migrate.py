@@ -54,7 +54,7 @@ def migrate(source: str, destination: str, *, dry_run: bool, report: Path | None
     )
     done = move_or_preview(
         lambda progress: manager.migration(source, destination, options, progress),
-        total=None if dry_run else _total(manager.shelf(source).count(), options),
+        total=None if dry_run else _total(manager.inspect(source).count(), options),
         dry_run=dry_run,
         file=report,
     )

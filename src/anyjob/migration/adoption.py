@@ -20,7 +20,7 @@ from anyjob.define.registry import JobConfiguration
 from anyjob.define.signature import JobFunction
 from anyjob.seams.backend import MoveMemory
 from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ADOPTED_HEADER, NativeJob, NativeMessage
 from anyjob.seams.store import JobState
 
@@ -34,12 +34,12 @@ Prepare = Callable[[JobConfiguration, object, EnqueueOptions], JobEnvelope]
 class NativeSource:
     """A place that native messages are moved from."""
 
-    shelf: JobShelf
+    inspector: JobInspector
     moves: MoveMemory = MoveMemory()  # noqa: RUF009  # it remembers nothing
 
     @property
     def capabilities(self) -> Capabilities:
-        return self.shelf.capabilities
+        return self.inspector.capabilities
 
 
 class NativeReader:

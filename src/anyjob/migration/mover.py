@@ -22,7 +22,7 @@ from anyjob.base.errors import (
 from anyjob.migration.report import MigrationError, MigrationReport, MovedGroup, Tally
 from anyjob.seams.backend import JobBackend, MoveMemory
 from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.store import JobFilter, JobState, StoredJob
 
 __all__ = ["JobMigration", "MigrationOptions"]
@@ -58,12 +58,12 @@ class MigrationOptions:
 
 
 class MoveSource(Protocol):
-    """What jobs are moved from: a backend, or a shelf of native messages."""
+    """What jobs are moved from: a backend, or an inspector of native messages."""
 
     @property
     def capabilities(self) -> Capabilities: ...
     @property
-    def shelf(self) -> JobShelf | None: ...
+    def inspector(self) -> JobInspector | None: ...
     @property
     def moves(self) -> MoveMemory: ...
 
@@ -96,8 +96,8 @@ class JobMigration:
         if self._source is self._destination:
             raise _same_place(self._from, self._to)
         self._source.capabilities.refuse_moving(options.states, self._from)
-        self._shelf = _shelf_of(self._from, self._source)
-        self._parked = _shelf_of(self._to, self._destination) if JobState.ABANDONED in options.states else None
+        self._inspector = _inspector_of(self._from, self._source)
+        self._parked = _inspector_of(self._to, self._destination) if JobState.ABANDONED in options.states else None
         if options.verify:
             self._destination.capabilities.refuse_listing(_TO_RUN)
         self._options = options
@@ -128,10 +128,10 @@ class JobMigration:
         """
         self._tally.begin_pass()
         with ExitStack() as stack:
-            looked = _pages(self._shelf, self._chosen) if self._can_look() else None
+            looked = _pages(self._inspector, self._chosen) if self._can_look() else None
             for job in looked or (each.job for each in stack.enter_context(self._drain())):
                 self._tally.move(job)
-        return self._report(dry_run=True, remaining=self._shelf.count())
+        return self._report(dry_run=True, remaining=self._inspector.count())
 
     def move(self) -> MigrationReport:
         """Move all that is chosen, until a pass over the source finds nothing more to move.
@@ -142,12 +142,12 @@ class JobMigration:
         try:
             self._begin()
             for _ in range(_MOST_PASSES):
-                self._shelf.recover()
+                self._inspector.recover()
                 if (self._pass() == 0 and self._is_empty()) or self.is_stopped:
                     break
             if not self._tally.under_way:  # else it is at the destination, and may come again from the source
                 self._destination.moves.forget(self.run)
-            return self._report(remaining=self._shelf.count())
+            return self._report(remaining=self._inspector.count())
         except EnqueueError as error:
             if not self._destination.capabilities.moves_once:
                 self._doubt(error.in_doubt)
@@ -177,9 +177,9 @@ class JobMigration:
                 self._keep_the_rate(len(batch))
         return self._tally.moved - before
 
-    def _move(self, batch: Sequence[TakenJob]) -> None:
+    def _move(self, batch: Sequence[HeldJob]) -> None:
         self._tally.take(each.job for each in batch)
-        jobs: list[tuple[TakenJob, JobEnvelope]] = []
+        jobs: list[tuple[HeldJob, JobEnvelope]] = []
         for each in batch:
             job, envelope = each.job, each.job.envelope
             if self._parked is not None and job.failure is not None:
@@ -190,7 +190,7 @@ class JobMigration:
         if jobs:
             self._send(jobs)
 
-    def _send(self, jobs: Sequence[tuple[TakenJob, JobEnvelope]]) -> None:
+    def _send(self, jobs: Sequence[tuple[HeldJob, JobEnvelope]]) -> None:
         try:
             self._doubt(self._destination.send_moved([each for _, each in jobs], self.run, gone=self._gone))
             self._gone = []
@@ -209,19 +209,19 @@ class JobMigration:
             self._verify(sent)
         self._let_go(sent)
 
-    def _let_go(self, sent: Sequence[TakenJob]) -> None:
+    def _let_go(self, sent: Sequence[HeldJob]) -> None:
         """Take off the source what the destination has."""
-        held = self._shelf.acknowledge(sent)
+        held = self._inspector.acknowledge(sent)
         for each, was_held in zip(sent, held, strict=True):
             if was_held:  # else it is back at the source, and comes again
                 self._tally.move(each.job)
                 self._gone.append(each.job.id)
 
-    def _verify(self, sent: Sequence[TakenJob]) -> None:
+    def _verify(self, sent: Sequence[HeldJob]) -> None:
         """Compare with what the destination shows. What it doesn't show any more, a worker has taken meanwhile."""
         wanted = {each.job.id: each.job.envelope for each in sent}
         found = (
-            _shelf_of(self._to, self._destination)
+            _inspector_of(self._to, self._destination)
             .scan(JobFilter(ids=frozenset(wanted), states=_TO_RUN), limit=2 * len(wanted))
             .jobs
         )
@@ -233,8 +233,8 @@ class JobMigration:
                 )
         self._verified += len({job.id for job in found})
 
-    def _drain(self) -> AbstractContextManager[Iterator[TakenJob]]:
-        return self._shelf.drain(self._chosen, holder=f"move-{self.run}", ahead=self._batch)
+    def _drain(self) -> AbstractContextManager[Iterator[HeldJob]]:
+        return self._inspector.hold(self._chosen, holder=f"move-{self.run}", ahead=self._batch)
 
     def _can_look(self) -> bool:
         return self._options.states <= self._source.capabilities.listing
@@ -245,7 +245,7 @@ class JobMigration:
         """
         if self._options.queues is not None or self._options.name is not None:
             return True
-        counts = self._shelf.count()
+        counts = self._inspector.count()
         if not counts.keys() >= self._options.states:
             return True  # nobody can tell: a pass found nothing
         return sum(counts[state] for state in self._options.states) <= self._tally.left + self._tally.foreign
@@ -300,18 +300,18 @@ def _same_place(source: str, destination: str) -> InvalidOptionError:
     return InvalidOptionError(f"{source!r} and {destination!r} are one place: there is nothing to move.")
 
 
-def _pages(shelf: JobShelf, chosen: JobFilter) -> Iterator[StoredJob]:
-    page = shelf.scan(chosen, limit=_PAGE)
+def _pages(inspector: JobInspector, chosen: JobFilter) -> Iterator[StoredJob]:
+    page = inspector.scan(chosen, limit=_PAGE)
     yield from page.jobs
     while page.cursor is not None:
-        page = shelf.scan(chosen, cursor=page.cursor, limit=_PAGE)
+        page = inspector.scan(chosen, cursor=page.cursor, limit=_PAGE)
         yield from page.jobs
 
 
-def _shelf_of(alias: str, backend: MoveSource) -> JobShelf:
-    if backend.shelf is None:
+def _inspector_of(alias: str, backend: MoveSource) -> JobInspector:
+    if backend.inspector is None:
         raise UnsupportedCapabilityError(f"Backend {alias!r} keeps no parked jobs, and can't be looked into.")
-    return backend.shelf
+    return backend.inspector
 
 
 _LARGEST_BATCH: Final = 1_000

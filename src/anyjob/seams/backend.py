@@ -20,7 +20,7 @@ from anyjob.base.urls import refuse_unreadable
 from anyjob.run.executor import JobExecutor, worker_name
 from anyjob.run.worker import DEFAULT_LEASE, JobWorker, WorkerOptions
 from anyjob.seams.capabilities import Capabilities, Quality
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
 from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
 
@@ -108,7 +108,7 @@ class JobBackend(ABC):
     capabilities: Capabilities
     """Of this instance: they may differ by transport and by whose application it is."""
 
-    shelf: JobShelf | None = None
+    inspector: JobInspector | None = None
     """What waits, seen from outside; None where the system can't be looked into."""
 
     moves: MoveMemory = MoveMemory()
@@ -155,17 +155,17 @@ class JobBackend(ABC):
         except EnqueueError:
             raise
         except Exception as error:  # noqa: BLE001  # not the system's: it would be the same the next time
-            now = datetime.now(UTC) if self.shelf is None else plain_moment(self.shelf.clock.now())
+            now = datetime.now(UTC) if self.inspector is None else plain_moment(self.inspector.clock.now())
             failure = JobFailure.of(error, at=now, worker=worker_name(), tries=outcome.envelope.try_count)
             error_type, why = failure.error_type, failure.message
             log_event(logger, logging.ERROR, "can't go back", outcome.envelope, error=error_type, reason=why)
             self._park(_written(outcome.envelope), failure)
 
     def _park(self, raw: bytes, failure: JobFailure) -> str:
-        if self.shelf is None:
+        if self.inspector is None:
             raise EnqueueError("This backend has no place to park an abandoned job.")
         try:
-            return self.shelf.park(raw, failure)
+            return self.inspector.park(raw, failure)
         except EnqueueError:
             raise
         except Exception as error:
@@ -173,8 +173,8 @@ class JobBackend(ABC):
 
     def _refuse_wait(self, envelope: JobEnvelope) -> None:
         """Refuse what would come back at once, again and again, until it is due."""
-        if envelope.due_at is not None and self.capabilities.delay is Quality.NONE and self.shelf is not None:
-            delay = envelope.due_at - self.shelf.clock.now()
+        if envelope.due_at is not None and self.capabilities.delay is Quality.NONE and self.inspector is not None:
+            delay = envelope.due_at - self.inspector.clock.now()
             if delay > timedelta():
                 raise UnsupportedCapabilityError(f"The job is to wait for {delay}; this backend has no delays.")
 
@@ -202,7 +202,7 @@ class JobBackend(ABC):
         self.send(envelopes)
         return ()
 
-    def native_shelf(self, read: ReadNative, queues: Collection[str] | None = None) -> JobShelf:  # noqa: ARG002
+    def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> JobInspector:  # noqa: ARG002
         """Return what other code than anyjob sent to these queues, by the library's own names (None: to all that are
         known), and waits; each message is shown as `read` makes it. What our jobs and workers hold is not in it.
 

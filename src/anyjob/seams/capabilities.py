@@ -53,9 +53,9 @@ class Capabilities:
     unique_ids: bool = False
     """A second job with an id that is still there is refused with `DuplicateJobIdError`."""
     listing: frozenset[JobState] = frozenset()
-    """The states whose jobs the shelf can show."""
+    """The states whose jobs the inspector can show."""
     removal: frozenset[JobState] = frozenset()
-    """The states whose jobs the shelf can take out one by one: cancelled, retried, discarded, run now."""
+    """The states whose jobs the inspector can take out one by one: cancelled, retried, discarded, run now."""
     moving: frozenset[JobState] = frozenset()
     """The states whose jobs can be moved to another backend. Where that is more than `removal`, all jobs before the one
     that is looked for have to be taken out."""

@@ -22,11 +22,11 @@ from anyjob.seams.observer import JobObservers
 from anyjob.seams.outcome import JobFailure
 from anyjob.seams.store import JobFilter, JobPage, JobState, StoredJob
 
-__all__ = ["JobShelf", "TakenJob"]
+__all__ = ["HeldJob", "JobInspector"]
 
 
-class TakenJob(ABC):
-    """A job held off the shelf. What is neither acknowledged nor replaced goes back when the context ends."""
+class HeldJob(ABC):
+    """A job held. What is neither acknowledged nor replaced goes back when the context ends."""
 
     job: StoredJob
 
@@ -39,7 +39,7 @@ class TakenJob(ABC):
         """Put `envelope` in its place, due at its `due_at`: sent first, then acknowledged. Return as `acknowledge`."""
 
 
-class JobShelf(ABC):
+class JobInspector(ABC):
     """The jobs that wait or are parked, seen from outside. Works on raw envelopes: no job code is needed.
 
     An adapter writes the first four methods; the rest is the core's, made of `drain` and `scan`. What `Capabilities`
@@ -53,10 +53,10 @@ class JobShelf(ABC):
     """Who hears what is done here."""
 
     def heard_by(self, observers: JobObservers) -> Self:
-        """Return the same shelf for somebody else, whose observers hear what that one does."""
-        shelf = copy(self)
-        shelf.observers = observers
-        return shelf
+        """Return the same inspector for somebody else, whose observers hear what that one does."""
+        inspector = copy(self)
+        inspector.observers = observers
+        return inspector
 
     @abstractmethod
     def count(self) -> Mapping[JobState, int]:
@@ -70,7 +70,7 @@ class JobShelf(ABC):
         """
 
     @abstractmethod
-    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> AbstractContextManager[Iterator[TakenJob]]:
+    def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> AbstractContextManager[Iterator[HeldJob]]:
         """Come past the chosen jobs that no worker runs, each held from then on until the context ends.
 
         In the order in which they would run, within a level of a queue. Up to `ahead` are held before they are asked
@@ -86,16 +86,16 @@ class JobShelf(ABC):
         """Give back what dead workers held, by the rules of the system's own workers, where it takes somebody to."""
         return
 
-    def acknowledge(self, taken: Sequence[TakenJob]) -> Sequence[bool]:
+    def acknowledge(self, taken: Sequence[HeldJob]) -> Sequence[bool]:
         """Acknowledge jobs that one `drain` holds; to be overridden where that is quicker for many."""
         return [each.acknowledge() for each in taken]
 
     @contextmanager
-    def take(self, chosen: JobFilter, *, limit: int) -> Iterator[Sequence[TakenJob]]:
+    def hold_some(self, chosen: JobFilter, *, limit: int) -> Iterator[Sequence[HeldJob]]:
         """Hold up to `limit` chosen jobs that no worker runs, for the length of the context."""
         self.capabilities.refuse_removal(*(chosen.states or ALL_STATES))
         states = self.capabilities.removal & (chosen.states or ALL_STATES)
-        with self.drain(replaced(chosen, states=states), holder=f"shelf-{uuid4().hex}", ahead=limit) as taken:
+        with self.hold(replaced(chosen, states=states), holder=f"inspector-{uuid4().hex}", ahead=limit) as taken:
             yield list(islice(taken, limit))
 
     def find(self, job_id: str) -> StoredJob | None:
@@ -137,12 +137,12 @@ class JobShelf(ABC):
 
     def _remove(self, job_id: str, *states: JobState) -> StoredJob | None:
         self.capabilities.refuse_removal(*states)
-        with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset(states)), limit=1) as taken:
+        with self.hold_some(JobFilter(ids=frozenset({job_id}), states=frozenset(states)), limit=1) as taken:
             return next((each.job for each in taken if each.acknowledge()), None)
 
     def _resend(self, job_id: str, state: JobState, change: Callable[[JobEnvelope], JobEnvelope]) -> bool:
         self.capabilities.refuse_removal(state)
-        with self.take(JobFilter(ids=frozenset({job_id}), states=frozenset({state})), limit=1) as taken:
+        with self.hold_some(JobFilter(ids=frozenset({job_id}), states=frozenset({state})), limit=1) as taken:
             for job in taken:
                 envelope = job.job.envelope
                 if envelope is None:

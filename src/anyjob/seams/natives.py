@@ -40,7 +40,7 @@ class NativeMessage(Struct, frozen=True, kw_only=True):
 
 
 class NativeJob(StoredJob, frozen=True, kw_only=True):
-    """A native message as a shelf shows it: `raw` is the envelope of the job that it becomes, if it can."""
+    """A native message as an inspector shows it: `raw` is the envelope of the job that it becomes, if it can."""
 
     queue: str
     task: str
@@ -51,4 +51,4 @@ class NativeJob(StoredJob, frozen=True, kw_only=True):
 
 
 ReadNative = Callable[[NativeMessage], StoredJob]
-"""Makes of a native message what the shelf shows. Never raises."""
+"""Makes of a native message what the inspector shows. Never raises."""

@@ -60,7 +60,7 @@ class JobObserver:
         """
 
     def cancelled(self, envelope: JobEnvelope) -> None:
-        """A job that waited was removed by this process, with `manager.shelf().cancel(...)`."""
+        """A job that waited was removed by this process, with `manager.inspect().cancel(...)`."""
 
     def process_ends(self) -> None:
         """This process, which ran jobs, is about to end: flush. Once, and not if the process is killed."""

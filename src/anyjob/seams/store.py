@@ -44,7 +44,7 @@ class StoredJob(Struct, frozen=True):
     raw: bytes
     failure: JobFailure | None = None
     worker: str | None = None
-    """Who runs it, or holds it (see `JobStore.take`)."""
+    """Who runs it, or holds it (see `JobStore.hold`)."""
 
     @property
     def envelope(self) -> JobEnvelope | None:
@@ -63,7 +63,7 @@ class JobPage(Struct, frozen=True):
 
 
 class PageCursor(Struct, frozen=True, array_like=True):
-    """Base of the cursors of a shelf that goes on from more than a number: its fields, which have defaults, as text."""
+    """Base of the cursors of an inspector that goes on from more than a number: its fields, with defaults, as text."""
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
@@ -204,7 +204,7 @@ class JobStore(ABC):
         """Return when the earliest job of `queues` is due (it may be past), or None if there is none."""
 
     @abstractmethod
-    def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
+    def hold(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         """Hold up to `limit` jobs that no worker runs, due or not, parked ones too: to be cancelled, retried, moved.
 
         In the order of `claim`, with no regard to what is due.

@@ -33,7 +33,7 @@ from anyjob.run.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.run.invoker import JobResolver, NamedResolver, construct
 from anyjob.run.worker import JobWorker, WorkerOptions
 from anyjob.seams.backend import ENQUEUE_TIMEOUT, JobBackend, NativeCommand
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.observer import JobObserver, JobObservers
 from anyjob.send.calls import JobCall, TypedJob
 from anyjob.send.preparing import NO_ID, JobPreparer, kept
@@ -234,13 +234,13 @@ class JobManager:
         wiring.router.refuse_unknown_alias(alias)
         return wiring.backends[alias]
 
-    def shelf(self, alias: str | None = None) -> JobShelf:
+    def inspect(self, alias: str | None = None) -> JobInspector:
         """Return what waits or is parked there; raise `UnsupportedCapabilityError` if it can't be looked into."""
-        shelf = self.backend(alias).shelf
-        if shelf is None:
+        inspector = self.backend(alias).inspector
+        if inspector is None:
             raise UnsupportedCapabilityError(f"Backend {alias or self.default!r} can't be looked into.")
         observers = self._wiring.observers
-        return shelf.heard_by(observers) if observers else shelf
+        return inspector.heard_by(observers) if observers else inspector
 
     def worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
         """Return a worker for this process, not started. Raises `ConfigurationError` if the backend has its own."""
@@ -330,9 +330,9 @@ class JobManager:
         """
         wiring, alias = self._wiring, destination or self.default
         found = {task: self._named(name) for task, name in tasks.items()}
-        shelf = self.backend(source).native_shelf(NativeReader(found, self._prepare, wiring.clock), queues)
+        inspector = self.backend(source).native_inspector(NativeReader(found, self._prepare, wiring.clock), queues)
         return JobMigration(
-            (source, NativeSource(shelf)),
+            (source, NativeSource(inspector)),
             (alias, self.backend(alias)),
             options or MigrationOptions(),
             clock=wiring.clock,

@@ -138,7 +138,7 @@ class InMemoryJobStore(JobStore):
             firsts = [row for lane in lanes if (row := lane.first()) is not None]
         return min(firsts).due if firsts else None
 
-    def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
+    def hold(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         until = self.clock.monotonic() + lease.total_seconds()
         claims: list[JobClaim] = []
         with self._lock:

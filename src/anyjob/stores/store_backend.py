@@ -18,7 +18,7 @@ from anyjob.run.executor import JobExecutor
 from anyjob.run.worker import DEFAULT_LEASE, JobWorker, WorkerOptions
 from anyjob.seams.backend import BackendConfig, JobBackend
 from anyjob.seams.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
-from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.outcome import Completed, Deferred, JobFailure
 from anyjob.seams.store import JobClaim, JobFilter, JobPage, JobState, JobStore, StoredJob
 from anyjob.stores.memory import InMemoryJobStore
@@ -46,7 +46,7 @@ class StoreBackend(JobBackend):
             counts=dict.fromkeys(JobState, Quality.EXACT),
             bounded_worker=True,
         )
-        self.shelf = _StoreShelf(store, capabilities, self._wake)
+        self.inspector = _StoreInspector(store, capabilities, self._wake)
         self._workers: list[weakref.ref[JobWorker]] = []
         in_each_process(self._begin)
 
@@ -108,7 +108,7 @@ def _report_unrun(store: weakref.ref[JobStore]) -> None:
         logger.warning("memory: ends with this process, and with it the jobs that were not run: %s", told)
 
 
-class _TakenFromStore(TakenJob):
+class _HeldInStore(HeldJob):
     def __init__(self, store: JobStore, claim: JobClaim, job: StoredJob, wake: Callable[[], None]) -> None:
         self._store = store
         self._claim = claim
@@ -124,7 +124,7 @@ class _TakenFromStore(TakenJob):
         return held
 
 
-class _StoreShelf(JobShelf):
+class _StoreInspector(JobInspector):
     """A store's jobs, held by its leases."""
 
     def __init__(self, store: JobStore, capabilities: Capabilities, wake: Callable[[], None]) -> None:
@@ -140,16 +140,16 @@ class _StoreShelf(JobShelf):
         return self._store.scan(chosen, cursor=cursor, limit=limit)
 
     @contextmanager
-    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:
+    def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[HeldJob]]:
         held: list[JobClaim] = []
 
-        def come_past() -> Iterator[TakenJob]:
-            while claims := self._store.take(chosen, limit=ahead, lease=_HOLD, worker=holder):
+        def come_past() -> Iterator[HeldJob]:
+            while claims := self._store.hold(chosen, limit=ahead, lease=_HOLD, worker=holder):
                 held.extend(claims)
                 ids = frozenset(claim.id for claim in claims)
                 by_id = {job.id: job for job in self._store.scan(JobFilter(ids=ids), limit=len(claims)).jobs}
                 for claim in claims:
-                    yield _TakenFromStore(self._store, claim, by_id[claim.id], self._wake)
+                    yield _HeldInStore(self._store, claim, by_id[claim.id], self._wake)
 
         try:
             yield come_past()

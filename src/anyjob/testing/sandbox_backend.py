@@ -16,7 +16,7 @@ from anyjob.run.executor import JobExecutor
 from anyjob.run.worker import JobWorker, WorkerOptions
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.outcome import JobFailure, Outcome
 from anyjob.seams.store import JobClaim, JobFilter, JobPage, JobState
 from anyjob.settings.loader import load_backend
@@ -135,8 +135,10 @@ class SandboxBackend(StoreBackend):
         self.workers: list[JobWorker] = []
         """Every worker that was made here."""
         if capabilities is not MEMORY:
-            whole, self.capabilities = self.shelf, capabilities
-            self.shelf = _LimitedShelf(whole, capabilities) if whole is not None and capabilities.listing else None
+            whole, self.capabilities = self.inspector, capabilities
+            self.inspector = (
+                _LimitedInspector(whole, capabilities) if whole is not None and capabilities.listing else None
+            )
 
     @property
     def lease(self) -> timedelta:
@@ -161,25 +163,25 @@ class SandboxBackend(StoreBackend):
             self.put(envelopes)
 
 
-class _LimitedShelf(JobShelf):
+class _LimitedInspector(JobInspector):
     """Shows and hands out no more than the profile's backend would."""
 
-    def __init__(self, shelf: JobShelf, capabilities: Capabilities) -> None:
-        self._shelf = shelf
-        self.clock = shelf.clock
+    def __init__(self, inspector: JobInspector, capabilities: Capabilities) -> None:
+        self._inspector = inspector
+        self.clock = inspector.clock
         self.capabilities = capabilities
 
     def count(self) -> Mapping[JobState, int]:
-        return {state: count for state, count in self._shelf.count().items() if state in self.capabilities.counts}
+        return {state: count for state, count in self._inspector.count().items() if state in self.capabilities.counts}
 
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
-        return self._shelf.scan(_within(chosen, self.capabilities.listing), cursor=cursor, limit=limit)
+        return self._inspector.scan(_within(chosen, self.capabilities.listing), cursor=cursor, limit=limit)
 
-    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> AbstractContextManager[Iterator[TakenJob]]:
-        return self._shelf.drain(chosen, holder=holder, ahead=ahead)
+    def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> AbstractContextManager[Iterator[HeldJob]]:
+        return self._inspector.hold(chosen, holder=holder, ahead=ahead)
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
-        return self._shelf.park(raw, failure)
+        return self._inspector.park(raw, failure)
 
 
 def _within(chosen: JobFilter, states: frozenset[JobState]) -> JobFilter:

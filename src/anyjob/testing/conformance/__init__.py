@@ -23,7 +23,7 @@ _SUITES = (
     "outages",
     "retries",
     "runs",
-    "shelf",
+    "inspector",
     "stage",
     "store",
 )
@@ -36,6 +36,7 @@ from anyjob.testing.conformance.endings import EndingsConformance  # noqa: E402
 from anyjob.testing.conformance.harness import BackendHarness, WorkerHandle, World  # noqa: E402
 from anyjob.testing.conformance.hostile import HostileConformance  # noqa: E402
 from anyjob.testing.conformance.in_process import InProcessHarness  # noqa: E402
+from anyjob.testing.conformance.inspector import InspectorConformance  # noqa: E402
 from anyjob.testing.conformance.moving import MovingConformance  # noqa: E402
 from anyjob.testing.conformance.names import NamesConformance  # noqa: E402
 from anyjob.testing.conformance.order import OrderConformance  # noqa: E402
@@ -43,7 +44,6 @@ from anyjob.testing.conformance.outages import OutagesConformance  # noqa: E402
 from anyjob.testing.conformance.processes import ServerHarness, ServerWorld  # noqa: E402
 from anyjob.testing.conformance.retries import RetriesConformance  # noqa: E402
 from anyjob.testing.conformance.runs import RunsConformance  # noqa: E402
-from anyjob.testing.conformance.shelf import ShelfConformance  # noqa: E402
 from anyjob.testing.conformance.store import StoreConformance  # noqa: E402
 
 __all__ = [
@@ -67,7 +67,7 @@ class BackendConformance(
     NamesConformance,
     CrashesConformance,
     OutagesConformance,
-    ShelfConformance,
+    InspectorConformance,
     MovingConformance,
     HostileConformance,
     ChaosConformance,

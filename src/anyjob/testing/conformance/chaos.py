@@ -110,14 +110,14 @@ def _drain(stage: Stage) -> None:
         ]
 
     def is_empty() -> bool:
-        count = world.manager.shelf().count()
+        count = world.manager.inspect().count()
         return not any(count.get(state, 0) for state in _HELD)
 
     def drained() -> bool:
         return not open_orders() and is_empty()
 
     def left() -> str:
-        return f"{world.manager.shelf().count()} to be drained, and {[*map(str, open_orders())][:20]} to end"
+        return f"{world.manager.inspect().count()} to be drained, and {[*map(str, open_orders())][:20]} to end"
 
     # A quarter of a second for each: where every job is a process, and the machine is busy, no more can be asked.
     wait_until(drained, timeout=60 + len(stage.ledger.read()) / 4, what=left)

@@ -95,7 +95,7 @@ def _refuses_looking(world: World) -> None:
 
 def _refuses_taking(world: World) -> None:
     (job_id,) = world.enqueue("x")
-    _is_refused(world, lambda: world.manager.shelf().cancel(job_id), left=["x"])
+    _is_refused(world, lambda: world.manager.inspect().cancel(job_id), left=["x"])
 
 
 def _refuses_moving(world: World) -> None:
@@ -111,7 +111,7 @@ def _refuses_a_bound(world: World) -> None:
 
 
 def _refuses_parked_retry(world: World) -> None:
-    _is_refused(world, lambda: world.manager.shelf().retry("x"))
+    _is_refused(world, lambda: world.manager.inspect().retry("x"))
 
 
 def _is_refused(world: World, call: Callable[[], object], left: list[str] | None = None) -> None:

@@ -149,7 +149,7 @@ class World(AbstractContextManager["World"], ABC):
         return JobEnvelope(**{"v": ENVELOPE_VERSION, "id": job_id, "name": name, "args": Raw(args), **made, **fields})
 
     def jobs(self, *states: JobState) -> Sequence[StoredJob]:
-        """Return all jobs that the shelf shows, in these states."""
+        """Return all jobs that the inspector shows, in these states."""
         chosen = JobFilter(states=frozenset(states or self.can.listing))
         return list(self._pages(chosen))
 
@@ -167,7 +167,7 @@ class World(AbstractContextManager["World"], ABC):
     def _pages(self, chosen: JobFilter) -> Iterator[StoredJob]:
         cursor = None
         while True:
-            page = self.manager.shelf().scan(chosen, cursor=cursor, limit=500)
+            page = self.manager.inspect().scan(chosen, cursor=cursor, limit=500)
             yield from page.jobs
             cursor = page.cursor
             if cursor is None:

@@ -56,7 +56,7 @@ class HostileConformance(KitFixtures):
         parked = world.jobs(JobState.ABANDONED)
         _assert_parked(parked, mutants, expected)
         later = sum(mutant.fate is Fate.STAYS for mutant in mutants)
-        assert world.manager.shelf().count().get(JobState.SCHEDULED, later) == later
+        assert world.manager.inspect().count().get(JobState.SCHEDULED, later) == later
         if isinstance(worker, WorkerProcess):
             assert worker.process.poll() is None, worker.said()
             told = set(_TOLD.findall(worker.log.read_text()))
@@ -87,11 +87,11 @@ def _wait(world: World, worker: WorkerHandle, parked: int, ended: int) -> int:
         nonlocal largest
         if isinstance(worker, WorkerProcess):
             largest = max(largest, _memory({*worker.pids}))
-        count = world.manager.shelf().count()[JobState.ABANDONED]
+        count = world.manager.inspect().count()[JobState.ABANDONED]
         return count >= parked and len(world.journal.entries("end")) >= ended
 
     def told() -> str:
-        count = world.manager.shelf().count()
+        count = world.manager.inspect().count()
         return f"{parked} parked and {ended} ended jobs: {count}, {len(world.journal.entries('end'))} ended"
 
     wait_until(done, timeout=60, what=told)

@@ -61,8 +61,8 @@ class SeveredStore(JobStore):
     def next_due_at(self, queues: Sequence[str] | None) -> datetime | None:
         return None if self.cut else self._store.next_due_at(queues)
 
-    def take(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
-        return () if self.cut else self._store.take(chosen, limit=limit, lease=lease, worker=worker)
+    def hold(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
+        return () if self.cut else self._store.hold(chosen, limit=limit, lease=lease, worker=worker)
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return "" if self.cut else self._store.park(raw, failure)

@@ -82,7 +82,7 @@ class MovingConformance(KitFixtures):
         """A call named it, and its process is gone."""
         world.enqueue("a1", "a2", queue="a")
         with world.another_manager(queues=["b"]) as manager:
-            assert manager.shelf().count().get(JobState.WAITING, 2) == 2
+            assert manager.inspect().count().get(JobState.WAITING, 2) == 2
             memory = _memory()
             options = MigrationOptions(states=frozenset({JobState.WAITING}))
             other = ("other", manager.backend())
@@ -122,11 +122,11 @@ class MovingConformance(KitFixtures):
 
     @needs("moving", "parked jobs")
     def test_parked_jobs_move_if_asked(self, *, world: World) -> None:
-        shelf = world.manager.shelf()
+        inspector = world.manager.inspect()
         raws = [b"\x00\xff no job", b'{"v":99}']
         before = {raw: world.manager.executor.refuse(raw, f"because of {raw!r}").failure for raw in raws}
         for raw, failure in before.items():
-            shelf.park(raw, failure)
+            inspector.park(raw, failure)
         assert {job.raw: job.failure for job in world.jobs(JobState.ABANDONED)} == before
         memory = _memory()
         assert _move_away(world, memory).read == 0

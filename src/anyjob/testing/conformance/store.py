@@ -293,9 +293,9 @@ class StoreConformance:
         store.insert([waiting, scheduled, running])
         claim(store)
         parked = store.park(b"junk", failure(clock.now()))
-        held = store.take(JobFilter(), limit=10, lease=LEASE, worker="looker")
+        held = store.hold(JobFilter(), limit=10, lease=LEASE, worker="looker")
         assert {each.id for each in held} == {waiting.id, scheduled.id, parked}
-        assert store.take(JobFilter(), limit=10, lease=LEASE, worker="other") == []
+        assert store.hold(JobFilter(), limit=10, lease=LEASE, worker="other") == []
         assert claim(store) == []
         states = {each.id: (each.state.value, each.worker) for each in store.scan(JobFilter()).jobs}
         assert states == {
@@ -311,9 +311,9 @@ class StoreConformance:
         store.insert([*jobs, later])
         store.park(b"junk", failure(clock.now()))
         before = store.scan(JobFilter()).jobs
-        store.release(store.take(JobFilter(), limit=10, lease=LEASE, worker="looker"))
+        store.release(store.hold(JobFilter(), limit=10, lease=LEASE, worker="looker"))
         assert store.scan(JobFilter()).jobs == before
-        store.take(JobFilter(), limit=10, lease=LEASE, worker="looker")
+        store.hold(JobFilter(), limit=10, lease=LEASE, worker="looker")
         clock.travel(60)
         assert store.recover() == []  # nothing ran, so nothing was lost
         assert store.scan(JobFilter()).jobs == before
@@ -324,7 +324,7 @@ class StoreConformance:
     def test_taken_jobs_can_be_removed_or_changed(self, store: JobStore, clock: FakeClock) -> None:
         gone, changed, untouched = (envelope(clock, delay=60) for _ in range(3))
         store.insert([gone, changed, untouched])
-        by_id = {each.id: each for each in store.take(JobFilter(), limit=2, lease=LEASE, worker="looker")}
+        by_id = {each.id: each for each in store.hold(JobFilter(), limit=2, lease=LEASE, worker="looker")}
         assert store.settle(by_id[gone.id], Completed())
         assert store.settle(by_id[changed.id], Deferred(replace(changed, due_at=None)))
         assert store.next_due_at(None) == changed.first_due_at
@@ -336,7 +336,7 @@ class StoreConformance:
         job = envelope(clock)
         store.insert([job])
         parked = store.park(b"junk", failure(clock.now()))
-        (held,) = store.take(JobFilter(ids=frozenset({parked})), limit=1, lease=LEASE, worker="w")
+        (held,) = store.hold(JobFilter(ids=frozenset({parked})), limit=1, lease=LEASE, worker="w")
         with pytest.raises(DuplicateJobIdError):
             store.settle(held, Deferred(job))
         assert len(store.scan(JobFilter()).jobs) == 2
@@ -357,7 +357,7 @@ class StoreConformance:
             return [(each.id, each.raw) for each in store.scan(JobFilter(ids=frozenset({job_id}))).jobs]
 
         def take(job_id: str) -> JobClaim:
-            (held,) = store.take(JobFilter(ids=frozenset({job_id})), limit=5, lease=LEASE, worker="w")
+            (held,) = store.hold(JobFilter(ids=frozenset({job_id})), limit=5, lease=LEASE, worker="w")
             return held
 
         assert [found(each) for each in (job.id, *copies)] == [
@@ -380,7 +380,7 @@ class StoreConformance:
         jobs = [envelope(clock, delay=1 + n % 7) for n in range(700)]
         store.insert(jobs)
         gone = {job.id for job in jobs[::3]} | {job.id for job in jobs[1::3]}
-        for held in store.take(JobFilter(ids=frozenset(gone)), limit=1000, lease=LEASE, worker="w"):
+        for held in store.hold(JobFilter(ids=frozenset(gone)), limit=1000, lease=LEASE, worker="w"):
             store.settle(held, Completed())
         clock.travel(10)
         rest = sorted((job for job in jobs if job.id not in gone), key=lambda job: job.first_due_at)

@@ -107,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
     def take(self, limit: int, state: JobState | None) -> object:
         states = None if state is None else frozenset({state})
         shown = {job.id: job for job in self.store.scan(JobFilter(states=states), limit=10_000).jobs}
-        held = self.store.take(JobFilter(states=states), limit=limit, lease=LEASE, worker="looker")
+        held = self.store.hold(JobFilter(states=states), limit=limit, lease=LEASE, worker="looker")
         free = [job_id for job_id in shown if self.jobs[job_id].state == "free"]
         assert len(held) == min(limit, len(free))
         assert {each.id for each in held} <= set(free)
@@ -197,7 +197,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not parked:
             return
         job_id = data.draw(st.sampled_from(parked))
-        (held,) = self.store.take(JobFilter(ids=frozenset({job_id})), limit=1, lease=LEASE, worker="looker")
+        (held,) = self.store.hold(JobFilter(ids=frozenset({job_id})), limit=1, lease=LEASE, worker="looker")
         envelope = replace(self.jobs[job_id].envelope, due_at=None, first_due_at=self.clock.now(), try_count=0)
         assert self.store.settle(held, Retry(envelope))
         self.put(envelope)

@@ -1,4 +1,4 @@
-"""What differs between an application's own `RedisBroker` and `RabbitmqBroker`: promises, levels, and the shelves."""
+"""What differs between an application's own `RedisBroker` and `RabbitmqBroker`: promises, levels, inspectors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from anyjob.base.envelope import JobEnvelope, JobPriority
 from anyjob.base.errors import ConfigurationError
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
-from anyjob.seams.inspector import JobShelf
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
 from anyjob.seams.store import JobState, StoredJob
-from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpNames, AmqpShelf, Links, Publisher, ReadMessage
+from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpInspector, AmqpNames, Links, Publisher, ReadMessage
 from anyjob_amqp import NotedNames as NamesOnAmqp
 from anyjob_dramatiq.amqp_backend import names_of
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.names import root_of
 from anyjob_dramatiq.native import DramatiqKeys, Read, envelope_in, on_amqp, reader_of_natives
-from anyjob_redis import NativePlaces, ParkedJobs, RedisShelf, risks_of_held, shelf_of_natives
+from anyjob_redis import NativePlaces, ParkedJobs, RedisInspector, inspector_of_natives, risks_of_held
 from anyjob_redis import NotedNames as NamesOnRedis
 from anyjob_redis.scheduled import state_at
 
@@ -54,12 +54,12 @@ class ExistingBroker(ABC):
     def capabilities(self) -> Capabilities: ...
 
     @abstractmethod
-    def shelf(self, resend: Resend) -> JobShelf:
+    def inspect(self, resend: Resend) -> JobInspector:
         """Return our jobs that no worker has in its memory, and the parked ones."""
 
     @abstractmethod
-    def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobShelf:
-        """Return the application's own messages, as `JobBackend.native_shelf` does."""
+    def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobInspector:
+        """Return the application's own messages, as `JobBackend.native_inspector` does."""
 
     def options_of(self, envelope: JobEnvelope) -> dict[str, Any]:  # noqa: ARG002  # for a transport that has levels
         """Return the options of a job's message."""
@@ -131,10 +131,10 @@ class _OnRedis(ExistingBroker):
             redelivery_bound=bound if always else None,
         )
 
-    def shelf(self, resend: Resend) -> JobShelf:
+    def inspect(self, resend: Resend) -> JobInspector:
         keys = self._keys(_Named(self.queues_of_jobs), self.read_job)
         clock = self.config.clock
-        return RedisShelf(
+        return RedisInspector(
             ParkedJobs(self.broker.client, self._root, clock),
             NativePlaces(self.broker.client, self._root, keys, clock),
             resend=resend,
@@ -142,9 +142,9 @@ class _OnRedis(ExistingBroker):
             capabilities=self.capabilities,
         )
 
-    def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobShelf:
+    def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobInspector:
         keys = self._keys(queues, self.reader_of_natives(read))
-        return shelf_of_natives(self.broker.client, self._root, keys, resend=resend, clock=self.config.clock)
+        return inspector_of_natives(self.broker.client, self._root, keys, resend=resend, clock=self.config.clock)
 
     def look_for_risks(self) -> Sequence[str]:
         return risks_of_held(self.broker.client, self._root)
@@ -185,17 +185,17 @@ class _OnAmqp(ExistingBroker):
     def options_of(self, envelope: JobEnvelope) -> dict[str, Any]:
         return {"broker_priority": LEVELS[envelope.priority]}
 
-    def shelf(self, resend: Resend) -> JobShelf:
-        return self._shelf(_Named(self.queues_of_jobs), on_amqp(self.read_job), resend, self.capabilities)
+    def inspect(self, resend: Resend) -> JobInspector:
+        return self._inspector(_Named(self.queues_of_jobs), on_amqp(self.read_job), resend, self.capabilities)
 
-    def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobShelf:
-        return self._shelf(queues, on_amqp(self.reader_of_natives(read), read), resend, NATIVES_CAN)
+    def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobInspector:
+        return self._inspector(queues, on_amqp(self.reader_of_natives(read), read), resend, NATIVES_CAN)
 
     def close(self) -> None:
         self._links.close()
 
-    def _shelf(self, queues: Iterable[str], read: ReadMessage, resend: Resend, can: Capabilities) -> AmqpShelf:
-        return AmqpShelf(
+    def _inspector(self, queues: Iterable[str], read: ReadMessage, resend: Resend, can: Capabilities) -> AmqpInspector:
+        return AmqpInspector(
             self._links,
             Publisher(self._links, self.config.enqueue_timeout),
             names_of(self.config.namespace),

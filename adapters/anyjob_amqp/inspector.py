@@ -24,7 +24,7 @@ from anyjob.base.envelope import UNREADABLE, JobEnvelope, JobIds, copy_id, id_in
 from anyjob.base.error_text import describe_error
 from anyjob.base.errors import EnqueueError, EnvelopeError, InvalidOptionError
 from anyjob.seams.capabilities import ALL_STATES, Capabilities
-from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.outcome import JobFailure
 from anyjob.seams.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
 from anyjob_amqp.links import AMQP_ERRORS, Links, translated
@@ -33,7 +33,7 @@ from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.topology import AmqpNames
 from anyjob_amqp.undecodable import fault_in
 
-__all__ = ["AmqpShelf", "ReadMessage", "body_of", "jobs_in"]
+__all__ = ["AmqpInspector", "ReadMessage", "body_of", "jobs_in"]
 
 ReadMessage = Callable[[Message, JobState, str], StoredJob | None]
 """Says what a message of a queue is, whose jobs are in that state as a rule; None: nothing that is to be seen. Never
@@ -54,7 +54,7 @@ class _ParkedRaw(Struct, frozen=True):
     raw: bytes
 
 
-class AmqpShelf(JobShelf):
+class AmqpInspector(JobInspector):
     """Counts every queue; lists and takes out parked jobs. Thread-safe.
 
     `queues` are the native names of the queues where jobs wait, asked for anew each time, `later` those that delay them
@@ -122,12 +122,12 @@ class AmqpShelf(JobShelf):
         )
 
     @contextmanager
-    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:  # noqa: ARG002
+    def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[HeldJob]]:  # noqa: ARG002
         # Nothing is held ahead, and what a dead holder had the broker has given back with its connection.
         with self._channel() as channel:
             yield self._come_past(channel, chosen)
 
-    def acknowledge(self, taken: Sequence[TakenJob]) -> Sequence[bool]:
+    def acknowledge(self, taken: Sequence[HeldJob]) -> Sequence[bool]:
         held = _acknowledge([each for each in taken if isinstance(each, _TakenMessage)])
         return [held] * len(taken)
 
@@ -145,7 +145,7 @@ class AmqpShelf(JobShelf):
         self._publisher.publish([Parcel(key, self._names.route_to_parked(), message)])
         return id_in(raw) or key
 
-    def _come_past(self, channel: Any, chosen: JobFilter) -> Iterator[TakenJob]:
+    def _come_past(self, channel: Any, chosen: JobFilter) -> Iterator[HeldJob]:
         """Take, one after the other, everything that nobody else holds, and hand out what is chosen.
 
         A delay's queues come first, the longest delay before the shorter, for that is the way of a message. It ends
@@ -200,7 +200,7 @@ class AmqpShelf(JobShelf):
             yield channel
 
 
-class _TakenMessage(TakenJob):
+class _TakenMessage(HeldJob):
     """A message that a channel holds."""
 
     def __init__(

@@ -18,26 +18,26 @@ from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.jobs import NAME, Failing, FailingOnce
 from anyjob.testing.probes.journal import wait_until
 
-__all__ = ["ShelfConformance"]
+__all__ = ["InspectorConformance"]
 
 FAR = timedelta(days=1)
 
 
-class ShelfConformance(KitFixtures):
+class InspectorConformance(KitFixtures):
     """The jobs that no worker runs."""
 
     @needs("delay", "parked jobs")
     def test_counts(self, *, world: World) -> None:
-        shelf = world.manager.shelf()
+        inspector = world.manager.inspect()
         world.enqueue("a", "b", "c")
         world.enqueue("d", "e", delay=FAR)
-        shelf.park(b"junk", world.manager.executor.refuse(b"junk", "no job").failure)
+        inspector.park(b"junk", world.manager.executor.refuse(b"junk", "no job").failure)
         expected = {JobState.WAITING: 3, JobState.SCHEDULED: 2, JobState.ABANDONED: 1, JobState.RUNNING: 0}
-        assert set(shelf.count()) == set(world.can.counts)
+        assert set(inspector.count()) == set(world.can.counts)
         for state, quality in world.can.counts.items():
             if quality is Quality.EXACT:
                 wait_until(
-                    lambda state=state: shelf.count()[state] == expected[state],  # type: ignore[misc]
+                    lambda state=state: inspector.count()[state] == expected[state],  # type: ignore[misc]
                     timeout=5,
                     what=f"{expected[state]} {state} jobs",
                 )
@@ -63,8 +63,8 @@ class ShelfConformance(KitFixtures):
         (job_id,) = world.enqueue("a", delay=0.3)
         waiting = [(job_id, JobState.WAITING)]
         wait_until(lambda: [(job.id, job.state) for job in world.jobs()] == waiting, timeout=5, what="it to be due")
-        assert world.manager.shelf().count()[JobState.WAITING] == 1
-        assert world.manager.shelf().count()[JobState.SCHEDULED] == 0
+        assert world.manager.inspect().count()[JobState.WAITING] == 1
+        assert world.manager.inspect().count()[JobState.SCHEDULED] == 0
 
     @needs("delay", "listing")
     def test_filters_choose(self, *, world: World) -> None:
@@ -73,7 +73,7 @@ class ShelfConformance(KitFixtures):
         other = world.manager.enqueue(Failing(str(world.journal.path), "c"))
 
         def found(**chosen: Any) -> list[str]:
-            return [job.id for job in world.manager.shelf().scan(JobFilter(**chosen)).jobs]
+            return [job.id for job in world.manager.inspect().scan(JobFilter(**chosen)).jobs]
 
         assert sorted(found()) == sorted([*mail, *later, other])
         assert found(queues=frozenset({"a"})) == mail
@@ -89,7 +89,7 @@ class ShelfConformance(KitFixtures):
         seen: list[str] = []
         pages, cursor = 0, None
         while True:
-            page = world.manager.shelf().scan(JobFilter(), cursor=cursor, limit=10)
+            page = world.manager.inspect().scan(JobFilter(), cursor=cursor, limit=10)
             assert len(page.jobs) <= 10
             seen.extend(job.id for job in page.jobs)
             pages, cursor = pages + 1, page.cursor
@@ -102,14 +102,14 @@ class ShelfConformance(KitFixtures):
     def test_finds_a_job_by_its_id(self, *, world: World) -> None:
         (waiting,) = world.enqueue("a")
         (later,) = world.enqueue("b", delay=FAR)
-        shelf = world.manager.shelf()
+        inspector = world.manager.inspect()
         for job_id, state in ((waiting, JobState.WAITING), (later, JobState.SCHEDULED)):
-            found = shelf.find(job_id)
+            found = inspector.find(job_id)
             assert found is not None
             assert (found.id, found.state) == (job_id, state)
             assert found.envelope is not None
             assert found.envelope.name == f"{NAME}.probe"
-        assert shelf.find("no-such-job") is None
+        assert inspector.find("no-such-job") is None
 
     @needs("listing")
     def test_a_running_job_is_shown_as_running(self, *, world: World) -> None:
@@ -121,7 +121,7 @@ class ShelfConformance(KitFixtures):
         world.start_worker()
         world.journal.wait(1, "begin")
         assert [(job.id, job.state) for job in world.jobs()] == [(job_id, JobState.RUNNING)]
-        assert not world.manager.shelf().cancel(job_id)
+        assert not world.manager.inspect().cancel(job_id)
         gate.touch()
         world.journal.wait(1)
         wait_until(lambda: not world.jobs(), what="the job to be gone")
@@ -129,23 +129,23 @@ class ShelfConformance(KitFixtures):
     @needs("removal")
     def test_a_cancelled_job_never_runs(self, *, world: World) -> None:
         first, second, third = world.enqueue("a", "b", "c")
-        shelf = world.manager.shelf()
-        assert shelf.cancel(second)
-        assert not shelf.cancel(second)
-        assert shelf.find(second) is None
+        inspector = world.manager.inspect()
+        assert inspector.cancel(second)
+        assert not inspector.cancel(second)
+        assert inspector.find(second) is None
         world.start_worker()
         world.enqueue("sentinel")
         world.journal.wait(3)
         assert [each.id for each in world.journal.entries("begin")][:2] == [first, third]
         assert world.journal.begun() == ["a", "c", "sentinel"]
-        assert not shelf.cancel(first)
+        assert not inspector.cancel(first)
 
     @needs("delay", "removal")
     def test_a_cancelled_delayed_job_never_runs(self, *, world: World) -> None:
         world.start_worker()
         (gone,) = world.enqueue("gone", delay=1)
         (kept,) = world.enqueue("kept", delay=1.2)
-        assert world.manager.shelf().cancel(gone)
+        assert world.manager.inspect().cancel(gone)
         (end,) = world.journal.wait(1)
         assert end.id == kept
         assert world.journal.begun() == ["kept"]
@@ -156,56 +156,56 @@ class ShelfConformance(KitFixtures):
         world.enqueue("first")
         world.journal.wait(1)  # the worker is there, and idle
         (job_id,) = world.enqueue("a", delay=FAR)
-        shelf = world.manager.shelf()
-        assert shelf.run_now(job_id)
+        inspector = world.manager.inspect()
+        assert inspector.run_now(job_id)
         _begins_soon(world, job_id)
-        assert not shelf.run_now(job_id)
+        assert not inspector.run_now(job_id)
 
     @needs("parked jobs")
     def test_a_parked_job_is_retried_by_the_id_that_enqueue_returned(self, *, world: World) -> None:
         """With its whole budget, at once, and again and again; it may fail before the retry returned."""
         worker = world.start_worker()
-        shelf = world.manager.shelf()
+        inspector = world.manager.inspect()
         job_id = world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
         for number in range(1, 9):
             (parked,) = world.wait_parked()
             assert len(world.journal.entries("begin", "a")) == number
             assert parked.id == job_id
             # Until its message is acknowledged, it is running as well.
-            wait_until(lambda parked=parked: shelf.find(job_id) == parked, what="the job to be parked")  # type: ignore[misc]
-            assert shelf.retry(job_id)
+            wait_until(lambda parked=parked: inspector.find(job_id) == parked, what="the job to be parked")  # type: ignore[misc]
+            assert inspector.retry(job_id)
             _begins_soon(world, job_id, number + 1)
         tries = world.journal.entries("begin", "a")
         assert [(each.id, each.try_count) for each in tries] == [(job_id, 1)] * 9
         world.wait_parked()
         worker.stop()  # else it may be parked again
-        assert shelf.retry(job_id)
-        assert not shelf.retry(job_id)
+        assert inspector.retry(job_id)
+        assert not inspector.retry(job_id)
 
     @needs("parked jobs")
     def test_a_parked_job_is_discarded_by_the_id_that_enqueue_returned(self, *, world: World) -> None:
         world.start_worker()
         job_id = world.manager.enqueue(FailingOnce(str(world.journal.path), "a"))
         world.wait_parked()
-        shelf = world.manager.shelf()
-        assert shelf.retry(job_id)
+        inspector = world.manager.inspect()
+        assert inspector.retry(job_id)
         _begins_soon(world, job_id, 2)
         world.wait_parked()
         if JobState.WAITING in world.can.removal:
-            assert not shelf.cancel(job_id)
-        assert shelf.discard(job_id)
-        assert not shelf.discard(job_id)
-        assert shelf.find(job_id) is None
+            assert not inspector.cancel(job_id)
+        assert inspector.discard(job_id)
+        assert not inspector.discard(job_id)
+        assert inspector.find(job_id) is None
         assert world.jobs(JobState.ABANDONED) == []
 
     @needs("parked jobs")
     def test_parked_copies_of_a_job_are_told_apart(self, *, world: World) -> None:
         """A job that ran twice may be given up twice; one that is retried may be back before its old copy is gone."""
-        shelf = world.manager.shelf()
+        inspector = world.manager.inspect()
         job = world.manager.prepare(world.probe("a"))
         raws = [write_envelope(replace(job, try_count=number)) for number in range(4)]
         assert _park(world, raws[0]) == job.id
-        with shelf.take(JobFilter(ids=frozenset({job.id})), limit=1) as (held,):
+        with inspector.hold_some(JobFilter(ids=frozenset({job.id})), limit=1) as (held,):
             _park(world, raws[1])
             assert held.acknowledge()
         for raw in raws[2:]:
@@ -216,57 +216,59 @@ class ShelfConformance(KitFixtures):
             assert sorted(_raw_of(world, each) for each in ids) == sorted(left)
             assert _raw_of(world, job.id) in left
             copy = next(each for each in ids if _raw_of(world, each) == left[0])
-            assert shelf.discard(copy)
-        assert shelf.find(job.id) is None
+            assert inspector.discard(copy)
+        assert inspector.find(job.id) is None
 
     @needs("parked jobs")
     def test_pages_of_parked_jobs_stand_what_is_done_to_them(self, *, world: World) -> None:
-        shelf = world.manager.shelf()
+        inspector = world.manager.inspect()
         ids = [_park(world, write_envelope(world.manager.prepare(world.probe("a")))) for _ in range(25)]
-        done = [shelf.discard, shelf.retry, shelf.find]
+        done = [inspector.discard, inspector.retry, inspector.find]
         assert sorted(_walk(world, JobState.ABANDONED, done)) == sorted(ids)
         left = [each.id for each in world.jobs(JobState.ABANDONED)]
         assert 0 < len(left) < len(ids)
-        assert sorted(_walk(world, JobState.ABANDONED, [shelf.discard])) == sorted(left)
+        assert sorted(_walk(world, JobState.ABANDONED, [inspector.discard])) == sorted(left)
         assert world.jobs(JobState.ABANDONED) == []
 
     @needs("delay", "listing", "removal")
     def test_pages_of_jobs_that_wait_stand_what_is_done_to_them(self, *, world: World) -> None:
-        shelf = world.manager.shelf()
+        inspector = world.manager.inspect()
         probe = world.probe("a")
         waiting = world.manager.enqueue_many([probe] * 25)
         later = world.manager.enqueue_many([probe] * 25, delay=FAR)
-        assert sorted(_walk(world, JobState.WAITING, [shelf.find, shelf.cancel])) == sorted(waiting)
-        assert sorted(_walk(world, JobState.SCHEDULED, [shelf.find, shelf.cancel, shelf.run_now])) == sorted(later)
+        assert sorted(_walk(world, JobState.WAITING, [inspector.find, inspector.cancel])) == sorted(waiting)
+        assert sorted(
+            _walk(world, JobState.SCHEDULED, [inspector.find, inspector.cancel, inspector.run_now])
+        ) == sorted(later)
         for state in (JobState.WAITING, JobState.SCHEDULED):
             left = [each.id for each in world.jobs(state)]
             assert left
-            assert sorted(_walk(world, state, [shelf.cancel])) == sorted(left)
+            assert sorted(_walk(world, state, [inspector.cancel])) == sorted(left)
         assert world.jobs() == []
 
     @needs("parked jobs")
     def test_what_cant_be_read_is_kept_to_the_byte(self, *, world: World) -> None:
-        shelf = world.manager.shelf()
+        inspector = world.manager.inspect()
         raws = [b"", b"\x00\xff\x80 no text", b"{}", bytes(range(256)) * 100]
         failures = [world.manager.executor.refuse(raw, f"reason {number}").failure for number, raw in enumerate(raws)]
-        ids = [shelf.park(raw, failure) for raw, failure in zip(raws, failures, strict=True)]
+        ids = [inspector.park(raw, failure) for raw, failure in zip(raws, failures, strict=True)]
         assert len(set(ids)) == len(raws)
         parked = {job.id: job for job in world.wait_parked(len(raws))}
         for job_id, raw, failure in zip(ids, raws, failures, strict=True):
             assert (parked[job_id].raw, parked[job_id].failure) == (raw, failure)
             with pytest.raises(UnknownJobError):
-                shelf.retry(job_id)
+                inspector.retry(job_id)
         assert {job.id for job in world.jobs(JobState.ABANDONED)} == set(ids)
 
     @needs("removal")
     def test_what_is_taken_is_nobody_elses_and_goes_back(self, *, world: World) -> None:
         labels = [f"{number}" for number in range(9)]
         ids = world.enqueue(*labels, "last")
-        shelf = world.manager.shelf()
+        inspector = world.manager.inspect()
         chosen = JobFilter(ids=frozenset(ids[:9]))
-        with shelf.take(chosen, limit=10) as taken:
+        with inspector.hold_some(chosen, limit=10) as taken:
             assert {each.job.id for each in taken} == set(ids[:9])
-            with shelf.take(chosen, limit=10) as again:
+            with inspector.hold_some(chosen, limit=10) as again:
                 assert list(again) == []
             worker = world.start_worker()
             world.journal.wait(1)
@@ -282,7 +284,7 @@ class ShelfConformance(KitFixtures):
         (job_id,) = world.enqueue("a", delay=FAR)
         before = world.jobs()
         for _ in range(2):
-            with world.manager.shelf().take(JobFilter(), limit=10) as taken:
+            with world.manager.inspect().hold_some(JobFilter(), limit=10) as taken:
                 assert [each.job.id for each in taken] == [job_id]
         assert [(job.id, job.state, job.raw) for job in world.jobs()] == [
             (job.id, job.state, job.raw) for job in before
@@ -291,7 +293,7 @@ class ShelfConformance(KitFixtures):
     @needs("removal")
     def test_a_taken_job_is_acknowledged_or_replaced(self, *, world: World) -> None:
         ids = world.enqueue("a", "b", "c")
-        with world.manager.shelf().take(JobFilter(), limit=3) as taken:
+        with world.manager.inspect().hold_some(JobFilter(), limit=3) as taken:
             by_id = {each.job.id: each for each in taken}
             assert by_id[ids[0]].acknowledge()
             envelope = by_id[ids[1]].job.envelope
@@ -314,11 +316,11 @@ def _begins_soon(world: World, job_id: str, count: int = 1) -> None:
 
 
 def _park(world: World, raw: bytes) -> str:
-    return world.manager.shelf().park(raw, world.manager.executor.refuse(raw, "a reason").failure)
+    return world.manager.inspect().park(raw, world.manager.executor.refuse(raw, "a reason").failure)
 
 
 def _raw_of(world: World, job_id: str) -> bytes:
-    found = world.manager.shelf().find(job_id)
+    found = world.manager.inspect().find(job_id)
     assert found is not None
     return found.raw
 
@@ -328,7 +330,7 @@ def _walk(world: World, state: JobState, acts: Sequence[Callable[[str], object]]
     seen: list[str] = []
     cursor: str | None = None
     while True:
-        page = world.manager.shelf().scan(JobFilter(states=frozenset({state})), cursor=cursor, limit=7)
+        page = world.manager.inspect().scan(JobFilter(states=frozenset({state})), cursor=cursor, limit=7)
         for job in page.jobs:
             assert acts[len(seen) % len(acts)](job.id)
             seen.append(job.id)

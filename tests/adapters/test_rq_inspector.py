@@ -1,4 +1,4 @@
-"""The shelf of RQ: looking writes nothing, taking keeps places."""
+"""The inspector of RQ: looking writes nothing, taking keeps places."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ids(backend: RQBackend, **chosen: Any) -> list[str]:
     """Return the ids of all pages, one job a page."""
     found, cursor = [], None
     while True:
-        page = backend.shelf.scan(JobFilter(**chosen), cursor=cursor, limit=1)
+        page = backend.inspector.scan(JobFilter(**chosen), cursor=cursor, limit=1)
         found += [job.id for job in page.jobs]
         cursor = page.cursor
         if cursor is None:
@@ -72,11 +72,11 @@ def test_all_states_are_listed_counted_and_nothing_is_written(
     send("mail", queue="mail")
     send("soon", delay=1)
     send("later", delay=100)
-    backend.shelf.park(b"\xff no job", failure(clock))
+    backend.inspector.park(b"\xff no job", failure(clock))
     clock.travel(1)
     before = everything(fake)
 
-    found = {job.id: job for job in backend.shelf.scan(JobFilter()).jobs}
+    found = {job.id: job for job in backend.inspector.scan(JobFilter()).jobs}
 
     assert {job_id: job.state for job_id, job in found.items() if job_id in ("running", "low", "soon", "later")} == {
         "running": JobState.RUNNING,
@@ -86,7 +86,7 @@ def test_all_states_are_listed_counted_and_nothing_is_written(
     }
     assert found["running"].worker == "w"
     assert [job.raw for job in found.values() if job.state is JobState.ABANDONED] == [b"\xff no job"]
-    assert backend.shelf.count() == {
+    assert backend.inspector.count() == {
         JobState.WAITING: 5,
         JobState.SCHEDULED: 1,
         JobState.RUNNING: 1,
@@ -98,9 +98,9 @@ def test_all_states_are_listed_counted_and_nothing_is_written(
     assert ids(backend, queues={"mail"}) == ["mail"]
     assert sorted(ids(backend)) == sorted(found)
     for job_id, job in found.items():
-        assert backend.shelf.find(job_id) == job
+        assert backend.inspector.find(job_id) == job
     assert ids(backend, ids=frozenset(found)) == sorted(set(found) - _parked(found)) + sorted(_parked(found))
-    assert backend.shelf.find("nobody") is None
+    assert backend.inspector.find("nobody") is None
     assert everything(fake) == before
 
 
@@ -117,31 +117,31 @@ def test_names_choose_by_pattern(backend: RQBackend, send: Send) -> None:
 @pytest.mark.parametrize(("cursor", "limit"), [("nonsense", 1), ("[9]", 1), (None, 0)])
 def test_a_scan_that_makes_no_sense_is_refused(backend: RQBackend, cursor: str | None, limit: int) -> None:
     with pytest.raises(InvalidOptionError, match="a cursor of a page"):
-        backend.shelf.scan(JobFilter(), cursor=cursor, limit=limit)
+        backend.inspector.scan(JobFilter(), cursor=cursor, limit=limit)
 
 
 def test_a_scan_goes_on_while_jobs_leave(backend: RQBackend, fake: fakeredis.FakeRedis, send: Send) -> None:
     for number in range(6):
         send(f"w{number}")
         send(f"s{number}", delay=10 + number)
-    first = backend.shelf.scan(JobFilter(states=frozenset({JobState.WAITING})), limit=2)
+    first = backend.inspector.scan(JobFilter(states=frozenset({JobState.WAITING})), limit=2)
     for number in range(3):
         take_as(f"worker{number}", backend, fake)
-    rest = backend.shelf.scan(JobFilter(states=frozenset({JobState.WAITING})), cursor=first.cursor, limit=100)
+    rest = backend.inspector.scan(JobFilter(states=frozenset({JobState.WAITING})), cursor=first.cursor, limit=100)
     assert [job.id for job in (*first.jobs, *rest.jobs)] == ["w0", "w1", "w3", "w4", "w5"]
 
     chosen = JobFilter(states=frozenset({JobState.SCHEDULED}))
-    first = backend.shelf.scan(chosen, limit=2)
-    assert backend.shelf.cancel("s1")
-    rest = backend.shelf.scan(chosen, cursor=first.cursor, limit=100)
+    first = backend.inspector.scan(chosen, limit=2)
+    assert backend.inspector.cancel("s1")
+    rest = backend.inspector.scan(chosen, cursor=first.cursor, limit=100)
     assert [job.id for job in (*first.jobs, *rest.jobs)] == ["s0", "s1", "s2", "s3", "s4", "s5"]
 
 
 def test_cancelled_is_gone(backend: RQBackend, fake: fakeredis.FakeRedis, send: Send, drain: Any, ran: Any) -> None:
     send("a"), send("b"), send("c", delay=5)
-    assert backend.shelf.cancel("a")
-    assert backend.shelf.cancel("c")
-    assert not backend.shelf.cancel("a")
+    assert backend.inspector.cancel("a")
+    assert backend.inspector.cancel("c")
+    assert not backend.inspector.cancel("a")
     drain()
     assert ran == ["b"]
     assert not fake.keys("rq:job:*")
@@ -152,8 +152,8 @@ def test_cancelled_is_gone(backend: RQBackend, fake: fakeredis.FakeRedis, send: 
 def test_what_runs_is_not_taken(backend: RQBackend, fake: fakeredis.FakeRedis, send: Send) -> None:
     send("a")
     take_as("w", backend, fake)
-    assert not backend.shelf.cancel("a")
-    with backend.shelf.take(JobFilter(), limit=10) as taken:
+    assert not backend.inspector.cancel("a")
+    with backend.inspector.hold_some(JobFilter(), limit=10) as taken:
         assert not taken
     with pytest.raises(UnsupportedCapabilityError):
         backend.capabilities.refuse_removal(JobState.RUNNING)
@@ -165,15 +165,15 @@ def test_what_is_not_settled_goes_back_to_its_very_place(
     for word in ("a", "b", "c", "d"):
         send(word)
     send("later", delay=5)
-    before = backend.shelf.scan(JobFilter()).jobs
-    with backend.shelf.take(JobFilter(ids=frozenset({"b", "c", "later"})), limit=10) as taken:
+    before = backend.inspector.scan(JobFilter()).jobs
+    with backend.inspector.hold_some(JobFilter(ids=frozenset({"b", "c", "later"})), limit=10) as taken:
         assert {each.job.id for each in taken} == {"b", "c", "later"}
-        counted = backend.shelf.count()
+        counted = backend.inspector.count()
         assert (counted[JobState.WAITING], counted[JobState.SCHEDULED]) == (4, 1)
-        assert {job.id for job in backend.shelf.scan(JobFilter()).jobs if job.worker} == {"b", "c", "later"}
-        with backend.shelf.take(JobFilter(ids=frozenset({"b", "later"})), limit=10) as again:
+        assert {job.id for job in backend.inspector.scan(JobFilter()).jobs if job.worker} == {"b", "c", "later"}
+        with backend.inspector.hold_some(JobFilter(ids=frozenset({"b", "later"})), limit=10) as again:
             assert not again
-    assert backend.shelf.scan(JobFilter()).jobs == before
+    assert backend.inspector.scan(JobFilter()).jobs == before
     drain()
     clock.travel(5)
     drain()
@@ -183,10 +183,10 @@ def test_what_is_not_settled_goes_back_to_its_very_place(
 def test_a_place_that_workers_have_passed_is_the_front(backend: RQBackend, send: Send, drain: Any, ran: Any) -> None:
     for word in ("a", "b", "c"):
         send(word)
-    with backend.shelf.take(JobFilter(ids=frozenset({"a", "b"})), limit=10):
+    with backend.inspector.hold_some(JobFilter(ids=frozenset({"a", "b"})), limit=10):
         drain()
         assert ran == ["c"]
-        assert backend.shelf.count()[JobState.WAITING] == 2
+        assert backend.inspector.count()[JobState.WAITING] == 2
         send("d")
     drain()
     assert ran == ["c", "a", "b", "d"]
@@ -196,14 +196,14 @@ def test_the_jobs_of_a_dead_taker_go_back_uncharged(
     backend: RQBackend, fake: fakeredis.FakeRedis, send: Send, drain: Any, ran: Any
 ) -> None:
     send("a"), send("b"), send("c", delay=60)
-    with backend.shelf.take(JobFilter(), limit=10) as taken:
-        fake.delete(*fake.keys("anyjob:alive:shelf-*"))  # five minutes have passed
+    with backend.inspector.hold_some(JobFilter(), limit=10) as taken:
+        fake.delete(*fake.keys("anyjob:alive:inspector-*"))  # five minutes have passed
         backend.messages.sweep()
         assert not any(each.acknowledge() for each in taken)
         assert not taken[0].replace(_envelope(taken[0]))
     drain()
     assert ran == ["a", "b"]
-    found = backend.shelf.find("c")
+    found = backend.inspector.find("c")
     assert found is not None
     assert found.envelope is not None
     assert (found.state, found.envelope.lost_count) == (JobState.SCHEDULED, 0)
@@ -216,8 +216,8 @@ def _envelope(taken: Any) -> Any:
 
 def test_run_now_makes_it_due(backend: RQBackend, send: Send, drain: Any, ran: Any) -> None:
     send("a", delay=60)
-    assert backend.shelf.run_now("a")
-    assert not backend.shelf.run_now("a")
+    assert backend.inspector.run_now("a")
+    assert not backend.inspector.run_now("a")
     drain()
     assert ran == ["a"]
 
@@ -226,7 +226,7 @@ def test_replaced_takes_its_place_anew(
     backend: RQBackend, fake: fakeredis.FakeRedis, send: Send, clock: FakeClock
 ) -> None:
     send("a"), send("b")
-    with backend.shelf.take(JobFilter(ids=frozenset({"a"})), limit=1) as (taken,):
+    with backend.inspector.hold_some(JobFilter(ids=frozenset({"a"})), limit=1) as (taken,):
         assert taken.replace(replace(_envelope(taken), due_at=clock.now() + timedelta(seconds=9)))
         assert not taken.acknowledge()
     assert ids(backend, states={JobState.SCHEDULED}) == ["a"]
@@ -238,18 +238,18 @@ def test_parked_jobs_are_retried_and_discarded(
     backend: RQBackend, send: Send, drain: Any, ran: Any, clock: FakeClock
 ) -> None:
     for envelope in (make_envelope(clock.now(), word) for word in ("a", "b")):
-        assert backend.shelf.park(write_envelope(envelope), failure(clock)) == envelope.id
+        assert backend.inspector.park(write_envelope(envelope), failure(clock)) == envelope.id
     with pytest.raises(Exception, match="Already enqueued, or parked"):
         send("a")
-    with backend.shelf.take(JobFilter(states=frozenset({JobState.ABANDONED})), limit=10) as taken:
+    with backend.inspector.hold_some(JobFilter(states=frozenset({JobState.ABANDONED})), limit=10) as taken:
         assert len(taken) == 2
-        assert not backend.shelf.retry("a")
-    assert backend.shelf.retry("a")
-    assert backend.shelf.discard("b")
-    assert not backend.shelf.discard("b")
+        assert not backend.inspector.retry("a")
+    assert backend.inspector.retry("a")
+    assert backend.inspector.discard("b")
+    assert not backend.inspector.discard("b")
     drain()
     assert ran == ["a"]
-    assert sum(backend.shelf.count().values()) == 0
+    assert sum(backend.inspector.count().values()) == 0
 
 
 def test_a_foreign_job_is_shown_and_left_where_it_is(backend: RQBackend, fake: fakeredis.FakeRedis, send: Send) -> None:
@@ -259,7 +259,7 @@ def test_a_foreign_job_is_shown_and_left_where_it_is(backend: RQBackend, fake: f
     foreign = Queue("anyjob:default:normal", connection=fake).enqueue("os.getpid")
 
     assert ids(backend) == ["a", foreign.id]
-    with backend.shelf.take(JobFilter(), limit=10) as taken:
+    with backend.inspector.hold_some(JobFilter(), limit=10) as taken:
         assert [each.job.id for each in taken] == ["a"]
         assert all(each.acknowledge() for each in taken)
     assert ids(backend) == [foreign.id]
@@ -270,7 +270,7 @@ def test_pages_of_many_later_jobs_show_each_once(backend: RQBackend, clock: Fake
     backend.send(several)
     found, cursor = [], None
     while True:
-        page = backend.shelf.scan(JobFilter(), cursor=cursor, limit=400)
+        page = backend.inspector.scan(JobFilter(), cursor=cursor, limit=400)
         found += [job.id for job in page.jobs]
         cursor = page.cursor
         if cursor is None:
@@ -282,10 +282,10 @@ def test_a_worker_runs_none_that_is_taken(
     backend: RQBackend, send: Send, make_worker: Callable[..., RQSimpleJobWorker], ran: Any
 ) -> None:
     send("a"), send("b")
-    with backend.shelf.take(JobFilter(ids=frozenset({"a"})), limit=1) as (taken,):
+    with backend.inspector.hold_some(JobFilter(ids=frozenset({"a"})), limit=1) as (taken,):
         make_worker().work(burst=True)
         assert ran == ["b"]
         assert taken.acknowledge()
     make_worker().work(burst=True)
     assert ran == ["b"]
-    assert backend.shelf.count()[JobState.WAITING] == 0
+    assert backend.inspector.count()[JobState.WAITING] == 0

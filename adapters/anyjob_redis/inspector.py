@@ -15,14 +15,14 @@ from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import InvalidOptionError
 from anyjob.base.log import JobLogger
 from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.seams.inspector import JobShelf, TakenJob
+from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.outcome import JobFailure
 from anyjob.seams.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Places, Section, Seen
 
-__all__ = ["ON_REDIS", "RedisShelf"]
+__all__ = ["ON_REDIS", "RedisInspector"]
 
 logger = JobLogger("anyjob.worker")
 
@@ -39,7 +39,7 @@ ON_REDIS: Final = Capabilities(
 """What queues and a schedule of our own give, with their `Places`; an adapter says the rest, by what its workers do."""
 
 
-class RedisShelf(JobShelf):
+class RedisInspector(JobInspector):
     """The jobs in an adapter's places, and the parked ones; without `places` nothing else can be seen. Thread-safe."""
 
     def __init__(
@@ -74,7 +74,7 @@ class RedisShelf(JobShelf):
         return JobPage([seen.job for _, seen in page], page[-1][0].text() if len(found) > limit else None)
 
     @contextmanager
-    def drain(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[TakenJob]]:
+    def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[HeldJob]]:
         self._give_back(holder)
         can = self.capabilities.moving | self.capabilities.removal
         chosen = replaced(chosen, states=can & (chosen.states or ALL_STATES))
@@ -83,7 +83,7 @@ class RedisShelf(JobShelf):
         finally:
             self._give_back(holder)
 
-    def acknowledge(self, taken: Sequence[TakenJob]) -> Sequence[bool]:
+    def acknowledge(self, taken: Sequence[HeldJob]) -> Sequence[bool]:
         ours = [each for each in taken if isinstance(each, _TakenJob)]
         with translated():
             return [
@@ -100,7 +100,7 @@ class RedisShelf(JobShelf):
             for places in self._all:
                 places.recover()
 
-    def _come_past(self, chosen: JobFilter, holder: str, ahead: int) -> Iterator[TakenJob]:
+    def _come_past(self, chosen: JobFilter, holder: str, ahead: int) -> Iterator[HeldJob]:
         for places in self._all:
             free = (seen for _, seen in _matching([places], chosen, _Cursor()) if seen.place is not None)
             while True:
@@ -118,7 +118,7 @@ class RedisShelf(JobShelf):
                 places.give_back(holder)
 
 
-class _TakenJob(TakenJob):
+class _TakenJob(HeldJob):
     def __init__(
         self,
         places: Places,
