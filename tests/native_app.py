@@ -23,7 +23,7 @@ from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.natives import NativeMessage, ReadNative
 from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobFilter, JobPage, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobPage, JobState, StoredJob
 from anyjob.testing.clock import FakeClock
 
 __all__ = ["NOW", "Jobs", "message"]

@@ -17,8 +17,8 @@ import rq_jobs
 
 from anyjob import JobManager
 from anyjob.current import default_registry
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, NativeCommand
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.testing.probes.journal import wait_until
 from anyjob_rq import RQBackend
 
@@ -106,7 +106,7 @@ class World:
         self, *queues: str, concurrency: int = 1, stop_timeout: float = 10.0, ready: bool = True, **environ: str
     ) -> WorkerProcess:
         options = WorkerOptions(queues=queues or None, concurrency=concurrency)
-        command = self.backend.worker(self.manager.executor, options)
+        command = self.backend.native_worker(options)
         log = self.directory / f"worker-{len(self.workers)}.log"
         worker = WorkerProcess(command, self.environment(stop_timeout) | environ, log)
         self.workers.append(worker)

@@ -9,7 +9,7 @@ from typing import Final
 from anyjob.base.envelope import QUEUE_NAME
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.notes import noted_names

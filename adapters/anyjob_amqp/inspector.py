@@ -26,7 +26,7 @@ from anyjob.base.errors import EnqueueError, EnvelopeError, InvalidOptionError
 from anyjob.seams.capabilities import ALL_STATES, Capabilities
 from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
+from anyjob.seams.stored import JobFilter, JobPage, JobState, PageCursor, StoredJob
 from anyjob_amqp.links import AMQP_ERRORS, Links, translated
 from anyjob_amqp.notes import is_away
 from anyjob_amqp.publisher import Parcel, Publisher

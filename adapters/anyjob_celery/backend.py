@@ -14,14 +14,16 @@ from typing import Any, Final
 from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError, did_you_mean
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
-from anyjob.seams.outcome import Deferred, Outcome, Retry
+from anyjob.seams.outcome import Deferred, JobFailure, Outcome, Retry
+from anyjob.seams.worker_options import WorkerOptions
+from anyjob_amqp import AmqpInspector
 from anyjob_celery.publishing import Publication
 from anyjob_celery.safety import REFUSED, REMOTE_CONTROL
+from anyjob_redis import RedisInspector
 
 __all__ = ["CeleryBackend", "OwnCeleryBackend"]
 
@@ -36,6 +38,8 @@ class CeleryBackend(JobBackend):
     is Celery's own countdown, held in a worker's memory, its priority lost.
     """
 
+    inspector: AmqpInspector | RedisInspector
+
     def __init__(self, config: BackendConfig) -> None:
         self.config = config
         self.options = dict(config.options)
@@ -44,7 +48,10 @@ class CeleryBackend(JobBackend):
         self.longest_eta = _LONGEST_ETA
         self._announced: dict[str, Mapping[str, Any]] = {}
 
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        return self.inspector.park(raw, failure)
+
+    def native_worker(self, options: WorkerOptions) -> NativeCommand:
         """Return the command of Celery's worker; it finds the backend, and the URL, by anyjob's own settings."""
         argv = [sys.executable, "-m", "celery", "-A", "anyjob_celery.app", "worker"]
         argv += ["--concurrency", str(options.concurrency), "--pool", self.pool, "--loglevel", "INFO"]

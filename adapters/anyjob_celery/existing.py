@@ -19,12 +19,12 @@ from anyjob.base.errors import ConfigurationError, EnqueueError
 from anyjob.base.log import JobLogger, log_event
 from anyjob.base.urls import read_object_url
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, NativeCommand, send_one_by_one
 from anyjob.seams.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.existing_amqp import AppOnAmqp
 from anyjob_celery.existing_queues import AppQueues, read_natives
@@ -119,8 +119,7 @@ class ExistingCeleryBackend(CeleryBackend):
         return self._on.native_inspector(self._queues.chosen(queues), read_natives(read), self.resend)
 
     def look_for_risks(self) -> Sequence[str]:
-        if self.inspector is not None:
-            self.inspector.count()  # kombu would try for ever to reach a broker that is away
+        self.inspector.count()  # kombu would try for ever to reach a broker that is away
         own = {name: task for name, task in self.app.tasks.items() if not name.startswith(("celery.", TASK))}
         overtaking = task_priorities(self.app.conf, self._transport, self._queues.declared, own)
         return [*overtaking, *self._on.risks(), *self._ignorant_workers()]
@@ -137,12 +136,12 @@ class ExistingCeleryBackend(CeleryBackend):
         who = ", ".join(lacking)
         return [f'imports: {who} discard our jobs: deploy imports = ("anyjob_celery.app",) there before jobs are sent']
 
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:
+    def native_worker(self, options: WorkerOptions) -> NativeCommand:
         theirs = self.app.conf.worker_concurrency
         if theirs not in (None, options.concurrency):
             reason = f"worker_concurrency = {theirs} is the application's; `anyjob worker` has --concurrency"
             log_event(logger, logging.WARNING, "sets its own", concurrency=options.concurrency, reason=reason)
-        return super().worker(executor, options)
+        return super().native_worker(options)
 
     def holds(self, message: Any) -> bool:
         return self._holds(message, self.config.enqueue_timeout)

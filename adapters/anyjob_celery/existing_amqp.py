@@ -13,8 +13,7 @@ from amqp import Message
 from anyjob.base.envelope import JobEnvelope
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Capabilities, Quality
-from anyjob.seams.inspector import JobInspector
-from anyjob.seams.store import JobState, StoredJob
+from anyjob.seams.stored import JobState, StoredJob
 from anyjob_amqp import (
     LEVELS,
     NATIVES_CAN,
@@ -73,20 +72,20 @@ class AppOnAmqp:
         """Tell what the server puts at risk. Raises `EnqueueError`."""
         return risks_of_existing(self._links, self._queues.declared)
 
-    def inspect(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobInspector:
+    def inspect(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> AmqpInspector:
         """Return the inspector of our jobs in the application's queues."""
         read = self._reader(lambda: self._queues.seen, read_jobs(self._config.clock))
         return self._inspector(self._queues, read, resend, can)
 
     def native_inspector(
         self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]
-    ) -> JobInspector:
+    ) -> AmqpInspector:
         """Return the inspector of what `read` shows in these queues."""
         return self._inspector(queues, self._reader(lambda: queues, read), resend, NATIVES_CAN)
 
     def _inspector(
         self, queues: Iterable[str], read: ReadMessage, resend: Callable[[JobEnvelope], None], can: Capabilities
-    ) -> JobInspector:
+    ) -> AmqpInspector:
         return AmqpInspector(
             self._links,
             self._publisher,

@@ -12,7 +12,7 @@ from anyjob.base.envelope import read_envelope
 from anyjob.base.errors import EnvelopeError, InvalidOptionError
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.natives import ReadNative
-from anyjob.seams.store import JobState, StoredJob
+from anyjob.seams.stored import JobState, StoredJob
 from anyjob_amqp import NotedNames as NamesOnAmqp
 from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
 from anyjob_celery.native_messages import CarriedMessage, call_in

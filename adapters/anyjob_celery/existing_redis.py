@@ -12,7 +12,7 @@ from anyjob.base.envelope import JobEnvelope, JobPriority
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.seams.inspector import JobInspector
-from anyjob.seams.store import JobState, StoredJob
+from anyjob.seams.stored import JobState, StoredJob
 from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.native_messages import CarriedMessage
@@ -68,7 +68,7 @@ class AppOnRedis:
         """Tell what the server puts at risk. Raises `EnqueueError`."""
         return risks_of_held(self._client, self._config.namespace)
 
-    def inspect(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> JobInspector:
+    def inspect(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> RedisInspector:
         """Return the inspector of our jobs in the application's queues."""
         client, namespace, clock = self._client, self._config.namespace, self._config.clock
         places = NativePlaces(client, namespace, _AppLists(self._conf, self._queues, read_jobs(clock)), clock)

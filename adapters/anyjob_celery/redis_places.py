@@ -10,7 +10,7 @@ from typing import Final
 
 from anyjob.base.envelope import JobIds, read_envelope
 from anyjob.base.errors import EnvelopeError
-from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.redis_messages import RedisMessages
 from anyjob_celery.redis_scripts import MARK

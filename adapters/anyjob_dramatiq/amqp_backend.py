@@ -80,7 +80,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
     def options_of(self, envelope: JobEnvelope) -> dict[str, Any]:
         return {"broker_priority": LEVELS[envelope.priority]}
 
-    def source(self) -> AmqpSource:
+    def messages_source(self) -> AmqpSource:
         return AmqpSource(
             self._address,
             self.config.enqueue_timeout,

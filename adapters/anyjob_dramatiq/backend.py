@@ -22,15 +22,18 @@ from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError
 from anyjob.base.forks import in_each_process
 from anyjob.base.log import JobLogger, log_event
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.worker_options import WorkerOptions
+from anyjob_amqp import AmqpInspector
 from anyjob_dramatiq.broker import JobBroker
 from anyjob_dramatiq.frame import pack
 from anyjob_dramatiq.intake import JobIntake, JobSource
 from anyjob_dramatiq.lifecycle import JobLifecycle
 from anyjob_dramatiq.runner import JobRunner
+from anyjob_redis import RedisInspector
 
 __all__ = ["DramatiqBackend", "OwnDramatiqBackend", "load_object", "native_command"]
 
@@ -42,7 +45,12 @@ Job = tuple[JobEnvelope, Message[Any]]
 class DramatiqBackend(JobBackend):
     """Has Dramatiq's worker run jobs."""
 
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
+    inspector: AmqpInspector | RedisInspector
+
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        return self.inspector.park(raw, failure)
+
+    def native_worker(self, options: WorkerOptions) -> NativeCommand:
         return native_command(options)
 
     @abstractmethod
@@ -85,7 +93,7 @@ class OwnDramatiqBackend(DramatiqBackend):
         """Hand messages to the server; raise as `send`. `again`: in place of what is there by their ids."""
 
     @abstractmethod
-    def source(self) -> JobSource:
+    def messages_source(self) -> JobSource:
         """Return the server's side of one worker process."""
 
     def options_of(self, envelope: JobEnvelope) -> dict[str, Any]:  # noqa: ARG002  # for transports that need some
@@ -114,7 +122,7 @@ class OwnDramatiqBackend(DramatiqBackend):
 
     def worker_broker(self, executor: JobExecutor, options: WorkerOptions) -> Broker:
         broker = self._make_broker()
-        intake = JobIntake(self.source())
+        intake = JobIntake(self.messages_source())
         runner = JobRunner(executor, intake, self.settle)
         lifecycle = JobLifecycle(executor, intake, options.stops_within, self._finder(broker))
         # In the first place: Dramatiq calls what comes after a boot from the last middleware to the first.

@@ -18,10 +18,10 @@ from anyjob.base.errors import ConfigurationError, EnqueueError, UnsupportedCapa
 from anyjob.base.log import JobLogger, log_event
 from anyjob.base.urls import read_object_url
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, send_one_by_one
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob_dramatiq.backend import DramatiqBackend, load_object
 from anyjob_dramatiq.broker import ACTOR_OPTIONS
 from anyjob_dramatiq.existing_inspectors import actor_of, existing_broker, queue_of

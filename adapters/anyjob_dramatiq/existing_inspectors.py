@@ -17,7 +17,7 @@ from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
-from anyjob.seams.store import JobState, StoredJob
+from anyjob.seams.stored import JobState, StoredJob
 from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpInspector, AmqpNames, Links, Publisher, ReadMessage
 from anyjob_amqp import NotedNames as NamesOnAmqp
 from anyjob_dramatiq.amqp_backend import names_of
@@ -54,7 +54,7 @@ class ExistingBroker(ABC):
     def capabilities(self) -> Capabilities: ...
 
     @abstractmethod
-    def inspect(self, resend: Resend) -> JobInspector:
+    def inspect(self, resend: Resend) -> AmqpInspector | RedisInspector:
         """Return our jobs that no worker has in its memory, and the parked ones."""
 
     @abstractmethod
@@ -131,7 +131,7 @@ class _OnRedis(ExistingBroker):
             redelivery_bound=bound if always else None,
         )
 
-    def inspect(self, resend: Resend) -> JobInspector:
+    def inspect(self, resend: Resend) -> AmqpInspector | RedisInspector:
         keys = self._keys(_Named(self.queues_of_jobs), self.read_job)
         clock = self.config.clock
         return RedisInspector(
@@ -185,7 +185,7 @@ class _OnAmqp(ExistingBroker):
     def options_of(self, envelope: JobEnvelope) -> dict[str, Any]:
         return {"broker_priority": LEVELS[envelope.priority]}
 
-    def inspect(self, resend: Resend) -> JobInspector:
+    def inspect(self, resend: Resend) -> AmqpInspector | RedisInspector:
         return self._inspector(_Named(self.queues_of_jobs), on_amqp(self.read_job), resend, self.capabilities)
 
     def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobInspector:

@@ -16,7 +16,7 @@ from redis import Redis
 from anyjob.base.envelope import UNREADABLE, JobEnvelope, read_envelope
 from anyjob.base.errors import EnvelopeError
 from anyjob.seams.natives import NativeMessage, ReadNative
-from anyjob.seams.store import JobState, StoredJob
+from anyjob.seams.stored import JobState, StoredJob
 from anyjob_amqp import ReadMessage, body_of, fault_in
 from anyjob_redis import NativeKey, NativeLayout
 

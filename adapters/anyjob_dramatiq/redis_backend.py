@@ -64,7 +64,7 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         self.send_by(partial(self.publish, again=False, moved=self.moves.key(move)), envelopes)
         return ()
 
-    def source(self) -> RedisSource:
+    def messages_source(self) -> RedisSource:
         return RedisSource(self.messages, self.config.lease, lambda: self.broker.forbidden)
 
     def look_for_risks(self) -> Sequence[str]:

@@ -12,7 +12,7 @@ from dramatiq import Message
 
 from anyjob.base.clock import SystemClock
 from anyjob.base.log import JobLogger, log_event
-from anyjob.run.executor import worker_name
+from anyjob.seams.outcome import worker_name
 from anyjob_dramatiq.frame import Delivery, decode, faulty, unwrap
 from anyjob_dramatiq.intake import JobSource
 from anyjob_dramatiq.messages import HeldMessage, Messages

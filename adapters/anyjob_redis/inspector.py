@@ -17,7 +17,7 @@ from anyjob.base.log import JobLogger
 from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
 from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobFilter, JobPage, JobState, PageCursor, StoredJob
+from anyjob.seams.stored import JobFilter, JobPage, JobState, PageCursor, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Places, Section, Seen

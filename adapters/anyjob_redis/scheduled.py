@@ -11,10 +11,9 @@ from redis import Redis
 from anyjob.base.clock import Clock
 from anyjob.base.errors import EnvelopeError
 from anyjob.base.log import JobLogger
-from anyjob.run.executor import worker_name
 from anyjob.seams.backend import log_parked
-from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobState, StoredJob
+from anyjob.seams.outcome import JobFailure, worker_name
+from anyjob.seams.stored import JobState, StoredJob
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Section, Seen
 from anyjob_redis.scripts import FITS, register

@@ -12,11 +12,11 @@ from redis import Redis
 
 from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError
-from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.natives import ReadNative
+from anyjob.seams.outcome import JobFailure
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob_redis.connection import connect, refuse_decoding
 from anyjob_redis.inspector import ON_REDIS, RedisInspector
 from anyjob_redis.moved import Moves
@@ -82,7 +82,10 @@ class RQBackend(JobBackend):
         self.messages.send(envelopes, moved=self.moves.key(move))
         return ()
 
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:  # noqa: ARG002  # it loads its own
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        return self.inspector.park(raw, failure)
+
+    def native_worker(self, options: WorkerOptions) -> NativeCommand:
         if self._own_connection is not None:
             raise ConfigurationError(
                 f"Backend {self.config.alias!r} has a connection of the application's own, which no command line can "

@@ -16,7 +16,7 @@ from rq.results import Result
 from rq.scheduler import RQScheduler
 
 from anyjob.seams.natives import NativeMessage, ReadNative
-from anyjob.seams.store import StoredJob
+from anyjob.seams.stored import StoredJob
 from anyjob_redis import NativeKey, NativeLayout
 from anyjob_rq.frame import unpack
 from anyjob_rq.names import Names

@@ -35,8 +35,8 @@ from anyjob.base.envelope import QUEUE_NAME
 from anyjob.base.errors import ConfigurationError, EnqueueError
 from anyjob.base.log import FENCED, JobLogger, log_event
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import DEFAULT_STOP_TIMEOUT
 from anyjob.seams.outcome import Completed, Deferred, Outcome
+from anyjob.seams.worker_options import DEFAULT_STOP_TIMEOUT
 from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
 from anyjob_redis.skew import ClockSkew

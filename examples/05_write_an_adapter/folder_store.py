@@ -40,7 +40,8 @@ from anyjob.base.envelope import JobIds, copy_id, count_loss_in, id_in, own_id, 
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.seams.outcome import Abandoned, Completed, Outcome
-from anyjob.seams.store import JobClaim, JobPage, LostJob
+from anyjob.seams.source import JobClaim, LostJob
+from anyjob.seams.stored import JobPage
 
 
 class Record(Struct, frozen=True):
@@ -63,6 +64,8 @@ class Record(Struct, frozen=True):
 
 class FolderStore(JobStore):
     """Keeps jobs in a folder."""
+
+    poll = 0.1  # nobody tells when another process writes a file, and a look costs little
 
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()

@@ -29,11 +29,13 @@ from anyjob.define.registry import JobConfiguration, JobRegistry, job_name
 from anyjob.define.retry import GiveUp, RetryLater, RetryPolicy, Snooze
 from anyjob.define.serializer import JobSerializer, JsonJobSerializer
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob, background_job
-from anyjob.run.worker import JobWorker, WorkerOptions
+from anyjob.run.worker import JobWorker
 from anyjob.seams.backend import JobBackend
 from anyjob.seams.observer import JobObserver
 from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobFilter, JobState, JobStore, StoredJob
+from anyjob.seams.store import JobStore
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.manager import JobManager
 from anyjob.send.routing import JobRoute
 from anyjob.stores.memory import InMemoryJobStore

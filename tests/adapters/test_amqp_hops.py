@@ -14,7 +14,7 @@ from dramatiq_worlds import dramatiq_amqp_harness
 from rabbit import PrivateRabbit, RabbitHarness, RabbitWorld
 
 from anyjob import JobPriority
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.conformance.fixtures import move
 from anyjob.testing.conformance.harness import JOBS
 from anyjob.testing.probes.journal import wait_until

@@ -24,7 +24,7 @@ from servers import unavailable
 
 from anyjob.base.clock import SystemClock
 from anyjob.seams.backend import BackendConfig
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing.conformance.processes import QUEUES
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import RabbitServer

@@ -30,7 +30,7 @@ from anyjob.run.executor import JobExecutor
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing.probes.jobs import NAME
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import (

@@ -20,7 +20,7 @@ from dramatiq_worlds import dramatiq_amqp_harness
 from rabbit import RabbitHarness, RabbitWorld, amqp_url
 from raw_amqp import BROKEN, NO_TEXT, STRANGE, UNDECODABLE, header_of, publish_raw
 
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.conformance.fixtures import move
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import AmqpNames, Links, fault_in, frame_handler, read_url

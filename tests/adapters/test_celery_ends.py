@@ -17,7 +17,7 @@ from celery_worlds import CeleryRedisHarness, celery_amqp_harness
 from servers import PrivateRedis
 
 from anyjob.run.executor import JobExecutor
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.conformance.processes import QUEUES
 from anyjob.testing.probes.jobs import FailingOnce

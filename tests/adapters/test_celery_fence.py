@@ -12,7 +12,7 @@ from amqp.exceptions import AMQPError
 from celery_jobs import FailsAtItsGates, KeepsTheLock
 from celery_worlds import CeleryAmqpWorld, celery_amqp_harness
 
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.conformance.processes import QUEUES
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import read_url

@@ -22,7 +22,7 @@ from anyjob import JobState
 from anyjob.base.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
 from anyjob.base.errors import EnqueueError
 from anyjob.seams.backend import BackendConfig
-from anyjob.seams.store import JobFilter
+from anyjob.seams.stored import JobFilter
 from anyjob.testing.probes.journal import wait_until
 from anyjob_celery import RedisCeleryBackend
 from anyjob_celery.frame import headers_of

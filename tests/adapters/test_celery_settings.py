@@ -19,10 +19,10 @@ from kombu import Queue
 from anyjob import ConfigurationError, InvalidOptionError, JobRegistry, background_job
 from anyjob.base.envelope import write_envelope
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, NativeCommand
 from anyjob.seams.capabilities import Quality
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.settings.loader import load_backend
 from anyjob_celery import OwnCeleryBackend
 from anyjob_celery.existing import ExistingCeleryBackend
@@ -91,8 +91,7 @@ def test_queues(url: str, name: str) -> None:
 
 @pytest.mark.parametrize("url", [REDIS, AMQP])
 def test_the_worker_command_has_no_secret(url: str) -> None:
-    executor = JobExecutor(JobRegistry())
-    command = own(url, options={"pool": "threads"}).worker(executor, WorkerOptions(queues=("a", "b"), concurrency=3))
+    command = own(url, options={"pool": "threads"}).native_worker(WorkerOptions(queues=("a", "b"), concurrency=3))
     assert isinstance(command, NativeCommand)
     told = " ".join(command.argv)
     assert "secret" not in told
@@ -372,11 +371,11 @@ def test_settings_belong_to_the_application(shop: Celery) -> None:
 
 def test_a_concurrency_that_is_not_in_force_is_told(shop: Celery, caplog: pytest.LogCaptureFixture) -> None:
     shop.conf.update(worker_concurrency=4)
-    backend, executor = existing(), JobExecutor(JobRegistry())
+    backend = existing()
     caplog.clear()
-    backend.worker(executor, WorkerOptions(concurrency=4))
+    backend.native_worker(WorkerOptions(concurrency=4))
     assert not caplog.messages
-    backend.worker(executor, WorkerOptions())
+    backend.native_worker(WorkerOptions())
     (told,) = caplog.messages
     assert told.startswith('sets its own concurrency=1 reason="worker_concurrency = 4 is')
 

@@ -22,7 +22,7 @@ from anyjob.base.errors import ConfigurationError
 from anyjob.run.worker import HANDED_BACK
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Quality
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.settings.loader import load_backend
 from anyjob.testing.conformance import ServerWorld
 from anyjob.testing.probes.jobs import NAME, FailingOnce, Fatal

@@ -31,7 +31,7 @@ from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import NativeJob, NativeMessage
-from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob.settings.loader import load_backend
 from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing.probes.journal import wait_until

@@ -13,7 +13,7 @@ import pytest
 from dramatiq_worlds import dramatiq_harness, message
 
 from anyjob.base.envelope import JobPriority
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.conformance import ServerHarness
 from anyjob.testing.probes.jobs import NAME, Failing, FailingOnce
 from anyjob.testing.probes.journal import wait_until

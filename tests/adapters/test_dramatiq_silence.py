@@ -13,7 +13,7 @@ from dramatiq_worlds import dramatiq_amqp_harness
 
 from anyjob.base.errors import EnvelopeError
 from anyjob.seams.outcome import Outcome
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.conformance.harness import JOBS
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.amqp_again import KnownDeliveries
@@ -130,7 +130,7 @@ def test_what_was_given_back_is_nobodys() -> None:
 
 @pytest.fixture
 def source(world: Any) -> Iterator[AmqpSource]:
-    source: AmqpSource = world.manager.backends["main"].source()
+    source: AmqpSource = world.manager.backends["main"].messages_source()
     source.open(1, lambda _: None)
     yield source
     source.close()

@@ -15,11 +15,9 @@ from envelopes import make_envelope
 
 from anyjob.base.envelope import write_envelope
 from anyjob.base.errors import ConfigurationError
-from anyjob.define.registry import JobRegistry
-from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, NativeCommand
 from anyjob.seams.outcome import Completed, Deferred, Retry
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.settings.loader import load_backend
 from anyjob_dramatiq.backend import OwnDramatiqBackend
 from anyjob_dramatiq.broker import forbidden_options
@@ -103,7 +101,7 @@ def test_options_of_the_applications_middleware_pass_and_dramatiqs_do_not() -> N
 def test_the_worker_command_has_no_secret(url: str) -> None:
     backend = load_backend(BackendConfig(alias="main", url=url))
     options = WorkerOptions(queues=("mail",), concurrency=3, stop_timeout=1.5)
-    command = backend.worker(JobExecutor(JobRegistry()), options)
+    command = backend.native_worker(options)
     assert isinstance(command, NativeCommand)
     assert "secret" not in repr(command)
     assert command.argv[1:4] == ("-m", "anyjob_dramatiq", "anyjob_dramatiq.app")

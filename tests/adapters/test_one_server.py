@@ -13,7 +13,7 @@ from redis import Redis
 from servers import redis_url
 
 from anyjob import JobManager, JobRegistry, background_job, override
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.settings import load_settings
 from anyjob.settings.compose import build
 from anyjob.testing.probes.journal import wait_until
@@ -40,7 +40,7 @@ def test_systems_in_one_namespace_of_one_redis_see_their_own_jobs_alone(manager:
     for number, system in enumerate(SYSTEMS, 1):
         inspector, backend = manager.inspect(system), manager.backend(system)
         for each in range(number):
-            inspector.park(system.encode(), why)
+            backend.park(system.encode(), why)
             now = manager.executor.clock.now()
             later = make_envelope(now, f"later-{each}", delay=timedelta(minutes=1))
             backend.send([make_envelope(now, f"now-{each}"), later])

@@ -21,7 +21,7 @@ from anyjob import JobManager, JobRegistry, SystemClock
 from anyjob.base.envelope import JobEnvelope
 from anyjob.cli.doctor import Verdict, examine
 from anyjob.seams.backend import BackendConfig
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.redis_backend import DramatiqRedisBackend

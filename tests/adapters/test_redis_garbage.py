@@ -23,7 +23,7 @@ from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import EnqueueError
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.redis_backend import DramatiqRedisBackend
 from anyjob_redis import Presence

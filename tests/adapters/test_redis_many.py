@@ -23,7 +23,7 @@ from anyjob import SystemClock
 from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import EnqueueError
 from anyjob.seams.backend import BackendConfig
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.probes.journal import wait_until
 from anyjob_celery import RedisCeleryBackend
 from anyjob_dramatiq.redis_backend import DramatiqRedisBackend

@@ -13,7 +13,7 @@ from servers import redis_url
 
 from anyjob.base.clock import SystemClock
 from anyjob.base.errors import EnqueueError
-from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob_redis import ON_REDIS, NativeKey, NativeLayout, NativePlaces, ParkedJobs, RedisInspector, risks_of_held
 
 WAITING = JobFilter(states=frozenset({JobState.WAITING}))

@@ -16,7 +16,7 @@ from anyjob.base.envelope import write_envelope
 from anyjob.base.errors import InvalidOptionError, UnsupportedCapabilityError
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until
 from anyjob_redis import ParkedJobs, Presence, RecurringThread, RedisInspector, ScheduledMessages
@@ -67,7 +67,7 @@ def sent() -> list[JobEnvelope]:
 
 
 @pytest.fixture
-def inspect(parked: ParkedJobs, sent: list[JobEnvelope], clock: FakeClock) -> RedisInspector:
+def inspector(parked: ParkedJobs, sent: list[JobEnvelope], clock: FakeClock) -> RedisInspector:
     """Nothing but the parked jobs can be seen."""
     only = frozenset({JobState.ABANDONED})
     can = Capabilities(listing=only, removal=only, counts={JobState.ABANDONED: Quality.EXACT})

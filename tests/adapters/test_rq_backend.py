@@ -19,11 +19,11 @@ from servers import PrivateRedis, free_port
 
 from anyjob import JobManager, JobRegistry
 from anyjob.base.errors import ConfigurationError, DuplicateJobIdError, EnqueueError, UnsupportedCapabilityError
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, NativeCommand
 from anyjob.seams.capabilities import ALL_STATES
 from anyjob.seams.outcome import Retry
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.settings.loader import load_backend
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQJobWorker
@@ -122,7 +122,7 @@ def test_capabilities_are_told() -> None:
 )
 def test_the_native_command(options: WorkerOptions, closed: tuple[str, ...] | None, command: list[str]) -> None:
     backend = configured("rq+redis://:secret@h:1/3", queues=closed)
-    native = backend.worker(JobManager(backend, registry=JobRegistry()).executor, options)
+    native = backend.native_worker(options)
     assert isinstance(native, NativeCommand)
     assert native.argv[:3] == (sys.executable, "-m", "anyjob_rq")
     rest = list(native.argv[3:])
@@ -141,7 +141,7 @@ def test_a_pool_counts_no_jobs() -> None:
 
 def test_no_command_line_holds_a_connection_of_ones_own(backend: RQBackend, manager: JobManager) -> None:
     with pytest.raises(ConfigurationError, match="Start the worker in code: RQJobWorker"):
-        backend.worker(manager.executor, WorkerOptions())
+        backend.native_worker(WorkerOptions())
 
 
 @pytest.mark.parametrize("queues", [["Mail"], ["anyjob:mail:high"], ["reports"]])

@@ -18,7 +18,7 @@ from rq.serializers import JSONSerializer
 from rq_world import World
 from servers import PrivateRedis
 
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.probes.journal import wait_until
 
 LONG = os.environ.get("ANYJOB_TEST_LONG") == "1"

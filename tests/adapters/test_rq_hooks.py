@@ -15,7 +15,7 @@ from rq.job import Job
 from rq.worker import Worker
 
 from anyjob import JobManager, JobRegistry, RetryPolicy, Snooze
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQSimpleJobWorker
 

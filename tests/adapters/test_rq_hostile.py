@@ -21,7 +21,7 @@ from rq.webhook import Webhook
 from rq_world import World
 
 from anyjob.base.envelope import write_envelope
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing.probes.journal import wait_until
 from anyjob_rq import EnvelopeSerializer, frame
 
@@ -167,7 +167,7 @@ def test_nothing_hostile_runs_all_is_parked_and_the_good_jobs_run(
     parked = world.backend.inspector.scan(JobFilter(), limit=1000).jobs
     assert {job.state for job in parked} == {JobState.ABANDONED}
     assert len(parked) == len(ATTACKS)
-    assert {job.failure.error_type for job in parked if job.failure} == {"anyjob.base.errors.EnvelopeError"}
+    assert {job.failure.error_type for job in parked if job.failure} == {"anyjob.EnvelopeError"}
     assert not proof.exists()
     with pytest.raises(BlockingIOError):
         listener.accept()

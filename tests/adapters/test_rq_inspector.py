@@ -15,7 +15,7 @@ from anyjob import JobManager, JobPriority, JobRegistry
 from anyjob.base.envelope import write_envelope
 from anyjob.base.errors import InvalidOptionError, UnsupportedCapabilityError
 from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQSimpleJobWorker
 

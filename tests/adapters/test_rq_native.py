@@ -27,7 +27,7 @@ from servers import redis_url
 from anyjob.base.envelope import JobEnvelope, JobPriority
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.natives import NativeJob, NativeMessage
-from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob_rq import RQBackend
 
 RAN: list[Any] = []

@@ -23,7 +23,7 @@ from rq.worker_pool import WorkerPool
 
 from anyjob import JobManager, JobPriority, JobRegistry, RetryLater, RetryPolicy, current_job
 from anyjob.base.errors import ConfigurationError
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing import FakeClock
 from anyjob_rq import RQBackend, RQJobWorker, RQSimpleJobWorker
 

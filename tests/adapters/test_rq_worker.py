@@ -17,7 +17,7 @@ from servers import PrivateRedis, redis_url
 from anyjob import JobPriority
 from anyjob.run.timelimit import TIME_LIMIT_GRACE
 from anyjob.run.worker import HANDED_BACK
-from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob.testing.probes.journal import wait_until
 
 pytestmark = pytest.mark.timeout(60)
@@ -306,7 +306,7 @@ def test_a_job_in_a_call_of_c_code_is_ended_some_time_after_its_limit(world: Wor
     assert time.monotonic() - begun > 2 * (0.5 + TIME_LIMIT_GRACE)
     assert [line[:4] for line in world.ran("begin")] == [["begin", "long", "1", "0"], ["begin", "long", "2", "0"]]
     assert parked.failure is not None
-    assert (parked.failure.error_type, parked.failure.tries) == ("anyjob.base.errors.JobTimeLimitError", 2)
+    assert (parked.failure.error_type, parked.failure.tries) == ("anyjob.JobTimeLimitError", 2)
     assert "its process was killed" in parked.failure.message
     wait_until(lambda: world.ran("say", "next"))
 

@@ -41,7 +41,7 @@ def worker_transport(backend: RedisCeleryBackend) -> Any:
 
 def worker_client(backend: RQBackend) -> Any:
     """Return the connection that RQ's command line makes."""
-    command = backend.worker(JobExecutor(JobRegistry()), WorkerOptions())
+    command = backend.native_worker(WorkerOptions())
     client = Redis.from_url(command.environment["RQ_REDIS_URL"])
     pool = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)

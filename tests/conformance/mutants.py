@@ -17,7 +17,8 @@ from anyjob.base.envelope import id_in
 from anyjob.run.postponing import SNOOZES_HEADER
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.outcome import Abandoned, Completed, Deferred, Outcome, Retry
-from anyjob.seams.store import JobClaim, JobPage, LostJob
+from anyjob.seams.source import JobClaim, LostJob
+from anyjob.seams.stored import JobPage
 from anyjob.stores.store_backend import memory_backend
 from anyjob.testing.conformance import BackendConformance, BackendHarness
 

@@ -23,7 +23,7 @@ from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import EnqueueError, UnknownJobError, UnsupportedCapabilityError
 from anyjob.migration import MigrationError
 from anyjob.seams.natives import ADOPTED_HEADER
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 
 
 @dataclass

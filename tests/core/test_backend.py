@@ -22,7 +22,6 @@ from anyjob import (
     StoreBackend,
     background_job,
 )
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.capabilities import Quality
 from anyjob.seams.outcome import Deferred, Retry
 from anyjob.stores.store_backend import memory_capabilities
@@ -51,7 +50,8 @@ def test_what_the_inspector_makes_due_wakes_the_workers(registry: JobRegistry) -
     backend = StoreBackend(InMemoryJobStore(), memory_capabilities(30.0))
     manager = JobManager(backend, registry=registry)
     inspector = manager.inspect()
-    with backend.worker(manager.executor, WorkerOptions(poll=60.0)).start():
+    backend.store.poll = 60.0
+    with manager.start_worker():
         failed = manager.enqueue_by_name("note", {"word": "failed"})
         wait_until(lambda: inspector.find(failed) and inspector.count()[JobState.ABANDONED], timeout=5)
         assert inspector.retry(failed)
@@ -115,4 +115,4 @@ def test_a_wait_that_a_backend_can_not_keep_is_parked_and_does_not_spin(
     assert backend.store.count()[JobState.WAITING] == 1
     backend.settle(Deferred(replace(envelope, id="id2", due_at=clock.now() + timedelta(seconds=60))))
     (parked,) = _parked(backend)
-    assert parked.failure.error_type == "anyjob.base.errors.UnsupportedCapabilityError"
+    assert parked.failure.error_type == "anyjob.UnsupportedCapabilityError"

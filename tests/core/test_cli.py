@@ -19,6 +19,7 @@ from anyjob import (
     BackgroundJob,
     EnqueueError,
     JobEnvelope,
+    JobFailure,
     JobManager,
     JobPriority,
     JobRegistry,
@@ -28,10 +29,9 @@ from anyjob import (
     override,
 )
 from anyjob.cli.commands import ExitCode
-from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import JobBackend, NativeCommand
-from anyjob.seams.store import JobFilter
+from anyjob.seams.stored import JobFilter
+from anyjob.seams.worker_options import WorkerOptions
 
 USAGE = 2
 
@@ -334,7 +334,10 @@ class Native(JobBackend):
 
     def send(self, envelopes: Sequence[JobEnvelope], once: str | None = None) -> None: ...
 
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        raise NotImplementedError
+
+    def native_worker(self, options: WorkerOptions) -> NativeCommand:
         self.asked.append(options)
         return NativeCommand(("native", "--name", "my worker"), {"URL": "with-a-password"})
 
@@ -483,7 +486,7 @@ def backend(config):
 
 
 class Native(StoreBackend):
-    def worker(self, executor, options):
+    def native_worker(self, options):
         code = "import os; print('native', os.getpid(), os.environ['TOY_URL'], os.environ['KEPT'])"
         return NativeCommand((sys.executable, "-c", code), {"TOY_URL": "a-secret"})
 

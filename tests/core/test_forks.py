@@ -132,7 +132,7 @@ def configure(manager: JobManager) -> None:
 
 LOCKS: dict[str, tuple[Callable[[Any], AbstractContextManager[Any]], Callable[[JobManager], object]]] = {
     "store": (lambda own: own.backend().store._lock, lambda own: run(own, "plain")),
-    "its workers": (lambda own: own.backend()._lock, run_in_worker),
+    "its workers": (lambda own: own.backend().store._listeners._lock, run_in_worker),
     "registry": (lambda own: own.registry._lock, lambda own: own.registry.register_handler("new", print)),
     "time limits": (lambda own: own.executor._invoker._limits._changed, lambda own: run(own, "limited")),
     "loop": (lambda own: own.executor._invoker.loop._lock, lambda own: run(own, "slow")),

@@ -40,7 +40,6 @@ from anyjob import (
     job_name,
 )
 from anyjob.define.options import due_at, plain_options
-from anyjob.run.executor import JobExecutor
 from anyjob.seams.backend import NativeCommand, send_one_by_one
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
@@ -95,7 +94,10 @@ class Recorder(JobBackend):
             raise self.error
         self.sent.extend(envelopes)
 
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand:
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        raise NotImplementedError
+
+    def native_worker(self, options: WorkerOptions) -> NativeCommand:
         return NativeCommand(("native", "worker"), {"URL": "redis://:secret@host"})
 
     def close(self) -> None:
@@ -555,7 +557,7 @@ def test_a_native_backend_says_how_its_worker_is_run(recording: JobManager, reco
         recording.inspect()
     recording.close()
     assert recorder.closed
-    assert "secret" not in repr(recorder.worker(recording.executor, WorkerOptions()))
+    assert "secret" not in repr(recorder.native_worker(WorkerOptions()))
 
 
 def test_imports_are_done_when_a_name_is_unknown(
@@ -584,11 +586,11 @@ def test_settle_does_what_the_outcome_asks_for(recorder: Recorder, recording: Jo
     recorder.settle(Deferred(envelope))
     assert recorder.sent == [envelope, envelope]
     parked = Abandoned(b"junk", JobFailure.of(ValueError("no"), at=clock.now(), worker="w", tries=1), None)
-    with pytest.raises(EnqueueError, match="no place to park"):
+    with pytest.raises(EnqueueError, match="could not be parked: NotImplementedError"):
         recorder.settle(parked)
 
 
-def test_settle_parks_on_the_inspector(manager: JobManager, clock: FakeClock) -> None:
+def test_settle_parks_what_is_given_up(manager: JobManager, clock: FakeClock) -> None:
     failure = JobFailure.of(ValueError("no"), at=clock.now(), worker="w", tries=1)
     manager.backend().settle(Abandoned(b"junk", failure, None))
     (job,) = manager.inspect().scan(_all()).jobs
@@ -628,7 +630,7 @@ def test_run_now(manager: JobManager, clock: FakeClock) -> None:
 def test_discard_and_retry_touch_only_what_is_parked(manager: JobManager, clock: FakeClock) -> None:
     waiting = manager.enqueue(Email("a"))
     failure = JobFailure.of(ValueError("not an envelope"), at=clock.now(), worker="w", tries=0)
-    junk = manager.inspect().park(b"junk", failure)
+    junk = manager.backend().park(b"junk", failure)
     assert not manager.inspect().discard(waiting)
     assert not manager.inspect().retry(waiting)
     with pytest.raises(UnknownJobError, match=f"{junk} can't be read as a job: not an envelope"):

@@ -17,7 +17,7 @@ from anyjob.base.errors import ConfigurationError, EnqueueError, InvalidOptionEr
 from anyjob.define.registry import JobRegistry
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
 from anyjob.seams.capabilities import Quality
-from anyjob.seams.store import JobFilter
+from anyjob.seams.stored import JobFilter
 from anyjob.send.manager import JobManager
 from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing import FakeClock

@@ -209,8 +209,8 @@ def test_what_is_made_by_hand_is_plain() -> None:
     assert all_plain((config.alias, config.url, config.namespace, config.queues))
     route = JobRoute(backend=Markup("a"), job=Name.SEND)
     assert all_plain((route.backend, route.job, route.queue))
-    options = WorkerOptions(queues=[Queue.MAIL], concurrency=NumpyInt(2), poll=Seconds(5))  # type: ignore[arg-type]
-    assert all_plain((options.queues, options.concurrency, options.poll))
+    options = WorkerOptions(queues=[Queue.MAIL], concurrency=NumpyInt(2), stop_timeout=Seconds(5))  # type: ignore[arg-type]
+    assert all_plain((options.queues, options.concurrency, options.stop_timeout))
     policy = RetryPolicy(max_tries=NumpyInt(3), first_wait=Seconds(1), max_wait=Count(9))  # type: ignore[arg-type]
     assert all_plain((policy.max_tries, policy.first_wait, policy.max_wait))
     chosen = JobFilter(ids=[Markup("a")], states={"waiting"}, queues={Queue.MAIL}, name=Name.SEND)  # type: ignore[arg-type]
@@ -240,8 +240,8 @@ def test_a_filter_that_chooses_nothing_is_refused(given: dict[str, Any], told: s
     [
         ({"concurrency": 1.5}, "concurrency=1.5"),
         ({"concurrency": True}, "concurrency=True"),
-        ({"poll": float("nan")}, "poll=nan"),
-        ({"poll": 10**400}, "poll=1000"),
+        ({"stop_timeout": float("nan")}, "stop_timeout=nan"),
+        ({"stop_timeout": 10**400}, "stop_timeout=1000"),
         ({"stop_timeout": float("inf")}, "stop_timeout=inf"),
         ({"queues": "mail"}, "queues='mail'.*are a tuple"),
         ({"queues": ("Mail",)}, "queues=.*a to z first"),

@@ -37,7 +37,8 @@ from anyjob import (
 )
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.outcome import Completed, Outcome, Retry
-from anyjob.seams.store import JobClaim, JobStore
+from anyjob.seams.source import JobClaim
+from anyjob.seams.store import JobStore
 from anyjob.stores.store_backend import memory_backend
 from anyjob.testing import FakeClock
 
@@ -373,7 +374,8 @@ def test_a_local_enqueue_wakes_an_idle_worker_at_once(registry: JobRegistry, wai
     def when(sent: float) -> None:
         took.append(time.monotonic() - sent)
 
-    with manager.start_worker(options=WorkerOptions(poll=60)) as worker:
+    manager.backend().source().poll = 60  # type: ignore[union-attr]
+    with manager.start_worker() as worker:
         for number in range(1, 21):
             wait_until(lambda: worker._idle)  # noqa: SLF001  # to measure from sleep
             manager.enqueue_by_name("when", {"sent": time.monotonic()})
@@ -401,7 +403,8 @@ def test_a_worker_sleeps_until_a_job_is_due(
     registry: JobRegistry, manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil
 ) -> None:
     gate.opened.set()
-    with manager.start_worker(options=WorkerOptions(poll=3600)) as worker:
+    manager.backend().source().poll = 3600  # type: ignore[union-attr]
+    with manager.start_worker() as worker:
         manager.enqueue_by_name("gate", {"number": 1}, delay=90)
         wait_until(lambda: worker._idle)  # noqa: SLF001
         clock.travel(89)
@@ -660,7 +663,8 @@ def test_an_idle_worker_looks_again_though_the_wall_clock_was_set_back(
     manager: JobManager, clock: FakeClock, gate: Gate, wait_until: WaitUntil
 ) -> None:
     gate.opened.set()
-    with manager.start_worker(options=WorkerOptions(poll=5)) as worker:
+    manager.backend().source().poll = 5  # type: ignore[union-attr]
+    with manager.start_worker() as worker:
         wait_until(lambda: worker._idle and clock._waiting)  # noqa: SLF001
         clock.step(-3600)
         manager.backend().store.insert([gate_job(manager, 1)])  # type: ignore[attr-defined]  # as another process would
@@ -673,7 +677,8 @@ def test_a_job_runs_when_the_wall_clock_reaches_its_time_however_it_got_there(
 ) -> None:
     gate.opened.set()
     manager.enqueue_by_name("gate", {"number": 1}, delay=3600)
-    with manager.start_worker(options=WorkerOptions(poll=5)) as worker:
+    manager.backend().source().poll = 5  # type: ignore[union-attr]
+    with manager.start_worker() as worker:
         wait_until(lambda: worker._idle)  # noqa: SLF001
         clock.step(3600)
         clock.travel(5)
@@ -825,7 +830,7 @@ def test_what_worker_options_leave_unsaid_is_the_settings(registry: JobRegistry)
     assert in_code.backend().capabilities.redelivery_bound == worker._lease * 4 / 3  # noqa: SLF001
 
 
-@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"stop_timeout": -1}, {"poll": -1}])
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"stop_timeout": -1}])
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError, match=next(iter(wrong))):
         WorkerOptions(**wrong)
@@ -856,7 +861,8 @@ def test_a_rescue_wakes_an_idle_worker(registry: JobRegistry, gate: Gate, wait_u
     manager = _manager_of(store, registry, lease=0.3)
     manager.enqueue_by_name("gate", {"number": 1})
     store.claim(queues=None, limit=1, lease=timedelta(milliseconds=50), worker="gone")
-    with manager.start_worker(options=WorkerOptions(poll=3600)):
+    manager.backend().source().poll = 3600  # type: ignore[union-attr]
+    with manager.start_worker():
         wait_until(lambda: gate.finished == [1])
 
 

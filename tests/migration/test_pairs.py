@@ -62,9 +62,9 @@ def test_everything_moves_and_arrives_as_it_was(pair: Pair) -> None:
 
 @pairs
 def test_parked_jobs_move_if_asked(pair: Pair) -> None:
-    executor, inspector = pair.manager.executor, pair.manager.inspect("a")
+    executor = pair.manager.executor
     for raw in (*(write_envelope(job) for job in mixed(pair.a, 10)), b"\x00 no job"):
-        inspector.park(raw, executor.refuse(raw, f"for {raw!r}").failure)
+        pair.manager.backend("a").park(raw, executor.refuse(raw, f"for {raw!r}").failure)
     pair.fill(mixed(pair.a, 10))
     parked = frozenset({JobState.ABANDONED})
 

@@ -13,7 +13,7 @@ import pytest
 
 import anyjob
 from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.store import JobFilter
+from anyjob.seams.stored import JobFilter
 from anyjob.testing import JobSandbox, in_memory
 
 PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")

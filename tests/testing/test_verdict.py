@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from anyjob import JobFailure, JobState
-from anyjob.seams.store import StoredJob
+from anyjob.seams.stored import StoredJob
 from anyjob.testing.conformance.verdict import Fault, judge
 from anyjob.testing.probes.journal import Entry
 from anyjob.testing.probes.producer import Order

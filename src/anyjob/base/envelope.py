@@ -24,6 +24,7 @@ __all__ = [
     "MAX_ERROR_LENGTH",
     "MAX_HEADERS_SIZE",
     "QUEUE_NAME",
+    "QUEUE_RULE",
     "RESERVED_HEADER_PREFIX",
     "UNREADABLE",
     "JobEnvelope",
@@ -57,6 +58,7 @@ class JobPriority(IntEnum):
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 QUEUE_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+QUEUE_RULE: Final = "a queue's name has a to z first, then a to z, 0 to 9, '_' and '-', and 63 characters at most."
 
 _COPY: Final = "~"  # in no `JOB_ID`
 

@@ -19,17 +19,17 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from anyjob import current
-from anyjob.base.envelope import QUEUE_NAME, JobPriority
+from anyjob.base.envelope import QUEUE_NAME, QUEUE_RULE, JobPriority
 from anyjob.base.error_text import visible
 from anyjob.base.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
 from anyjob.base.urls import hide_password
 from anyjob.cli.doctor import Verdict, examine
 from anyjob.cli.process import run_children, run_worker
 from anyjob.define.options import EnqueueOptions
-from anyjob.define.registry import QUEUE_RULE
-from anyjob.run.worker import HANDED_BACK, JobWorker, WorkerOptions
+from anyjob.run.worker import HANDED_BACK, JobWorker
 from anyjob.seams.backend import JobBackend, NativeCommand
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.manager import JobManager
 from anyjob.settings import Settings, load_settings
 from anyjob.settings.loader import installed_schemes

@@ -13,7 +13,7 @@ from anyjob import current
 from anyjob.cli.commands import ExitCode, refuse_in_process, split_queues, with_exit_codes
 from anyjob.cli.moving import move_or_preview, moving_options, options_of
 from anyjob.migration import MigrationOptions
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 
 __all__ = ["migrate"]
 

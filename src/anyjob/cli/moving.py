@@ -18,7 +18,7 @@ from rich.table import Table
 from anyjob.base.error_text import visible
 from anyjob.cli.commands import ExitCode, fail
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 
 __all__ = ["move_or_preview", "moving_options", "options_of"]
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypedDict, cast
 
-from anyjob.base.envelope import JOB_ID, MAX_HEADERS_SIZE, QUEUE_NAME, RESERVED_HEADER_PREFIX, JobPriority
+from anyjob.base.envelope import JOB_ID, MAX_HEADERS_SIZE, QUEUE_NAME, QUEUE_RULE, RESERVED_HEADER_PREFIX, JobPriority
 from anyjob.base.errors import InvalidOptionError, did_you_mean, shown
 from anyjob.base.moments import plain_duration, plain_moment
 from anyjob.base.plain import plain_number, plain_text
-from anyjob.define.registry import QUEUE_RULE
 
 __all__ = ["EnqueueOptions", "PrepareOptions", "due_at", "plain_options"]
 

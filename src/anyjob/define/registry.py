@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import UNSET, Raw, UnsetType
 
-from anyjob.base.envelope import QUEUE_NAME, JobEnvelope, JobPriority
+from anyjob.base.envelope import QUEUE_NAME, QUEUE_RULE, JobEnvelope, JobPriority
 from anyjob.base.errors import DuplicateJobError, JobDefinitionError, UnknownJobError, did_you_mean, shown
 from anyjob.base.forks import in_each_process
 from anyjob.base.moments import LONGEST_WAIT
@@ -29,7 +29,6 @@ T = TypeVar("T", bound=type)
 
 _MAX_NAME: Final = 128
 _RESERVED: Final = "anyjob."
-QUEUE_RULE: Final = "a queue's name has a to z first, then a to z, 0 to 9, '_' and '-', and 63 characters at most."
 _NAME_ATTRIBUTE: Final = "__anyjob_name__"
 
 

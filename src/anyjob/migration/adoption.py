@@ -22,7 +22,7 @@ from anyjob.seams.backend import MoveMemory
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ADOPTED_HEADER, NativeJob, NativeMessage
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 
 __all__ = ["NativeReader", "NativeSource"]
 

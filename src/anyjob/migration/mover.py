@@ -23,7 +23,7 @@ from anyjob.migration.report import MigrationError, MigrationReport, MovedGroup,
 from anyjob.seams.backend import JobBackend, MoveMemory
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.inspector import HeldJob, JobInspector
-from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
 
 __all__ = ["JobMigration", "MigrationOptions"]
 
@@ -97,7 +97,6 @@ class JobMigration:
             raise _same_place(self._from, self._to)
         self._source.capabilities.refuse_moving(options.states, self._from)
         self._inspector = _inspector_of(self._from, self._source)
-        self._parked = _inspector_of(self._to, self._destination) if JobState.ABANDONED in options.states else None
         if options.verify:
             self._destination.capabilities.refuse_listing(_TO_RUN)
         self._options = options
@@ -182,8 +181,8 @@ class JobMigration:
         jobs: list[tuple[HeldJob, JobEnvelope]] = []
         for each in batch:
             job, envelope = each.job, each.job.envelope
-            if self._parked is not None and job.failure is not None:
-                self._parked.park(job.raw, job.failure)
+            if job.failure is not None:
+                self._destination.park(job.raw, job.failure)
                 self._let_go([each])
             elif envelope is not None:
                 jobs.append((each, envelope))

@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import AnyjobError
 from anyjob.seams.natives import NativeJob
-from anyjob.seams.store import JobState, StoredJob
+from anyjob.seams.stored import JobState, StoredJob
 
 __all__ = ["MigrationError", "MigrationReport", "MovedGroup", "Tally"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
@@ -39,9 +38,9 @@ from anyjob.define.upgrades import args_version
 from anyjob.run.invoker import JobInvoker, JobResolver, construct
 from anyjob.run.postponing import DEFERRALS_HEADER, defer, snooze, snoozes
 from anyjob.seams.observer import JobObservers, ProcessObservers, shielded
-from anyjob.seams.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, Retry
+from anyjob.seams.outcome import Abandoned, Completed, Deferred, JobFailure, Outcome, Retry, worker_name
 
-__all__ = ["DEFAULT_MAX_LOSSES", "DEFER_UNKNOWN", "JobExecutor", "worker_name"]
+__all__ = ["DEFAULT_MAX_LOSSES", "DEFER_UNKNOWN", "JobExecutor"]
 
 logger = JobLogger("anyjob.worker")
 
@@ -389,13 +388,6 @@ _ANOTHER_APPLICATION: Final = (
 def _plain_now(clock: Clock) -> Callable[[], datetime]:
     """Return what tells the time in the standard library's own type: the system's clock does so by itself."""
     return clock.now if type(clock) is SystemClock else lambda: plain_moment(clock.now())
-
-
-def worker_name() -> str:
-    """Return `host-pid`, the name by which this process is known in logs and failures."""
-    import socket  # a tenth of the whole import, for a name
-
-    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def _is_for_the_process(error: BaseException, stopping: bool) -> bool:

@@ -1,110 +1,32 @@
-"""Claims jobs from a store and executes them: the worker of every backend that has no native one."""
+"""Claims jobs from a source and executes them: the worker of every backend that has no native one."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final, Self
-
-from msgspec import Struct
-from msgspec.structs import force_setattr
+from typing import Final, Self
 
 from anyjob.base.clock import deadline_in
-from anyjob.base.envelope import QUEUE_NAME
-from anyjob.base.errors import InvalidOptionError, shown
+from anyjob.base.errors import InvalidOptionError
 from anyjob.base.forks import in_each_process
 from anyjob.base.interrupt import stopped_by_interrupt
 from anyjob.base.log import FENCED, JobLogger, log_event
-from anyjob.base.moments import LONGEST_WAIT
-from anyjob.base.plain import plain_number, plain_texts
-from anyjob.define.registry import QUEUE_RULE
 from anyjob.run.executor import JobExecutor
 from anyjob.seams.outcome import Outcome
-from anyjob.seams.store import JobClaim, JobStore
+from anyjob.seams.source import DEFAULT_LEASE, JobClaim, JobSource
+from anyjob.seams.worker_options import WorkerOptions
 
-__all__ = ["DEFAULT_LEASE", "DEFAULT_STOP_TIMEOUT", "HANDED_BACK", "JobWorker", "WorkerOptions"]
+__all__ = ["HANDED_BACK", "JobWorker"]
 
 logger = JobLogger("anyjob.worker")
 
-DEFAULT_LEASE: Final = 30.0
-"""Seconds, of the setting `lease`."""
-DEFAULT_STOP_TIMEOUT: Final = 30.0
-"""Seconds, of the setting `stop_timeout`."""
-
 HANDED_BACK: Final = 5
 """What a worker's process ends with that was stopped while jobs ran, and gave them back. Else it ends with 0."""
-
-
-class WorkerOptions(Struct, frozen=True, kw_only=True):
-    """What a worker serves and how. Native workers translate these into their own options. Durations in seconds."""
-
-    queues: tuple[str, ...] | None = None
-    """Logical queues to serve; None is all."""
-    exclude_queues: tuple[str, ...] = ()
-    """Serve all queues but these: of the closed list, or else of those that the registered jobs name."""
-    burst: bool = False
-    """End when nothing is due and nothing runs; what is due later, further tries too, is left to another worker."""
-    max_jobs: int | None = None
-    """End after so many jobs; None is no end."""
-    concurrency: int = 1
-    """Jobs run at the same time."""
-    stop_timeout: float | None = None
-    """How long running jobs may take to finish when the worker stops; what is left goes back, uncharged. None is the
-    manager's, which is the settings'.
-    """
-    poll: float = 5.0
-    """Longest pause between two looks into a store that other processes write to."""
-
-    def __post_init__(self) -> None:
-        for name, (plain, is_right, rule) in _RULES.items():
-            value = plain(getattr(self, name))
-            if not is_right(value):
-                raise InvalidOptionError(f"WorkerOptions({name}={shown(value)}): {rule}")
-            force_setattr(self, name, value)
-        if self.queues is not None and self.exclude_queues:
-            raise InvalidOptionError("WorkerOptions: either queues or exclude_queues, not both.")
-
-    @property
-    def stops_within(self) -> float:
-        """The `stop_timeout` in force, in seconds."""
-        return DEFAULT_STOP_TIMEOUT if self.stop_timeout is None else self.stop_timeout
-
-
-def _are_queues(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(each, str) and QUEUE_NAME.fullmatch(each) for each in value)
-
-
-def _is_number(value: object, kind: type = float) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return whole or (kind is float and isinstance(value, float))
-
-
-def _is_duration(value: Any) -> bool:
-    return _is_number(value) and 0 < value <= LONGEST_WAIT
-
-
-def _is_count(value: Any) -> bool:
-    return _is_number(value, int) and value > 0
-
-
-_QUEUES: Final = f"queues are a tuple, as ('mail',); {QUEUE_RULE}"
-_COUNT: Final = "must be a whole number more than 0."
-_DURATION: Final = "must be a number more than 0, of seconds."
-
-# How each option is made plain, when it is right, and what to say otherwise.
-_RULES: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]]] = {
-    "queues": (plain_texts, lambda value: value is None or _are_queues(value), _QUEUES),
-    "exclude_queues": (plain_texts, _are_queues, _QUEUES),
-    "max_jobs": (plain_number, lambda value: value is None or _is_count(value), f"{_COUNT[:-1]}, or None."),
-    "concurrency": (plain_number, _is_count, _COUNT),
-    "stop_timeout": (plain_number, lambda value: value is None or value == 0 or _is_duration(value), _DURATION),
-    "poll": (plain_number, _is_duration, _DURATION),
-}
 
 
 class _Shift:
@@ -142,16 +64,16 @@ class JobWorker:
 
     def __init__(
         self,
-        store: JobStore,
+        source: JobSource,
         executor: JobExecutor,
         options: WorkerOptions | None = None,
         *,
         lease: float = DEFAULT_LEASE,
     ) -> None:
-        self._store = store
+        self._source = source
         self._executor = executor
         self._options = options or WorkerOptions()
-        self._clock = store.clock
+        self._clock = source.clock
         self._lease = timedelta(seconds=lease)
         in_each_process(self._begin)
 
@@ -174,6 +96,7 @@ class JobWorker:
             if self._shift is not None:
                 raise InvalidOptionError("The worker runs already; stop it first.")
             self._shift = shift = _Shift(self._options.concurrency, self._options.max_jobs)
+        self._source.listen(self.wake)
         for number in range(shift.serving):
             self._start_thread(f"anyjob-worker-{number}", self._serve, shift)
         self._start_thread("anyjob-leases", self._keep_leases, shift)
@@ -279,7 +202,7 @@ class JobWorker:
             self._end(shift)
 
     def _claim(self, worker: str) -> Sequence[JobClaim]:
-        return self._store.claim(queues=self._options.queues, limit=1, lease=self._lease, worker=worker)
+        return self._source.claim(queues=self._options.queues, limit=1, lease=self._lease, worker=worker)
 
     def _wait_for_jobs(self, worker: str, shift: _Shift) -> Sequence[JobClaim]:
         """Sleep until something may be due; return what was claimed in the last look before it.
@@ -318,22 +241,22 @@ class JobWorker:
         That clock is read first, so that time that passes before the wall's is read ends the wait early, never late.
         """
         begun = self._clock.monotonic()
-        due_at = self._store.next_due_at(self._options.queues)
+        due_at = self._source.next_due_at(self._options.queues)
         if due_at is None:
-            return begun + self._options.poll
-        return begun + min((due_at - self._clock.now()).total_seconds(), self._options.poll)
+            return begun + self._source.poll
+        return begun + min((due_at - self._clock.now()).total_seconds(), self._source.poll)
 
     def _run(self, claim: JobClaim, shift: _Shift) -> None:
         try:
             shift.held[claim.token] = claim
             # As in a process of its own: nothing of who drains here, or of the job before, is the job's.
-            outcome = Context().run(self._executor.execute, claim.raw, stop=shift.stop)
+            outcome = Context().run(self._executor.execute, claim.raw, redelivered=claim.redelivered, stop=shift.stop)
         except BaseException:
-            self._store.release([claim])
+            self._source.release([claim])
             raise
         else:
             try:
-                held = self._store.settle(claim, outcome)
+                held = self._source.settle(claim, outcome)
             except Exception as error:  # noqa: BLE001  # it is raised if it doesn't pass
                 held = self._settle_later(claim, outcome, shift, error)
             if not held:
@@ -353,14 +276,14 @@ class JobWorker:
             self._pause(pause)
             pause *= 2
             with contextlib.suppress(Exception):
-                return self._store.settle(claim, outcome)
+                return self._source.settle(claim, outcome)
         raise error
 
     def _keep_leases(self, shift: _Shift) -> None:
         """Renew what this worker runs and recover what others lost, three times a lease."""
         while not shift.over:
             try:
-                self._store.renew(list(shift.held.values()), self._lease)
+                self._source.renew(list(shift.held.values()), self._lease)
                 self._recover()
             except Exception as error:  # noqa: BLE001  # the next time may succeed
                 log_event(logger, logging.ERROR, "leases not renewed", worker=self._executor.worker, exc_info=error)
@@ -369,7 +292,7 @@ class JobWorker:
                     self._clock.wait(shift.ended, deadline_in(self._clock, self._lease.total_seconds() / 3))
 
     def _recover(self) -> None:
-        lost = self._store.recover()
+        lost = self._source.recover()
         for job in lost:
             expired = float(job.expired_for)
             log_event(logger, logging.WARNING, "rescued", id=job.id, lost_by=job.worker, lease_expired=expired)
@@ -379,7 +302,7 @@ class JobWorker:
 
     def _hand_back(self, shift: _Shift) -> None:
         left = list(shift.held.values())
-        self._store.release(left)
+        self._source.release(left)
         for claim in left:
             log_event(logger, logging.WARNING, "released", id=claim.id, reason="it still ran")
             self._executor.tell("released", claim.raw)

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from anyjob.base.clock import Clock, SystemClock
@@ -17,12 +17,12 @@ from anyjob.base.log import JobLogger, log_event
 from anyjob.base.moments import plain_moment
 from anyjob.base.plain import plain_text, plain_texts
 from anyjob.base.urls import refuse_unreadable
-from anyjob.run.executor import JobExecutor, worker_name
-from anyjob.run.worker import DEFAULT_LEASE, JobWorker, WorkerOptions
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
-from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
+from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome, worker_name
+from anyjob.seams.source import DEFAULT_LEASE, JobSource
+from anyjob.seams.worker_options import WorkerOptions
 
 __all__ = [
     "ENQUEUE_TIMEOUT",
@@ -108,6 +108,12 @@ class JobBackend(ABC):
     capabilities: Capabilities
     """Of this instance: they may differ by transport and by whose application it is."""
 
+    clock: Clock = SystemClock()
+    """By which jobs are due."""
+
+    lease: float = DEFAULT_LEASE
+    """Seconds for which a `JobWorker` claims from `source()`; it renews them three times in that time."""
+
     inspector: JobInspector | None = None
     """What waits, seen from outside; None where the system can't be looked into."""
 
@@ -133,8 +139,22 @@ class JobBackend(ABC):
         """
 
     @abstractmethod
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> NativeCommand | JobWorker:
-        """Return the worker: a command of the system's own, or one of ours, not started."""
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        """Keep what can't run, with why, without expiry; return the id it got, by the rule of `JobStore.park`.
+
+        A backend that can't park can't settle: what is given up would come again for ever. Raises `EnqueueError`.
+        """
+
+    def native_worker(self, options: WorkerOptions) -> NativeCommand | None:  # noqa: ARG002
+        """Return the command of the system's own worker, set up safely; None: our `JobWorker` runs `source()`.
+
+        Raises `ConfigurationError`, or `UnsupportedCapabilityError` for an option that the system's worker has not.
+        """
+        return None
+
+    def source(self) -> JobSource | None:
+        """Return what a `JobWorker` of this process claims from; None: only the system's own worker runs its jobs."""
+        return None
 
     def settle(self, outcome: Outcome) -> None:
         """Do what an outcome asks for; the adapter then acknowledges the message. Written once, for all adapters.
@@ -155,17 +175,16 @@ class JobBackend(ABC):
         except EnqueueError:
             raise
         except Exception as error:  # noqa: BLE001  # not the system's: it would be the same the next time
-            now = datetime.now(UTC) if self.inspector is None else plain_moment(self.inspector.clock.now())
-            failure = JobFailure.of(error, at=now, worker=worker_name(), tries=outcome.envelope.try_count)
+            failure = JobFailure.of(
+                error, at=plain_moment(self.clock.now()), worker=worker_name(), tries=outcome.envelope.try_count
+            )
             error_type, why = failure.error_type, failure.message
             log_event(logger, logging.ERROR, "can't go back", outcome.envelope, error=error_type, reason=why)
             self._park(_written(outcome.envelope), failure)
 
     def _park(self, raw: bytes, failure: JobFailure) -> str:
-        if self.inspector is None:
-            raise EnqueueError("This backend has no place to park an abandoned job.")
         try:
-            return self.inspector.park(raw, failure)
+            return self.park(raw, failure)
         except EnqueueError:
             raise
         except Exception as error:
@@ -173,8 +192,8 @@ class JobBackend(ABC):
 
     def _refuse_wait(self, envelope: JobEnvelope) -> None:
         """Refuse what would come back at once, again and again, until it is due."""
-        if envelope.due_at is not None and self.capabilities.delay is Quality.NONE and self.inspector is not None:
-            delay = envelope.due_at - self.inspector.clock.now()
+        if envelope.due_at is not None and self.capabilities.delay is Quality.NONE:
+            delay = envelope.due_at - self.clock.now()
             if delay > timedelta():
                 raise UnsupportedCapabilityError(f"The job is to wait for {delay}; this backend has no delays.")
 

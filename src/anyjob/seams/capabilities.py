@@ -10,7 +10,7 @@ from typing import Final
 
 from anyjob.base.envelope import JobEnvelope, JobPriority
 from anyjob.base.errors import UnsupportedCapabilityError
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 
 __all__ = ["ALL_STATES", "BulkAtomicity", "Capabilities", "Quality"]
 

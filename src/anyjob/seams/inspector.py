@@ -19,8 +19,7 @@ from anyjob.base.errors import UnknownJobError
 from anyjob.define.upgrades import ARGS_VERSION_HEADER
 from anyjob.seams.capabilities import ALL_STATES, Capabilities
 from anyjob.seams.observer import JobObservers
-from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobFilter, JobPage, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobPage, JobState, StoredJob
 
 __all__ = ["HeldJob", "JobInspector"]
 
@@ -42,7 +41,7 @@ class HeldJob(ABC):
 class JobInspector(ABC):
     """The jobs that wait or are parked, seen from outside. Works on raw envelopes: no job code is needed.
 
-    An adapter writes the first four methods; the rest is the core's, made of `drain` and `scan`. What `Capabilities`
+    An adapter writes the first three methods; the rest is the core's, made of `drain` and `scan`. What `Capabilities`
     doesn't list or can't take out is left out, and refused where it is asked for by its state.
     """
 
@@ -77,10 +76,6 @@ class JobInspector(ABC):
         for, each for five minutes at least. What goes back goes to its very place. What a context of the same `holder`
         still holds, for its process was killed, goes back first. It may end before the jobs do, to let go of others.
         """
-
-    @abstractmethod
-    def park(self, raw: bytes, failure: JobFailure) -> str:
-        """Keep what can't run, with why, without expiry; return the id it got, by the rule of `JobStore.park`."""
 
     def recover(self) -> None:
         """Give back what dead workers held, by the rules of the system's own workers, where it takes somebody to."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from anyjob.base.envelope import RESERVED_HEADER_PREFIX
-from anyjob.seams.store import StoredJob
+from anyjob.seams.stored import StoredJob
 
 __all__ = ["ADOPTED_HEADER", "NativeJob", "NativeMessage", "ReadNative"]
 

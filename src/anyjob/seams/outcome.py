@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 
 from msgspec import Struct
@@ -9,7 +10,7 @@ from msgspec import Struct
 from anyjob.base.envelope import JobEnvelope, UtcDatetime
 from anyjob.base.error_text import encodable, format_error, tellable, type_name
 
-__all__ = ["Abandoned", "Completed", "Deferred", "JobFailure", "Outcome", "Retry"]
+__all__ = ["Abandoned", "Completed", "Deferred", "JobFailure", "Outcome", "Retry", "worker_name"]
 
 _MAX_TRACEBACK = 16 * 1024
 
@@ -73,3 +74,10 @@ class Abandoned(Struct, frozen=True):
 
 
 Outcome = Completed | Retry | Deferred | Abandoned
+
+
+def worker_name() -> str:
+    """Return `host-pid`, the name by which this process is known in logs and failures."""
+    import socket  # a tenth of the whole import, for a name
+
+    return f"{socket.gethostname()}-{os.getpid()}"

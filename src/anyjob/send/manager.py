@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
@@ -31,10 +30,11 @@ from anyjob.define.signature import JobFunction
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport, NativeReader, NativeSource
 from anyjob.run.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.run.invoker import JobResolver, NamedResolver, construct
-from anyjob.run.worker import JobWorker, WorkerOptions
+from anyjob.run.worker import JobWorker
 from anyjob.seams.backend import ENQUEUE_TIMEOUT, JobBackend, NativeCommand
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.observer import JobObserver, JobObservers
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.calls import JobCall, TypedJob
 from anyjob.send.preparing import NO_ID, JobPreparer, kept
 from anyjob.send.routing import JobBackends, JobRoute, JobRouter, JobWiring, OffLoop
@@ -92,7 +92,6 @@ class JobManager:
         self._imports = tuple(imports)
         self.observers = JobObservers(observers)
         self._resolver = resolver
-        self._workers: weakref.WeakSet[JobWorker] = weakref.WeakSet()
         self._preparer = JobPreparer(registry, serializer or JsonJobSerializer())
         self._senders = JobSenders(enqueue_timeout)
         self._make_executor = partial(
@@ -251,7 +250,7 @@ class JobManager:
             raise ConfigurationError(
                 f"Backend {alias!r} has a worker of its own: run `anyjob worker --backend {alias}`."
             )
-        self._workers.add(worker)
+        self._wiring.workers.add(worker)
         return worker
 
     def any_worker(self, alias: str, options: WorkerOptions) -> NativeCommand | JobWorker:
@@ -273,7 +272,13 @@ class JobManager:
         for queue in options.queues or ():
             router.refuse_unknown_queue(alias, queue)
             router.refuse_misspelt_queue(queue, self.registry.queues())
-        return backend.worker(self.executor, options)
+        native = backend.native_worker(options)
+        if native is not None:
+            return native
+        source = backend.source()
+        if source is None:
+            raise ConfigurationError(f"Backend {alias!r} has no worker that anyjob could start.")
+        return JobWorker(source, self.executor, options, lease=backend.lease)
 
     def start_worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
         """Start a worker in threads of this process and return it; `stop` it, or use it in a `with`.
@@ -364,11 +369,12 @@ class JobManager:
 
         What is used later opens anew.
         """
-        for worker in list(self._workers):
+        wiring = self._wiring
+        every = (self._own,) if wiring is self._own else (self._own, wiring)
+        for worker in [worker for each in every for worker in each.workers]:
             worker.stop()
         self._senders.close()
-        wiring = self._wiring
-        for each in (self._own,) if wiring is self._own else (self._own, wiring):
+        for each in every:
             for backend in each.backends.made.values():
                 backend.close()
             each.executor.close()

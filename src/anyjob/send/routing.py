@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Final
+from weakref import WeakSet
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
 from anyjob.base.clock import Clock
@@ -25,6 +26,7 @@ from anyjob.base.forks import forks_wait, in_each_process
 from anyjob.base.log import JobLogger, log_event
 from anyjob.base.plain import plain_text
 from anyjob.run.executor import JobExecutor
+from anyjob.run.worker import JobWorker
 from anyjob.seams.backend import JobBackend
 from anyjob.seams.capabilities import Quality
 from anyjob.seams.observer import JobObservers
@@ -86,8 +88,8 @@ class JobRoute(Struct, frozen=True, kw_only=True):
     queue: str | None = None
 
     def __post_init__(self) -> None:
-        for field in self.__struct_fields__:
-            force_setattr(self, field, plain_text(getattr(self, field)))
+        for name in self.__struct_fields__:
+            force_setattr(self, name, plain_text(getattr(self, name)))
 
     def fits(self, name: str, queue: str) -> bool:
         return fnmatchcase(name, self.job) if self.job is not None else queue == self.queue
@@ -232,3 +234,5 @@ class JobWiring(Struct, frozen=True):
     router: JobRouter
     observers: JobObservers
     off_loop: OffLoop
+    workers: WeakSet[JobWorker] = field(default_factory=WeakSet)
+    """Those that were made for this process and may still run."""

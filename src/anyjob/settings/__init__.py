@@ -16,9 +16,10 @@ from anyjob.define.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.define.serializer import DEFAULT_MAX_ARGS_SIZE
 from anyjob.run.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN
 from anyjob.run.invoker import JobResolver
-from anyjob.run.worker import DEFAULT_LEASE, DEFAULT_STOP_TIMEOUT
 from anyjob.seams.backend import ENQUEUE_TIMEOUT
 from anyjob.seams.observer import JobObserver
+from anyjob.seams.source import DEFAULT_LEASE
+from anyjob.seams.worker_options import DEFAULT_STOP_TIMEOUT
 from anyjob.send.routing import JobRoute
 from anyjob.settings.schema import read_source
 from anyjob.settings.sources import CONFIG_VARIABLE, Source, aliases_in, read_environment, read_files, working_directory

@@ -12,8 +12,8 @@ from anyjob.base.named import NamedObject
 from anyjob.define.registry import JobRegistry
 from anyjob.define.serializer import JsonJobSerializer
 from anyjob.run.invoker import JobResolver, NamedResolver, construct
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import BackendConfig, JobBackend
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.manager import JobManager
 from anyjob.settings import Settings, load_settings
 from anyjob.settings.loader import installed_schemes, load_backend

@@ -7,13 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from anyjob.base.envelope import QUEUE_NAME
+from anyjob.base.envelope import QUEUE_NAME, QUEUE_RULE
 from anyjob.base.errors import JobDefinitionError, did_you_mean, shown
 from anyjob.base.moments import LONGEST_WAIT
 from anyjob.base.named import OBJECT_NAME
 from anyjob.base.plain import plain_number, plain_text, plain_texts
 from anyjob.base.urls import is_url
-from anyjob.define.registry import QUEUE_RULE
 from anyjob.define.retry import RetryPolicy
 from anyjob.seams.observer import JobObserver
 from anyjob.send.routing import JobRoute

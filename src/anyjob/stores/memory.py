@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
 
@@ -17,7 +17,9 @@ from anyjob.base.envelope import JobEnvelope, JobIds, copy_id, count_loss_in, id
 from anyjob.base.errors import DuplicateJobIdError, InvalidOptionError
 from anyjob.base.forks import in_each_process
 from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
-from anyjob.seams.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob, StoredJob
+from anyjob.seams.source import JobClaim, Listeners, LostJob
+from anyjob.seams.store import JobStore
+from anyjob.seams.stored import JobFilter, JobPage, JobState, StoredJob
 from anyjob.stores.lanes import JobLane, JobRow
 
 __all__ = ["InMemoryJobStore"]
@@ -46,6 +48,7 @@ class InMemoryJobStore(JobStore):
         self.clock = clock or SystemClock()
         self._ids = JobIds()  # for what is parked without one
         self._tokens = itertools.count(1)
+        self._listeners = Listeners()
         in_each_process(self._begin)
 
     def _begin(self) -> None:
@@ -68,6 +71,7 @@ class InMemoryJobStore(JobStore):
                 raise _duplicate("an id that occurs twice", envelopes)
             for row, envelope in rows:
                 self._add(row, envelope)
+        self._listeners.tell()
 
     def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         now = self.clock.now
@@ -100,7 +104,9 @@ class InMemoryJobStore(JobStore):
                 again = self._row(outcome.envelope)  # first, for it may not be encodable
                 self._drop(row)
                 self._add(again, outcome.envelope)
-            return True
+        if not isinstance(outcome, Completed):
+            self._listeners.tell()
+        return True
 
     def release(self, claims: Sequence[JobClaim]) -> None:
         with self._lock:
@@ -108,6 +114,10 @@ class InMemoryJobStore(JobStore):
                 row = self._held(claim)
                 if row is not None:
                     self._put_back(row)
+        self._listeners.tell()
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        self._listeners.add(wake)
 
     def renew(self, claims: Sequence[JobClaim], lease: timedelta) -> Sequence[JobClaim]:
         until = self.clock.monotonic() + lease.total_seconds()

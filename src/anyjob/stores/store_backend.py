@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import atexit
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
 from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import ConfigurationError
-from anyjob.base.forks import in_each_process
 from anyjob.base.log import JobLogger
-from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import DEFAULT_LEASE, JobWorker, WorkerOptions
 from anyjob.seams.backend import BackendConfig, JobBackend
 from anyjob.seams.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
 from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.outcome import Completed, Deferred, JobFailure
-from anyjob.seams.store import JobClaim, JobFilter, JobPage, JobState, JobStore, StoredJob
+from anyjob.seams.source import DEFAULT_LEASE, JobClaim
+from anyjob.seams.store import JobStore
+from anyjob.seams.stored import JobFilter, JobPage, JobState, StoredJob
 from anyjob.stores.memory import InMemoryJobStore
 
 __all__ = ["StoreBackend", "memory_backend", "memory_capabilities"]
@@ -29,7 +27,7 @@ logger = JobLogger("anyjob.worker")
 
 
 class StoreBackend(JobBackend):
-    """Sends into a store; its workers claim from it, woken at once by what this process sends, retries or runs now.
+    """Sends into a store; its workers claim from it.
 
     Any store can be listed, counted and taken from, and its workers end by themselves: `capabilities` need not say so.
     `lease` is in seconds, that of the workers; `redelivery_bound` follows from it.
@@ -37,7 +35,8 @@ class StoreBackend(JobBackend):
 
     def __init__(self, store: JobStore, capabilities: Capabilities, *, lease: float = DEFAULT_LEASE) -> None:
         self.store = store
-        self._lease = lease
+        self.clock = store.clock
+        self.lease = lease
         self.capabilities = capabilities = replace(
             capabilities,
             listing=ALL_STATES,
@@ -46,31 +45,19 @@ class StoreBackend(JobBackend):
             counts=dict.fromkeys(JobState, Quality.EXACT),
             bounded_worker=True,
         )
-        self.inspector = _StoreInspector(store, capabilities, self._wake)
-        self._workers: list[weakref.ref[JobWorker]] = []
-        in_each_process(self._begin)
-
-    def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self.inspector = _StoreInspector(store, capabilities)
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self.store.insert(envelopes)
-        self._wake()
 
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
-        return self.woken(JobWorker(self.store, executor, options, lease=self._lease))
+    def park(self, raw: bytes, failure: JobFailure) -> str:
+        return self.store.park(raw, failure)
 
-    def woken(self, worker: JobWorker) -> JobWorker:
-        """Wake a worker that looks into this backend's store by a way of its own; return it."""
-        with self._lock:
-            self._workers = [*(each for each in self._workers if each() is not None), weakref.ref(worker)]
-        return worker
+    def source(self) -> JobStore:
+        return self.store
 
-    def _wake(self) -> None:
-        for reference in self._workers:
-            worker = reference()
-            if worker is not None:
-                worker.wake()
+    def close(self) -> None:
+        self.store.close()
 
 
 def memory_capabilities(lease: float) -> Capabilities:
@@ -109,29 +96,25 @@ def _report_unrun(store: weakref.ref[JobStore]) -> None:
 
 
 class _HeldInStore(HeldJob):
-    def __init__(self, store: JobStore, claim: JobClaim, job: StoredJob, wake: Callable[[], None]) -> None:
+    def __init__(self, store: JobStore, claim: JobClaim, job: StoredJob) -> None:
         self._store = store
         self._claim = claim
-        self._wake = wake
         self.job = job
 
     def acknowledge(self) -> bool:
         return self._store.settle(self._claim, Completed())
 
     def replace(self, envelope: JobEnvelope) -> bool:
-        held = self._store.settle(self._claim, Deferred(envelope))
-        self._wake()
-        return held
+        return self._store.settle(self._claim, Deferred(envelope))
 
 
 class _StoreInspector(JobInspector):
     """A store's jobs, held by its leases."""
 
-    def __init__(self, store: JobStore, capabilities: Capabilities, wake: Callable[[], None]) -> None:
+    def __init__(self, store: JobStore, capabilities: Capabilities) -> None:
         self._store = store
         self.clock = store.clock
         self.capabilities = capabilities
-        self._wake = wake
 
     def count(self) -> Mapping[JobState, int]:
         return self._store.count()
@@ -149,20 +132,15 @@ class _StoreInspector(JobInspector):
                 ids = frozenset(claim.id for claim in claims)
                 by_id = {job.id: job for job in self._store.scan(JobFilter(ids=ids), limit=len(claims)).jobs}
                 for claim in claims:
-                    yield _HeldInStore(self._store, claim, by_id[claim.id], self._wake)
+                    yield _HeldInStore(self._store, claim, by_id[claim.id])
 
         try:
             yield come_past()
         finally:
             self._store.release(held)  # those settled are no longer held
-            self._wake()
 
     def recover(self) -> None:
         self._store.recover()
-        self._wake()
-
-    def park(self, raw: bytes, failure: JobFailure) -> str:
-        return self._store.park(raw, failure)
 
 
 _HOLD = timedelta(minutes=5)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from anyjob.base.envelope import JobEnvelope, read_envelope
 from anyjob.run.executor import JobExecutor
 from anyjob.seams.outcome import Outcome
-from anyjob.seams.store import JobClaim
+from anyjob.seams.source import JobClaim
 from anyjob.testing.sandbox_backend import SandboxBackend
 
 __all__ = ["JobDelivery"]

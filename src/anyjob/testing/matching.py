@@ -8,10 +8,10 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 from msgspec import UNSET
 
-from anyjob.base.envelope import QUEUE_NAME, JobPriority
+from anyjob.base.envelope import QUEUE_NAME, QUEUE_RULE, JobPriority
 from anyjob.base.errors import InvalidArgsError, InvalidOptionError, UnknownJobError, did_you_mean
 from anyjob.define.plain_data import refuse_unknown_fields
-from anyjob.define.registry import QUEUE_RULE, JobConfiguration
+from anyjob.define.registry import JobConfiguration
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob
 from anyjob.testing.record import AbandonedJob, EnqueuedJob, RanJob
 

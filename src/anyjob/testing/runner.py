@@ -11,7 +11,7 @@ from anyjob.base.envelope import read_envelope
 from anyjob.base.interrupt import stopped_by_interrupt
 from anyjob.define.retry import RetryLater, Snooze
 from anyjob.seams.outcome import Completed, Outcome
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.delivery import JobDelivery
 from anyjob.testing.faults import SandboxFaults
 from anyjob.testing.record import EnqueuedJob, JobRecord, JobWatcher
@@ -53,7 +53,9 @@ class JobLine(NamedTuple):
     def claim(self, chosen: JobChoice) -> JobDelivery | None:
         """Return the delivery of the chosen job that is first, if one is due."""
         self._recover()
-        claim = self.backend.store.claim_chosen(self.rows(chosen), lease=self.backend.lease, worker="sandbox")
+        claim = self.backend.store.claim_chosen(
+            self.rows(chosen), lease=self.backend.comes_back_after, worker="sandbox"
+        )
         return None if claim is None else JobDelivery(self.backend, self.watcher.executor, claim)
 
     def due_ids(self, chosen: JobChoice) -> set[str]:

@@ -15,8 +15,8 @@ from anyjob.base.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority
 from anyjob.current import get_manager, redirect
 from anyjob.define.upgrades import ARGS_VERSION_HEADER
 from anyjob.job import FunctionJob
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.manager import JobManager
 from anyjob.testing.assertions import JobAssertions
 from anyjob.testing.faults import Fault

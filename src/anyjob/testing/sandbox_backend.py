@@ -12,13 +12,12 @@ from typing import Final
 from msgspec.structs import replace
 
 from anyjob.base.envelope import JobEnvelope
-from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import JobWorker, WorkerOptions
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.inspector import HeldJob, JobInspector
-from anyjob.seams.outcome import JobFailure, Outcome
-from anyjob.seams.store import JobClaim, JobFilter, JobPage, JobState
+from anyjob.seams.outcome import Outcome
+from anyjob.seams.source import JobClaim
+from anyjob.seams.stored import JobFilter, JobPage, JobState
 from anyjob.settings.loader import load_backend
 from anyjob.stores.lanes import JobRow
 from anyjob.stores.memory import InMemoryJobStore
@@ -132,8 +131,6 @@ class SandboxBackend(StoreBackend):
         super().__init__(store, capabilities)
         self._faults = faults
         self._accepted = accepted
-        self.workers: list[JobWorker] = []
-        """Every worker that was made here."""
         if capabilities is not MEMORY:
             whole, self.capabilities = self.inspector, capabilities
             self.inspector = (
@@ -141,17 +138,12 @@ class SandboxBackend(StoreBackend):
             )
 
     @property
-    def lease(self) -> timedelta:
+    def comes_back_after(self) -> timedelta:
         """After how long the job of a killed worker runs again."""
         return self.capabilities.redelivery_bound or _UNBOUNDED
 
     def send(self, envelopes: Sequence[JobEnvelope]) -> None:
         self._faults.accept(envelopes, self.capabilities.bulk, self._take)
-
-    def worker(self, executor: JobExecutor, options: WorkerOptions) -> JobWorker:
-        worker = super().worker(executor, options)
-        self.workers.append(worker)
-        return worker
 
     def put(self, envelopes: Sequence[JobEnvelope]) -> None:
         """Keep jobs that nobody here enqueued, whatever the faults say."""
@@ -179,9 +171,6 @@ class _LimitedInspector(JobInspector):
 
     def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> AbstractContextManager[Iterator[HeldJob]]:
         return self._inspector.hold(chosen, holder=holder, ahead=ahead)
-
-    def park(self, raw: bytes, failure: JobFailure) -> str:
-        return self._inspector.park(raw, failure)
 
 
 def _within(chosen: JobFilter, states: frozenset[JobState]) -> JobFilter:

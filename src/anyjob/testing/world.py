@@ -12,8 +12,9 @@ from anyjob.base.errors import InvalidOptionError
 from anyjob.current import default_registry
 from anyjob.define.context import running_job
 from anyjob.define.registry import JobConfiguration
-from anyjob.run.worker import JobWorker, WorkerOptions
+from anyjob.run.worker import JobWorker
 from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.manager import JobManager
 from anyjob.send.routing import JobWiring
 from anyjob.testing.faults import SandboxFaults
@@ -96,10 +97,9 @@ class SandboxWorld:
 
     def close(self) -> None:
         """End all that runs in here, workers that the application started too."""
-        for line in self.lines:
-            _stop(line.backend.workers)
-        for watcher in self._watchers:
-            watcher.executor.close()
+        for wiring in self._wirings.values():
+            _stop(wiring.workers)
+            wiring.executor.close()
 
     def _wire(self, manager: JobManager) -> JobWiring:
         watcher = JobWatcher(self._record, manager.registry, self._enqueued)
@@ -131,7 +131,7 @@ class SandboxWorld:
 
     def _serve(self, line: JobLine) -> None:
         assert self._serving is not None  # noqa: S101  # for mypy: whoever calls has seen to it
-        self._workers.append(line.backend.worker(line.watcher.executor, self._serving).start())
+        self._workers.append(JobWorker(line.backend.store, line.watcher.executor, self._serving).start())
 
     def _enqueued(self, envelope: JobEnvelope) -> None:
         """An enqueue is over for one job: run, if that is the mode, after the last of them, and inside of no job."""

@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised
 from anyjob.testing.conformance.harness import CHORES, JOBS, BackendHarness, World
 from anyjob.testing.conformance.stage import Stage, stage_on

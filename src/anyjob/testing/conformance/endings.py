@@ -91,7 +91,7 @@ class EndingsConformance(KitFixtures):
         (begin,) = world.journal.wait(1, "begin", "a")
         (parked,) = world.wait_parked(timeout=30)
         assert parked.failure is not None
-        assert parked.failure.error_type == "anyjob.base.errors.JobTimeLimitError"
+        assert parked.failure.error_type == "anyjob.JobTimeLimitError"
         assert parked.failure.tries == 1
         took = parked.failure.failed_at.timestamp() - begin.at
         assert 1.0 <= took <= (1.0 + TIME_LIMIT_GRACE if hard else blocked) + SLACK

@@ -16,10 +16,10 @@ from anyjob.base.clock import SystemClock
 from anyjob.base.envelope import JobPriority
 from anyjob.base.errors import UnsupportedCapabilityError
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
-from anyjob.run.worker import WorkerOptions
 from anyjob.seams.backend import JobBackend
 from anyjob.seams.capabilities import Capabilities, Quality
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.conformance.harness import BackendHarness, World

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from anyjob.base.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority
 from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob.send.manager import JobManager
 from anyjob.testing.probes.jobs import Probe
 from anyjob.testing.probes.journal import Journal, wait_until

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from anyjob.base.envelope import write_envelope
-from anyjob.seams.store import JobState, StoredJob
+from anyjob.seams.stored import JobState, StoredJob
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import WorkerHandle, World
 from anyjob.testing.conformance.mutations import Fate, Mutant, mutations

@@ -12,10 +12,13 @@ from typing import Any
 from anyjob.base.envelope import JobEnvelope
 from anyjob.current import default_registry, override
 from anyjob.define.registry import JobRegistry
-from anyjob.run.worker import HANDED_BACK, JobWorker, WorkerOptions
+from anyjob.run.worker import HANDED_BACK, JobWorker
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.outcome import JobFailure, Outcome
-from anyjob.seams.store import JobClaim, JobFilter, JobPage, JobState, JobStore, LostJob
+from anyjob.seams.source import JobClaim, LostJob
+from anyjob.seams.store import JobStore
+from anyjob.seams.stored import JobFilter, JobPage, JobState
+from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.manager import JobManager
 from anyjob.settings import load_settings
 from anyjob.settings.compose import build
@@ -60,6 +63,9 @@ class SeveredStore(JobStore):
 
     def next_due_at(self, queues: Sequence[str] | None) -> datetime | None:
         return None if self.cut else self._store.next_due_at(queues)
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        self._store.listen(wake)
 
     def hold(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         return () if self.cut else self._store.hold(chosen, limit=limit, lease=lease, worker=worker)
@@ -151,7 +157,7 @@ class _StoreWorld(World):
             stop_timeout=manager.worker_options.stop_timeout,
         )
         made = JobWorker(store, manager.executor, options, lease=self.lease)
-        worker = _ThreadedWorker(store, self.backend.woken(made))
+        worker = _ThreadedWorker(store, made)
         self._workers.append(worker)
         return worker
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from anyjob.base.envelope import JobPriority, write_envelope
 from anyjob.base.errors import UnknownJobError
 from anyjob.seams.capabilities import Quality
-from anyjob.seams.store import JobFilter, JobState
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.jobs import NAME, Failing, FailingOnce
@@ -31,7 +31,7 @@ class InspectorConformance(KitFixtures):
         inspector = world.manager.inspect()
         world.enqueue("a", "b", "c")
         world.enqueue("d", "e", delay=FAR)
-        inspector.park(b"junk", world.manager.executor.refuse(b"junk", "no job").failure)
+        world.manager.backend().park(b"junk", world.manager.executor.refuse(b"junk", "no job").failure)
         expected = {JobState.WAITING: 3, JobState.SCHEDULED: 2, JobState.ABANDONED: 1, JobState.RUNNING: 0}
         assert set(inspector.count()) == set(world.can.counts)
         for state, quality in world.can.counts.items():
@@ -251,7 +251,7 @@ class InspectorConformance(KitFixtures):
         inspector = world.manager.inspect()
         raws = [b"", b"\x00\xff\x80 no text", b"{}", bytes(range(256)) * 100]
         failures = [world.manager.executor.refuse(raw, f"reason {number}").failure for number, raw in enumerate(raws)]
-        ids = [inspector.park(raw, failure) for raw, failure in zip(raws, failures, strict=True)]
+        ids = [world.manager.backend().park(raw, failure) for raw, failure in zip(raws, failures, strict=True)]
         assert len(set(ids)) == len(raws)
         parked = {job.id: job for job in world.wait_parked(len(raws))}
         for job_id, raw, failure in zip(ids, raws, failures, strict=True):
@@ -316,7 +316,7 @@ def _begins_soon(world: World, job_id: str, count: int = 1) -> None:
 
 
 def _park(world: World, raw: bytes) -> str:
-    return world.manager.inspect().park(raw, world.manager.executor.refuse(raw, "a reason").failure)
+    return world.manager.backend().park(raw, world.manager.executor.refuse(raw, "a reason").failure)
 
 
 def _raw_of(world: World, job_id: str) -> bytes:

@@ -15,7 +15,7 @@ from anyjob.base.errors import DuplicateJobIdError, EnqueueError, InvalidOptionE
 from anyjob.define.options import PrepareOptions
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
 from anyjob.seams.capabilities import Quality
-from anyjob.seams.store import JobFilter, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.conformance.fixtures import KitFixtures, move, needs, promised
@@ -122,11 +122,10 @@ class MovingConformance(KitFixtures):
 
     @needs("moving", "parked jobs")
     def test_parked_jobs_move_if_asked(self, *, world: World) -> None:
-        inspector = world.manager.inspect()
         raws = [b"\x00\xff no job", b'{"v":99}']
         before = {raw: world.manager.executor.refuse(raw, f"because of {raw!r}").failure for raw in raws}
         for raw, failure in before.items():
-            inspector.park(raw, failure)
+            world.manager.backend().park(raw, failure)
         assert {job.raw: job.failure for job in world.jobs(JobState.ABANDONED)} == before
         memory = _memory()
         assert _move_away(world, memory).read == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from anyjob.seams.store import JobState
+from anyjob.seams.stored import JobState
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.jobs import NAME, Failing, FailingByDefault, FailingOnce, Hopeless, Later

@@ -17,7 +17,9 @@ from anyjob.base.clock import Clock
 from anyjob.base.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
 from anyjob.base.errors import DuplicateJobIdError
 from anyjob.seams.outcome import Abandoned, Completed, Deferred, JobFailure, Retry
-from anyjob.seams.store import JobClaim, JobFilter, JobState, JobStore
+from anyjob.seams.source import JobClaim
+from anyjob.seams.store import JobStore
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing.clock import FakeClock
 
 __all__ = ["StoreConformance"]

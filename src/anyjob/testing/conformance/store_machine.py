@@ -14,7 +14,9 @@ from msgspec.structs import replace
 from anyjob.base.clock import Clock
 from anyjob.base.envelope import JobEnvelope, JobPriority, read_envelope, write_envelope
 from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Retry
-from anyjob.seams.store import JobClaim, JobFilter, JobState, JobStore
+from anyjob.seams.source import JobClaim
+from anyjob.seams.store import JobStore
+from anyjob.seams.stored import JobFilter, JobState
 from anyjob.testing.clock import FakeClock
 
 __all__ = ["StoreMachine"]

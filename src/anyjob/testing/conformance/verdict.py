@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
-from anyjob.seams.store import StoredJob
+from anyjob.seams.stored import StoredJob
 from anyjob.testing.probes.chores import FIRST_WAIT, MAX_TRIES
 from anyjob.testing.probes.journal import Entry
 from anyjob.testing.probes.producer import Order
