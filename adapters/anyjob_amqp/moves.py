@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from anyjob.base.envelope import UNREADABLE
 from anyjob.base.errors import EnqueueError
-from anyjob.seams.backend import MoveMemory
+from anyjob.seams.marks import SendMarks
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.topology import AmqpNames
@@ -28,7 +28,7 @@ class _Note(Struct, frozen=True):
     """What came again."""
 
 
-class MoveJournal(MoveMemory):
+class MoveJournal(SendMarks):
     """The moves into one namespace, each with a queue that holds its newest note. Raises `EnqueueError`.
 
     For one mover of a move at a time.
@@ -39,37 +39,44 @@ class MoveJournal(MoveMemory):
         self._publisher = publisher
         self._names = names
         self._notes: dict[str, _Note] = {}
+        self._gone: dict[str, set[str]] = {}
 
-    def begin(self, move: str) -> None:
-        self.note(move, (), ())
+    def begin(self, mark: str) -> None:
+        self.note(mark, ())
 
-    def knows(self, move: str) -> bool:
+    def knows(self, mark: str) -> bool:
         with translated(), self._links.link() as link, link.connection.channel() as channel:
             try:
-                channel.queue_declare(self._names.moving(move), passive=True)
+                channel.queue_declare(self._names.moving(mark), passive=True)
             except NotFound:
                 return False
             return True
 
-    def note(self, move: str, ids: Collection[str], gone: Collection[str]) -> Collection[str]:
-        """Note, before jobs are sent, that they will be, and which others can't come again; return all ids of the move
-        that may be there twice.
-        """
-        last = self._notes.get(move) or self._read(move)
-        under_way, coming = last.under_way.difference(gone), frozenset(ids)
+    def in_doubt(self, mark: str) -> Collection[str]:
+        return (self._notes.get(mark) or self._read(mark)).in_doubt
+
+    def note(self, mark: str, ids: Collection[str]) -> None:
+        """Note, before jobs are sent, that they will be."""
+        last = self._notes.get(mark) or self._read(mark)
+        under_way, coming = last.under_way.difference(self._gone.get(mark, ())), frozenset(ids)
         note = _Note(under_way | coming, last.in_doubt | under_way & coming)
         try:
-            self._write(move, note)
+            self._write(mark, note)
         except EnqueueError as error:
             raise EnqueueError(str(error), rejected=list(ids)) from error  # the note is in doubt; no job was sent
-        self._notes[move] = note
-        return note.in_doubt
+        self._notes[mark] = note
+        self._gone.pop(mark, None)
 
-    def forget(self, move: str | None) -> None:
-        if move is not None:  # what is noted of others harms nobody: it is only told, and expires
-            self._notes.pop(move, None)
-            with translated(), self._links.link() as link:
-                link.channel.queue_delete(self._names.moving(move))
+    def forget(self, mark: str | None, ids: Collection[str] | None = None) -> None:
+        if mark is None:
+            return  # what is noted of others harms nobody: it is only told, and expires
+        if ids is not None:
+            self._gone.setdefault(mark, set()).update(ids)  # the next note leaves them out
+            return
+        self._notes.pop(mark, None)
+        self._gone.pop(mark, None)
+        with translated(), self._links.link() as link:
+            link.channel.queue_delete(self._names.moving(mark))
 
     def _read(self, move: str) -> _Note:
         """Return what is noted, which stays there. A mover may have died between a new note and the end of the old."""

@@ -75,14 +75,14 @@ class ExistingCeleryBackend(CeleryBackend):
             self._on = found(self.config, conf, self._queues, connection)
         self.capabilities = self._on.capabilities(_CAN)
         self.inspector = self._on.inspect(self.capabilities, self.resend)
-        self.moves = self._on.moves
+        self.marks = self._on.marks
         self._holds = IS_HELD[transport]
         self.longest_eta = min(self.longest_eta, self._on.longest_eta)
         self.risks = risks_of(conf, transport, self._queues.declared)
         for risk in self.risks:
             log_event(logger, logging.WARNING, "unsafe", backend=config.alias, reason=risk)
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:  # noqa: ARG002  # nowhere to note it
         native = {envelope.queue: self._queues.native(envelope.queue) for envelope in envelopes}
         for queue in native.values():
             self._queues.refuse_missing(queue)

@@ -51,7 +51,7 @@ class AppOnAmqp:
         self._publisher = Publisher(self._links, config.enqueue_timeout)
         # Its own name: `celery+amqp://` under this namespace is another place.
         native = AmqpNames(f"{config.namespace}:native")
-        self.moves = MoveJournal(self._links, self._publisher, native)
+        self.marks = MoveJournal(self._links, self._publisher, native)
         queues.noted = NotedNames(self._links, native.notes, config.enqueue_timeout)
         self.levels = LEVELS
         self.longest_eta = timedelta.max

@@ -21,13 +21,13 @@ from anyjob_celery.redis_wire import read_item
 from anyjob_celery.safety import restore_period_of
 from anyjob_celery.settings import Settings, transport_option
 from anyjob_redis import (
-    Moves,
     NativeKey,
     NativeLayout,
     NativePlaces,
     NotedNames,
     ParkedJobs,
     RedisInspector,
+    RedisMarks,
     connect,
     inspector_of_natives,
     risks_of_held,
@@ -46,7 +46,7 @@ class AppOnRedis:
         self._client = connect(replace(config, options={}), connection.as_uri(include_password=True))
         # Its own name: `celery+redis://` under this namespace is another place.
         native = f"{config.namespace}:native:{transport_option(conf, 'global_keyprefix', '')}"
-        self.moves = Moves(self._client, native)
+        self.marks = RedisMarks(self._client, native)
         queues.noted = NotedNames(self._client, f"{native}:queues")
         self.levels = redis_levels(conf)
         self.longest_eta = _visibility_timeout(conf) / 2  # held for longer than this, it would be delivered again

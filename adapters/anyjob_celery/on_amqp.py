@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -39,7 +39,7 @@ __all__ = ["AmqpCeleryBackend"]
 class AmqpCeleryBackend(OwnCeleryBackend):
     """Celery over RabbitMQ: `celery+amqp://` and `celery+amqps://`."""
 
-    moves: MoveJournal
+    marks: MoveJournal
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
@@ -51,7 +51,7 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             options = {**options, "ssl": self.options["broker_use_ssl"]}
         self._links = Links(read_url(self.url, config.alias), config.enqueue_timeout, options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
-        self.moves = MoveJournal(self._links, self._publisher, self._names)
+        self.marks = MoveJournal(self._links, self._publisher, self._names)
         self._queues = KnownQueues(self._names, config, self._links)
         # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
         self.capabilities = replace(capabilities_of(), redelivery_bound=timedelta(seconds=6))
@@ -69,17 +69,14 @@ class AmqpCeleryBackend(OwnCeleryBackend):
             capabilities=self.capabilities,
         )
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        if once is not None:
+            self.marks.note(once, [envelope.id for envelope in envelopes])
         publications = [self.publication(envelope) for envelope in envelopes]
         headers = [each.headers for each in publications]
         self._publisher.publish(list(map(self._parcel, envelopes, headers)))
         for each in publications:
             each.done()
-
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str, *, gone: Collection[str] = ()) -> Collection[str]:
-        in_doubt = self.moves.note(move, [envelope.id for envelope in envelopes], gone)
-        self.send(envelopes)
-        return in_doubt
 
     def look_for_risks(self) -> Sequence[str]:
         return [*risks_of_own(self._links, [*self._queues])]

@@ -22,7 +22,7 @@ from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
 from anyjob_celery.redis_places import CeleryPlaces
 from anyjob_celery.redis_wire import LEVELS
-from anyjob_redis import ON_REDIS, Moves, ParkedJobs, RedisInspector, connect, split_url, with_plain_ssl
+from anyjob_redis import ON_REDIS, ParkedJobs, RedisInspector, RedisMarks, connect, split_url, with_plain_ssl
 
 __all__ = ["RedisCeleryBackend"]
 
@@ -30,7 +30,7 @@ __all__ = ["RedisCeleryBackend"]
 class RedisCeleryBackend(OwnCeleryBackend):
     """Celery over Redis: `celery+redis://` and `celery+rediss://`."""
 
-    moves: Moves
+    marks: RedisMarks
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
@@ -44,7 +44,7 @@ class RedisCeleryBackend(OwnCeleryBackend):
         client = self.client = connect(replace(config, options=options), self.url)
         self.messages = RedisMessages(client, config.namespace, config.clock, config.enqueue_timeout)
         self.held = HeldMessages(self.messages, config.lease)
-        self.moves = Moves(client, config.namespace)
+        self.marks = RedisMarks(client, config.namespace)
         can = replace(
             ON_REDIS,
             delay=Quality.APPROXIMATE if self.native_delay else Quality.EXACT,
@@ -67,18 +67,8 @@ class RedisCeleryBackend(OwnCeleryBackend):
     def url(self) -> str:
         return self._address.url
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        self._send(envelopes)
-
-    def send_moved(
-        self,
-        envelopes: Sequence[JobEnvelope],
-        move: str,
-        *,
-        gone: Collection[str] = (),  # noqa: ARG002  # a mark lasts until the move is over
-    ) -> Collection[str]:
-        self._send(envelopes, moved=self.moves.key(move))
-        return ()
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        self._send(envelopes, moved=self.marks.key_of(once))
 
     def resend(self, envelope: JobEnvelope) -> None:
         self._send([envelope], even_if_full=True)

@@ -16,9 +16,10 @@ from redis.exceptions import RedisError
 from anyjob.base.clock import Clock
 from anyjob.base.envelope import JobEnvelope, JobIds
 from anyjob.base.log import JobLogger, log_event
+from anyjob.seams.marks import SendMarks
 from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, INDEX_AFTER, PUSH, SEND, SWEEP, TAKE
 from anyjob_celery.redis_wire import LEVELS, item_of
-from anyjob_redis import Moves, ScheduledMessages, send_in_batches
+from anyjob_redis import ScheduledMessages, send_in_batches
 from anyjob_redis.scheduled import score_of
 from anyjob_redis.scripts import register
 
@@ -141,7 +142,7 @@ class RedisMessages:
     def _sent(self, envelope: JobEnvelope, headers: Mapping[str, Any], *, at_once: bool) -> Sequence[Any]:
         tag = self._ids.new(self.clock.now())
         due = "" if at_once or envelope.due_at is None else envelope.due_at.timestamp()
-        mark, level = Moves.mark(envelope), LEVELS[envelope.priority]
+        mark, level = SendMarks.key(envelope), LEVELS[envelope.priority]
         return mark, envelope.queue, level, due, tag, item_of(envelope, headers, tag)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -45,7 +45,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
     """The scheme is `dramatiq+amqp:` or `dramatiq+amqps:`; `options` are those of py-amqp's connection, which sends."""
 
     inspector: AmqpInspector
-    moves: MoveJournal
+    marks: MoveJournal
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
@@ -54,7 +54,7 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
         self._names = names_of(config.namespace)
         self._links = Links(self._address, config.enqueue_timeout, self.native_config.options)
         self._publisher = Publisher(self._links, config.enqueue_timeout)
-        self.moves = MoveJournal(self._links, self._publisher, self._names)
+        self.marks = MoveJournal(self._links, self._publisher, self._names)
         self._queues = KnownQueues(self._names, config, self._links)
         self.capabilities = replace(
             capabilities_of(),
@@ -90,10 +90,10 @@ class DramatiqAmqpBackend(OwnDramatiqBackend):
             forbidden=lambda: self.broker.forbidden,
         )
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str, *, gone: Collection[str] = ()) -> Collection[str]:
-        in_doubt = self.moves.note(move, [envelope.id for envelope in envelopes], gone)
-        self.send(envelopes)
-        return in_doubt
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        if once is not None:
+            self.marks.note(once, [envelope.id for envelope in envelopes])
+        super().send(envelopes)
 
     def look_for_risks(self) -> Sequence[str]:
         server = RabbitServer.behind(self._links)

@@ -108,7 +108,7 @@ class OwnDramatiqBackend(DramatiqBackend):
                 self._made = self._make_broker()
             return self._made
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:  # noqa: ARG002  # the server's
         self.send_by(partial(self.publish, again=False), envelopes)
 
     def resend(self, envelope: JobEnvelope) -> None:

@@ -63,7 +63,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
         for risk in self.risks:
             log_event(logger, logging.WARNING, "unsafe", backend=config.alias, reason=risk)
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:  # noqa: ARG002  # nowhere to note it
         def send(envelope: JobEnvelope) -> None:
             self.broker.enqueue(self._message(envelope), delay=self._delay(envelope))
 

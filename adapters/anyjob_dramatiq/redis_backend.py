@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -13,6 +13,7 @@ from dramatiq import Message
 from anyjob.base.envelope import JobEnvelope
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.marks import SendMarks
 from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
 from anyjob_dramatiq.frame import encode
 from anyjob_dramatiq.messages import Messages, NativeMessage
@@ -21,7 +22,7 @@ from anyjob_dramatiq.places import DramatiqPlaces
 from anyjob_dramatiq.redis_source import RedisSource
 from anyjob_redis.connection import connect
 from anyjob_redis.inspector import ON_REDIS, RedisInspector
-from anyjob_redis.moved import Moves
+from anyjob_redis.moved import RedisMarks
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.skew import ClockSkew
 
@@ -32,7 +33,7 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
     """The scheme is `dramatiq+redis:`, `dramatiq+rediss:` or `dramatiq+unix:`; the rest of the URL is redis-py's."""
 
     inspector: RedisInspector
-    moves: Moves
+    marks: RedisMarks
 
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
@@ -40,7 +41,7 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         self.client = connect(self.native_config, config.url.partition("+")[2])
         self.messages = Messages(self.client, Names(root), config.clock, config.enqueue_timeout)
         self.capabilities = _capabilities(config.lease)
-        parked, self.moves = ParkedJobs(self.client, root, config.clock), Moves(self.client, root)
+        parked, self.marks = ParkedJobs(self.client, root, config.clock), RedisMarks(self.client, root)
         self.inspector = RedisInspector(
             parked,
             DramatiqPlaces(self.messages, config.lease),
@@ -54,15 +55,8 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
         messages = [self._native(envelope, message, now) for envelope, message in jobs]
         self.messages.send(messages, again=again, moved=moved)
 
-    def send_moved(
-        self,
-        envelopes: Sequence[JobEnvelope],
-        move: str,
-        *,
-        gone: Collection[str] = (),  # noqa: ARG002  # a mark lasts until the move is over
-    ) -> Collection[str]:
-        self.send_by(partial(self.publish, again=False, moved=self.moves.key(move)), envelopes)
-        return ()
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        self.send_by(partial(self.publish, again=False, moved=self.marks.key_of(once)), envelopes)
 
     def messages_source(self) -> RedisSource:
         return RedisSource(self.messages, self.config.lease, lambda: self.broker.forbidden)
@@ -75,7 +69,7 @@ class DramatiqRedisBackend(OwnDramatiqBackend):
 
     def _native(self, envelope: JobEnvelope, message: Message[Any], now: Any) -> NativeMessage:
         due = envelope.due_at if envelope.due_at is not None and envelope.due_at > now else None
-        level, mark = self.messages.names.level(envelope), Moves.mark(envelope)
+        level, mark = self.messages.names.level(envelope), SendMarks.key(envelope)
         return NativeMessage(envelope.id, mark, envelope.queue, level, due, encode(message))
 
 

@@ -3,7 +3,7 @@
 from anyjob_redis.connection import connect, translated
 from anyjob_redis.inspector import ON_REDIS, RedisInspector
 from anyjob_redis.levels import KnownQueues, NotedNames
-from anyjob_redis.moved import MOVED, Moves
+from anyjob_redis.moved import MOVED, RedisMarks
 from anyjob_redis.native import NativeKey, NativeLayout, NativePlaces, inspector_of_natives, risks_of_held
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
@@ -23,7 +23,6 @@ __all__ = [
     "ON_REDIS",
     "ClockSkew",
     "KnownQueues",
-    "Moves",
     "NativeKey",
     "NativeLayout",
     "NativePlaces",
@@ -33,6 +32,7 @@ __all__ = [
     "Presence",
     "RecurringThread",
     "RedisInspector",
+    "RedisMarks",
     "ScheduledMessages",
     "Section",
     "Seen",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from redis import Redis
 
-from anyjob.base.envelope import JobEnvelope
-from anyjob.seams.backend import MoveMemory
-from anyjob.seams.natives import ADOPTED_HEADER
+from anyjob.seams.marks import SendMarks
 from anyjob_redis.connection import translated
 
-__all__ = ["MOVED", "Moves"]
+__all__ = ["MOVED", "RedisMarks"]
 
 MOVED: Final = """
 local function has_come(moved, mark) return moved ~= '' and redis.call('SISMEMBER', moved, mark) == 1 end
@@ -21,42 +20,38 @@ local function note_come(moved, mark)
     redis.call('EXPIRE', moved, 2592000)
 end
 """
-"""Lua for an adapter's script that sends; `moved` is a `Moves.key`, or '' if the jobs are no move's. What nobody
-ends is forgotten after 30 days.
+"""Lua for an adapter's script that sends; `moved` is a `RedisMarks.key_of`, or '' for jobs without a mark. A mark
+that nobody ends is forgotten after 30 days.
 """
 
 
-class Moves(MoveMemory):
+class RedisMarks(SendMarks):
     """The moves into one adapter's keys, which begin with `root`. Raises `EnqueueError`."""
 
     def __init__(self, client: Redis, root: str) -> None:
         self._client: Any = client
         self._moves = f"{root}:moved"
 
-    def key(self, move: str) -> str:
-        """Return the key of the marks of one move."""
-        return f"{self._moves}:{move}"
+    def key_of(self, mark: str | None) -> str:
+        """Return the key of what came under a mark; '' for none."""
+        return "" if mark is None else f"{self._moves}:{mark}"
 
-    @staticmethod
-    def mark(envelope: JobEnvelope) -> str:
-        """Return what tells a job from a later one that was given the same id; the same whenever it is read."""
-        made = "adopted" if ADOPTED_HEADER in envelope.headers else envelope.created_at.timestamp()
-        return f"{envelope.id} {made}"
-
-    def begin(self, move: str) -> None:
+    def begin(self, mark: str) -> None:
         with translated(), self._client.pipeline() as pipe:
-            pipe.sadd(self._moves, move).expire(self._moves, _A_MONTH).execute()
+            pipe.sadd(self._moves, mark).expire(self._moves, _A_MONTH).execute()
 
-    def knows(self, move: str) -> bool:
+    def knows(self, mark: str) -> bool:
         with translated():
-            return bool(self._client.sismember(self._moves, move))
+            return bool(self._client.sismember(self._moves, mark))
 
-    def forget(self, move: str | None) -> None:
+    def forget(self, mark: str | None, ids: Collection[str] | None = None) -> None:
+        if ids is not None:
+            return  # what came under a mark is remembered until all of it is forgotten
         with translated():
-            moves = [each.decode() for each in self._client.smembers(self._moves)] if move is None else [move]
-            if moves:
-                self._client.unlink(*map(self.key, moves))  # there may be a million marks in one
-                self._client.srem(self._moves, *moves)
+            marks = [each.decode() for each in self._client.smembers(self._moves)] if mark is None else [mark]
+            if marks:
+                self._client.unlink(*map(self.key_of, marks))  # there may be a million jobs in one
+                self._client.srem(self._moves, *marks)
 
 
 _A_MONTH: Final = 30 * 24 * 3600

@@ -19,7 +19,7 @@ from anyjob.seams.outcome import JobFailure
 from anyjob.seams.worker_options import WorkerOptions
 from anyjob_redis.connection import connect, refuse_decoding
 from anyjob_redis.inspector import ON_REDIS, RedisInspector
-from anyjob_redis.moved import Moves
+from anyjob_redis.moved import RedisMarks
 from anyjob_redis.native import inspector_of_natives, risks_of_held
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.skew import ClockSkew
@@ -43,7 +43,7 @@ class RQBackend(JobBackend):
     """
 
     inspector: RedisInspector
-    moves: Moves
+    marks: RedisMarks
 
     def __init__(self, config: BackendConfig, *, connection: Redis | None = None) -> None:
         self.config = config
@@ -57,7 +57,7 @@ class RQBackend(JobBackend):
         self.messages = Messages(connection, Names(config.namespace), config.clock, within)
         self.capabilities = _capabilities(config.lease)
         root = root_of(config.namespace)
-        parked, self.moves = ParkedJobs(connection, root, config.clock), Moves(connection, root)
+        parked, self.marks = ParkedJobs(connection, root, config.clock), RedisMarks(connection, root)
         self.inspector = RedisInspector(
             parked,
             RQPlaces(self.messages, config.clock, config.lease),
@@ -66,21 +66,11 @@ class RQBackend(JobBackend):
             capabilities=self.capabilities,
         )
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        self.messages.send(envelopes)
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        self.messages.send(envelopes, moved=self.marks.key_of(once))
 
     def resend(self, envelope: JobEnvelope) -> None:
         self.messages.send([envelope], again=True)
-
-    def send_moved(
-        self,
-        envelopes: Sequence[JobEnvelope],
-        move: str,
-        *,
-        gone: Collection[str] = (),  # noqa: ARG002  # a mark lasts until the move is over
-    ) -> Collection[str]:
-        self.messages.send(envelopes, moved=self.moves.key(move))
-        return ()
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return self.inspector.park(raw, failure)

@@ -16,8 +16,8 @@ from rq.utils import utcformat
 from anyjob.base.clock import Clock
 from anyjob.base.envelope import JOB_ID, JobEnvelope, write_envelope
 from anyjob.base.errors import EnqueueError
+from anyjob.seams.marks import SendMarks
 from anyjob_redis.levels import KnownQueues
-from anyjob_redis.moved import Moves
 from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import score_of
 from anyjob_redis.scripts import SLICE, register, run_each, run_in_slices
@@ -125,7 +125,7 @@ class Messages:
                 rejected=[envelope.id],
             )
         fields = [part for field in job.to_dict().items() for part in field]
-        names = (job.id, envelope.id, Moves.mark(envelope), envelope.queue, queue)
+        names = (job.id, envelope.id, SendMarks.key(envelope), envelope.queue, queue)
         return [*names, "" if due is None else score_of(due), len(fields), *fields]
 
     # Workers

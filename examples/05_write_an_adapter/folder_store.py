@@ -76,7 +76,7 @@ class FolderStore(JobStore):
 
     # Enqueue
 
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:  # noqa: ARG002
         ids = [envelope.id for envelope in envelopes]
         with self._lock():
             taken = {_id(name) for name in self._names("free", "held", "parked")}.intersection(ids)

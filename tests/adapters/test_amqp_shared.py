@@ -340,7 +340,7 @@ def test_a_note_of_a_move_that_cant_be_read_is_told(
     channel.basic_publish(amqp.Message(b"\xff"), "", names.moving("a-move"))
     try:
         with pytest.raises(EnqueueError, match="can't be read"):
-            MoveJournal(links, publisher, names).note("a-move", ["a"], ())
+            MoveJournal(links, publisher, names).note("a-move", ["a"])
     finally:
         channel.queue_delete(names.moving("a-move"))
 

@@ -33,8 +33,8 @@ class EnvelopesChanged(InMemoryJobStore):
     def change(self, envelope: JobEnvelope) -> JobEnvelope:
         raise NotImplementedError
 
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
-        super().insert([self.change(each) for each in envelopes])
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        super().insert([self.change(each) for each in envelopes], once=once)
 
 
 class DropsPriority(EnvelopesChanged):
@@ -83,32 +83,32 @@ class MixesQueues(InMemoryJobStore):
 
 
 class TakesTheLastFirst(InMemoryJobStore):
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         back = timedelta(seconds=len(self._rows))
-        super().insert([replace(each, first_due_at=each.first_due_at - back) for each in envelopes])
+        super().insert([replace(each, first_due_at=each.first_due_at - back) for each in envelopes], once=once)
 
 
 class ShufflesBulks(InMemoryJobStore):
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         back = [timedelta(seconds=number % 7) for number in range(len(envelopes))]
         moved = [replace(each, first_due_at=each.first_due_at - by) for each, by in zip(envelopes, back, strict=True)]
-        super().insert(moved)
+        super().insert(moved, once=once)
 
 
 class RunsTwice(InMemoryJobStore):
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
-        super().insert(envelopes)
-        super().insert([replace(each, id=f"{each.id[:60]}-too") for each in envelopes])
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        super().insert(envelopes, once=once)
+        super().insert([replace(each, id=f"{each.id[:60]}-too") for each in envelopes], once=once)
 
 
 class AcceptsTakenIds(InMemoryJobStore):
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
-        super().insert([replace(each, id=f"{each.id}-{len(self._rows)}"[:64]) for each in envelopes])
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        super().insert([replace(each, id=f"{each.id}-{len(self._rows)}"[:64]) for each in envelopes], once=once)
 
 
 class DropsHalfABulk(InMemoryJobStore):
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
-        super().insert(envelopes[: max(1, len(envelopes) // 2)])
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        super().insert(envelopes[: max(1, len(envelopes) // 2)], once=once)
 
 
 class LosesKilledJobs(InMemoryJobStore):
@@ -361,8 +361,8 @@ class ParksForAnotherReason(InMemoryJobStore):
 class LosesEveryTenthJob(InMemoryJobStore):
     inserted = 0
 
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
-        super().insert([each for each in envelopes if not self._is_tenth()])
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        super().insert([each for each in envelopes if not self._is_tenth()], once=once)
 
     def _is_tenth(self) -> bool:
         self.inserted += 1

@@ -332,7 +332,7 @@ class Native(JobBackend):
         self.capabilities = server.capabilities
         self.asked: list[WorkerOptions] = []
 
-    def send(self, envelopes: Sequence[JobEnvelope], once: str | None = None) -> None: ...
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None: ...
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         raise NotImplementedError

@@ -153,7 +153,7 @@ def test_a_report_that_can_not_be_written_is_printed(
 def test_a_report_of_what_was_cut_short_is_printed_as_well(
     anyjob: Run, new: StoreBackend, jobs: Sequence[JobEnvelope], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(envelopes: Sequence[JobEnvelope]) -> None:
+    def away(envelopes: Sequence[JobEnvelope], once: str) -> None:
         raise EnqueueError("it is away", in_doubt=[each.id for each in envelopes])
 
     monkeypatch.setattr(new, "send", away)
@@ -247,8 +247,9 @@ def test_a_destination_that_is_away_ends_it_with_4_and_the_way_on(
     anyjob: Run, new: StoreBackend, jobs: Sequence[JobEnvelope], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     file = tmp_path / "report.json"
+    new.capabilities = replace(new.capabilities, moves_once=False)
 
-    def away(envelopes: Sequence[JobEnvelope]) -> None:
+    def away(envelopes: Sequence[JobEnvelope], once: str) -> None:
         raise EnqueueError("it is away", in_doubt=[each.id for each in envelopes])
 
     monkeypatch.setattr(new, "send", away)
@@ -265,7 +266,7 @@ def test_a_signal_lets_the_batch_end(
 ) -> None:
     send = new.send
 
-    def hear(envelopes: Sequence[JobEnvelope]) -> None:
+    def hear(envelopes: Sequence[JobEnvelope], once: str) -> None:
         signal.raise_signal(signal.SIGTERM)
         send(envelopes)
 

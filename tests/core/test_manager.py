@@ -87,7 +87,7 @@ class Recorder(JobBackend):
         self.threads: set[str] = set()
         self.closed = False
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         self.calls += 1
         self.threads.add(threading.current_thread().name)
         if self.error:
@@ -312,7 +312,7 @@ class Blocking(Recorder):
         super().__init__()
         self.gate = threading.Event()
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         assert self.gate.wait(10)
         super().send(envelopes)
 
@@ -342,7 +342,7 @@ class Held(Recorder):
         super().__init__()
         self.entered, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         self.entered.release()
         assert self.go_on.acquire(timeout=10)
         super().send(envelopes)

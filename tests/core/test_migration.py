@@ -150,7 +150,7 @@ def test_what_a_worker_took_meanwhile_is_not_read_back(
 ) -> None:
     fill(old, clock, 3)
     send = new.send
-    monkeypatch.setattr(new, "send", lambda jobs: send(jobs[1:]))
+    monkeypatch.setattr(new, "send", lambda jobs, once: send(jobs[1:]))
 
     report = migrate(verify=True).move()
 
@@ -166,7 +166,7 @@ def test_what_reads_otherwise_at_the_destination_stays_at_the_source(
 ) -> None:
     fill(old, clock, 3)
     send = new.send
-    monkeypatch.setattr(new, "send", lambda jobs: send([structs.replace(job, try_count=7) for job in jobs]))
+    monkeypatch.setattr(new, "send", lambda jobs, once: send([structs.replace(job, try_count=7) for job in jobs]))
 
     with pytest.raises(MigrationError, match="Job job-0 reads otherwise in 'new' than in 'old'"):
         migrate(verify=True).move()
@@ -241,7 +241,9 @@ def test_what_was_accepted_before_a_failure_is_not_sent_again(
     jobs = fill(old, clock, 5)
     send = new.send
 
-    def half(envelopes: Sequence[JobEnvelope]) -> None:
+    new.capabilities = replace(new.capabilities, moves_once=False)
+
+    def half(envelopes: Sequence[JobEnvelope], once: str) -> None:
         send(envelopes[:2])
         ids = [each.id for each in envelopes]
         raise EnqueueError("away", accepted=ids[:2], in_doubt=ids[2:3], rejected=ids[3:])

@@ -18,9 +18,9 @@ from anyjob.define.options import EnqueueOptions
 from anyjob.define.pydantic_models import is_pydantic_model
 from anyjob.define.registry import JobConfiguration
 from anyjob.define.signature import JobFunction
-from anyjob.seams.backend import MoveMemory
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.inspector import JobInspector
+from anyjob.seams.marks import SendMarks
 from anyjob.seams.natives import ADOPTED_HEADER, NativeJob, NativeMessage
 from anyjob.seams.stored import JobState
 
@@ -35,7 +35,7 @@ class NativeSource:
     """A place that native messages are moved from."""
 
     inspector: JobInspector
-    moves: MoveMemory = MoveMemory()  # noqa: RUF009  # it remembers nothing
+    marks: SendMarks = SendMarks()  # noqa: RUF009  # it remembers nothing
 
     @property
     def capabilities(self) -> Capabilities:

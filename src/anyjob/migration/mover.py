@@ -20,9 +20,10 @@ from anyjob.base.errors import (
     UnsupportedCapabilityError,
 )
 from anyjob.migration.report import MigrationError, MigrationReport, MovedGroup, Tally
-from anyjob.seams.backend import JobBackend, MoveMemory
+from anyjob.seams.backend import JobBackend
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.inspector import HeldJob, JobInspector
+from anyjob.seams.marks import SendMarks
 from anyjob.seams.stored import JobFilter, JobState, StoredJob
 
 __all__ = ["JobMigration", "MigrationOptions"]
@@ -65,7 +66,7 @@ class MoveSource(Protocol):
     @property
     def inspector(self) -> JobInspector | None: ...
     @property
-    def moves(self) -> MoveMemory: ...
+    def marks(self) -> SendMarks: ...
 
 
 class JobMigration:
@@ -115,7 +116,6 @@ class JobMigration:
         """Whether `stop` was called."""
         self._verified = 0
         self._in_doubt: dict[str, None] = {}
-        self._gone: list[str] = []
         self.run = options.resume or JobIds().new(clock.now())
         """What a `resume` needs to know."""
 
@@ -144,19 +144,20 @@ class JobMigration:
                 self._inspector.recover()
                 if (self._pass() == 0 and self._is_empty()) or self.is_stopped:
                     break
+            self._doubt(self._destination.marks.in_doubt(self.run))
             if not self._tally.under_way:  # else it is at the destination, and may come again from the source
-                self._destination.moves.forget(self.run)
+                self._destination.marks.forget(self.run)
             return self._report(remaining=self._inspector.count())
         except EnqueueError as error:
             if not self._destination.capabilities.moves_once:
-                self._doubt(error.in_doubt)
+                self._doubt([*self._destination.marks.in_doubt(self.run), *error.in_doubt])
             raise MigrationError(f"Interrupted, nothing is lost: {error}", self._report()) from error
 
     def _begin(self) -> None:
-        self._source.moves.forget(None)
-        self._destination.moves.begin(self.run)
-        if self._source.moves.knows(self.run):
-            self._destination.moves.forget(self.run)
+        self._source.marks.forget(None)
+        self._destination.marks.begin(self.run)
+        if self._source.marks.knows(self.run):
+            self._destination.marks.forget(self.run)
             raise _same_place(self._from, self._to)
 
     def stop(self) -> None:
@@ -191,8 +192,7 @@ class JobMigration:
 
     def _send(self, jobs: Sequence[tuple[HeldJob, JobEnvelope]]) -> None:
         try:
-            self._doubt(self._destination.send_moved([each for _, each in jobs], self.run, gone=self._gone))
-            self._gone = []
+            self._destination.send([each for _, each in jobs], once=self.run)
         except DuplicateJobIdError:
             if len(jobs) > 1:  # one by one, to tell them apart
                 for job in jobs:
@@ -211,10 +211,10 @@ class JobMigration:
     def _let_go(self, sent: Sequence[HeldJob]) -> None:
         """Take off the source what the destination has."""
         held = self._inspector.acknowledge(sent)
-        for each, was_held in zip(sent, held, strict=True):
-            if was_held:  # else it is back at the source, and comes again
-                self._tally.move(each.job)
-                self._gone.append(each.job.id)
+        gone = [each.job for each, was_held in zip(sent, held, strict=True) if was_held]
+        for job in gone:  # the others are back at the source, and come again
+            self._tally.move(job)
+        self._destination.marks.forget(self.run, [job.id for job in gone])
 
     def _verify(self, sent: Sequence[HeldJob]) -> None:
         """Compare with what the destination shows. What it doesn't show any more, a worker has taken meanwhile."""

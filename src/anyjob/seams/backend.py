@@ -19,6 +19,7 @@ from anyjob.base.plain import plain_text, plain_texts
 from anyjob.base.urls import refuse_unreadable
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.inspector import JobInspector
+from anyjob.seams.marks import SendMarks
 from anyjob.seams.natives import ReadNative
 from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome, worker_name
 from anyjob.seams.source import DEFAULT_LEASE, JobSource
@@ -86,22 +87,6 @@ class BackendConfig:
 _PLAIN: Final = {"alias": plain_text, "url": plain_text, "namespace": plain_text, "queues": plain_texts}
 
 
-class MoveMemory:
-    """What a backend's server remembers of the moves into it; this one remembers nothing. Raises `EnqueueError`."""
-
-    def begin(self, move: str) -> None:  # noqa: ARG002
-        """Prepare for the jobs of a move, which may have been begun before."""
-        return
-
-    def knows(self, move: str) -> bool:  # noqa: ARG002
-        """Whether a move into this place was begun and is not over."""
-        return False
-
-    def forget(self, move: str | None) -> None:  # noqa: ARG002
-        """Forget a move, for it is over; None: all of them, for jobs now leave here."""
-        return
-
-
 class JobBackend(ABC):
     """Carries envelopes from `send` to an executor. Thread-safe and fork-safe: connects on first use per process."""
 
@@ -117,8 +102,8 @@ class JobBackend(ABC):
     inspector: JobInspector | None = None
     """What waits, seen from outside; None where the system can't be looked into."""
 
-    moves: MoveMemory = MoveMemory()
-    """What `send_moved` remembers."""
+    marks: SendMarks = SendMarks()
+    """What is remembered of `send(once=)`."""
 
     risks: Sequence[str] = ()
     """What the configuration puts at risk, a line each that begins with the setting; `anyjob doctor` shows them."""
@@ -131,8 +116,12 @@ class JobBackend(ABC):
         return ()
 
     @abstractmethod
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         """Hand the jobs over, and return when they were accepted; what is due later (`due_at`) waits in there.
+
+        `once` is a mark. A server that can note it in the step in which it takes a job takes each job of a mark one
+        time, whatever became of it since; `Capabilities.moves_once` says so. Another notes first which jobs will come,
+        and `marks.in_doubt` tells which of them came again. One that can do neither takes them as ever.
 
         Raises `EnqueueError` within the configured bound when the system is away, refuses or never answers, with the
         ids accepted, rejected and in doubt. The core has checked the capabilities.
@@ -203,23 +192,6 @@ class JobBackend(ABC):
         To be overridden where `send` would take the old message for a duplicate.
         """
         self.send([envelope])
-
-    def send_moved(
-        self,
-        envelopes: Sequence[JobEnvelope],
-        move: str,  # noqa: ARG002
-        *,
-        gone: Collection[str] = (),  # noqa: ARG002
-    ) -> Collection[str]:
-        """Send jobs that a move brings from another backend; return the ids that may be here twice. Raises as `send`.
-
-        A mover that was killed comes again, with jobs that it may have sent already. To be overridden, by one of these:
-        a server that can remember a job of a `move` in the very step in which it takes it, takes it once, and
-        `Capabilities.moves_once` says so; another is told first which jobs will come, so that what comes again is known
-        by its id, in this and in later calls of the same move. `gone` are ids of earlier calls that can't come again.
-        """
-        self.send(envelopes)
-        return ()
 
     def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> JobInspector:  # noqa: ARG002
         """Return what other code than anyjob sent to these queues, by the library's own names (None: to all that are

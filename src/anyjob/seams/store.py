@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from anyjob.base.envelope import JobEnvelope
+from anyjob.seams.marks import SendMarks
 from anyjob.seams.outcome import JobFailure
 from anyjob.seams.source import JobClaim, JobSource
 from anyjob.seams.stored import JobFilter, JobPage, JobState
@@ -24,9 +25,16 @@ class JobStore(JobSource):
     Errors of the storage are raised as `EnqueueError` (`insert`) or another `AnyjobError`, with their cause.
     """
 
+    marks: SendMarks = SendMarks()
+    """What is remembered of `insert(once=)`."""
+
     @abstractmethod
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
-        """Keep new jobs, all or none. Raise `DuplicateJobIdError` when the store has one of the ids, in any state."""
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        """Keep new jobs, all or none. Raise `DuplicateJobIdError` when the store has one of the ids, in any state.
+
+        `once` is a mark: a job that came under it before (`SendMarks.key`) is passed over, whatever became of it. A
+        store that can't note that in the same step ignores it, and its backend declares no `moves_once`.
+        """
 
     @abstractmethod
     def hold(self, chosen: JobFilter, *, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:

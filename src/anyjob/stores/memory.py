@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
 
@@ -16,6 +16,7 @@ from anyjob.base.clock import Clock, SystemClock
 from anyjob.base.envelope import JobEnvelope, JobIds, copy_id, count_loss_in, id_in, own_id, write_envelope_tightly
 from anyjob.base.errors import DuplicateJobIdError, InvalidOptionError
 from anyjob.base.forks import in_each_process
+from anyjob.seams.marks import SendMarks
 from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.seams.source import JobClaim, Listeners, LostJob
 from anyjob.seams.store import JobStore
@@ -38,6 +39,29 @@ class _Lease(Struct, frozen=True, gc=False):
         return round(self.until, 6) <= now  # as in `deadline_in`, but here, for each claim would pay for it
 
 
+class _Marks(SendMarks):
+    def __init__(self) -> None:
+        self._keys: dict[str, set[str]] = {}
+
+    def keys(self, mark: str) -> set[str]:
+        """Return the keys of the jobs that came under a mark."""
+        return self._keys.setdefault(mark, set())
+
+    def begin(self, mark: str) -> None:
+        self.keys(mark)
+
+    def knows(self, mark: str) -> bool:
+        return mark in self._keys
+
+    def forget(self, mark: str | None, ids: Collection[str] | None = None) -> None:
+        if ids is not None:
+            return  # a mark of a job lasts until its move is over
+        if mark is None:
+            self._keys.clear()
+        else:
+            self._keys.pop(mark, None)
+
+
 class InMemoryJobStore(JobStore):
     """Keeps jobs in memory, as the bytes that any other backend would carry; they end with the process.
 
@@ -48,11 +72,13 @@ class InMemoryJobStore(JobStore):
         self.clock = clock or SystemClock()
         self._ids = JobIds()  # for what is parked without one
         self._tokens = itertools.count(1)
+        self.marks: _Marks = _Marks()
         self._listeners = Listeners()
         in_each_process(self._begin)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
+        self.marks.forget(None)
         self._buffer = bytearray(1024)
         self._sequence = itertools.count(1)
         self._rows: dict[str, JobRow] = {}
@@ -61,8 +87,11 @@ class InMemoryJobStore(JobStore):
         self._copies: dict[str, dict[str, None]] = {}  # ids of what is parked beside a job of the same id, by that
         self._lanes: dict[int, dict[str, JobLane]] = {}  # by priority, highest first, then by queue
 
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         with self._lock:
+            if once is not None:
+                came = self.marks.keys(once)
+                envelopes = [each for each in envelopes if SendMarks.key(each) not in came]
             rows = []
             for envelope in envelopes:
                 self._refuse_taken(envelope.id, envelopes)
@@ -71,6 +100,8 @@ class InMemoryJobStore(JobStore):
                 raise _duplicate("an id that occurs twice", envelopes)
             for row, envelope in rows:
                 self._add(row, envelope)
+            if once is not None:
+                self.marks.keys(once).update(map(SendMarks.key, envelopes))
         self._listeners.tell()
 
     def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:

@@ -36,6 +36,7 @@ class StoreBackend(JobBackend):
     def __init__(self, store: JobStore, capabilities: Capabilities, *, lease: float = DEFAULT_LEASE) -> None:
         self.store = store
         self.clock = store.clock
+        self.marks = store.marks
         self.lease = lease
         self.capabilities = capabilities = replace(
             capabilities,
@@ -47,8 +48,8 @@ class StoreBackend(JobBackend):
         )
         self.inspector = _StoreInspector(store, capabilities)
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        self.store.insert(envelopes)
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        self.store.insert(envelopes, once=once)
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return self.store.park(raw, failure)
@@ -70,6 +71,7 @@ def memory_capabilities(lease: float) -> Capabilities:
         listing=ALL_STATES,
         removal=ALL_STATES - {JobState.RUNNING},
         moving=ALL_STATES - {JobState.RUNNING},
+        moves_once=True,
         counts=dict.fromkeys(JobState, Quality.EXACT),
         bounded_worker=True,
         in_process=True,
@@ -114,6 +116,7 @@ class _StoreInspector(JobInspector):
     def __init__(self, store: JobStore, capabilities: Capabilities) -> None:
         self._store = store
         self.clock = store.clock
+        self.marks = store.marks
         self.capabilities = capabilities
 
     def count(self) -> Mapping[JobState, int]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
@@ -142,17 +143,17 @@ class SandboxBackend(StoreBackend):
         """After how long the job of a killed worker runs again."""
         return self.capabilities.redelivery_bound or _UNBOUNDED
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
-        self._faults.accept(envelopes, self.capabilities.bulk, self._take)
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        self._faults.accept(envelopes, self.capabilities.bulk, partial(self._take, once=once))
 
     def put(self, envelopes: Sequence[JobEnvelope]) -> None:
         """Keep jobs that nobody here enqueued, whatever the faults say."""
         super().send(envelopes)
 
-    def _take(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def _take(self, envelopes: Sequence[JobEnvelope], once: str | None) -> None:
         if envelopes:
             self._accepted(envelopes)  # first: a worker that is woken may be quicker than we
-            self.put(envelopes)
+            super().send(envelopes, once=once)
 
 
 class _LimitedInspector(JobInspector):

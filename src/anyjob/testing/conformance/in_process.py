@@ -40,9 +40,9 @@ class SeveredStore(JobStore):
         """Until then a paused worker waits with what its jobs led to."""
         self.goes_on.set()
 
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         if not self.cut:
-            self._store.insert(envelopes)
+            self._store.insert(envelopes, once=once)
 
     def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         return () if self.cut else self._store.claim(queues=queues, limit=limit, lease=lease, worker=worker)

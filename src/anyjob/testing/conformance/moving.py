@@ -169,28 +169,28 @@ class MovingConformance(KitFixtures):
     def test_what_is_moved_here_is_here_once(self, *, world: World) -> None:
         backend = world.manager.backend()
         moved = [world.manager.prepare(world.probe(label)) for label in ("a", "b")]
-        backend.moves.begin("run-1")
-        backend.send_moved(moved[:1], "run-1")
+        backend.marks.begin("run-1")
+        backend.send(moved[:1], once="run-1")
         if world.can.moves_once:
-            backend.send_moved(moved, "run-1")  # as by a mover that was killed, and came again
+            backend.send(moved, once="run-1")  # as by a mover that was killed, and came again
         else:
-            backend.send_moved(moved[1:], "run-1")
+            backend.send(moved[1:], once="run-1")
         world.start_worker()
         world.journal.wait(2)
         if world.can.moves_once:
-            backend.send_moved(moved, "run-1")  # whether or not they ran meanwhile
+            backend.send(moved, once="run-1")  # whether or not they ran meanwhile
         world.enqueue("sentinel")
         world.journal.wait(3)
         assert world.journal.begun() == ["a", "b", "sentinel"]
-        backend.moves.forget("run-1")
-        backend.moves.begin("run-1")
-        backend.send_moved(moved[:1], "run-1")  # the way back, and here again
+        backend.marks.forget("run-1")
+        backend.marks.begin("run-1")
+        backend.send(moved[:1], once="run-1")  # the way back, and here again
         world.journal.wait(4)
         _wait_until_empty(world)
-        backend.moves.forget(None)  # jobs are moved away from here: whoever comes again is new
-        backend.send_moved(moved[:1], "run-1")
+        backend.marks.forget(None)  # jobs are moved away from here: whoever comes again is new
+        backend.send(moved[:1], once="run-1")
         world.journal.wait(5)
-        backend.moves.forget("run-1")
+        backend.marks.forget("run-1")
         assert world.journal.begun()[3:] == ["a", "a"]
 
     @needs("moving")
@@ -198,14 +198,14 @@ class MovingConformance(KitFixtures):
         """A job that was moved, ran, and was enqueued anew by the id that its application gave it."""
         backend = world.manager.backend()
         first = world.manager.prepare(world.probe("first"), job_id="nightly")
-        backend.moves.begin("run-1")
-        backend.send_moved([first], "run-1")
+        backend.marks.begin("run-1")
+        backend.send([first], once="run-1")
         world.start_worker()
         world.journal.wait(1)
         _wait_until_empty(world)
-        backend.send_moved([world.manager.prepare(world.probe("second"), job_id="nightly")], "run-1")
+        backend.send([world.manager.prepare(world.probe("second"), job_id="nightly")], once="run-1")
         world.journal.wait(2)
-        backend.moves.forget("run-1")
+        backend.marks.forget("run-1")
         assert world.journal.begun() == ["first", "second"]
 
     @needs("moving")
@@ -221,11 +221,13 @@ class MovingConformance(KitFixtures):
         ]
         for sent in movers:
             with world.another_manager() as manager:
-                manager.backend().moves.begin("run-1")
+                manager.backend().marks.begin("run-1")
                 for batch, gone, in_doubt in sent:
-                    told = manager.backend().send_moved(batch, "run-1", gone=gone)
+                    manager.backend().marks.forget("run-1", gone)
+                    manager.backend().send(batch, once="run-1")
+                    told = manager.backend().marks.in_doubt("run-1")
                     assert sorted(told) == ([] if world.can.moves_once else in_doubt)
-        world.manager.backend().moves.forget("run-1")
+        world.manager.backend().marks.forget("run-1")
 
     @needs("moving")
     def test_a_place_is_not_moved_to_itself(self, *, world: World) -> None:
@@ -250,7 +252,7 @@ class MovingConformance(KitFixtures):
         assert (report.moved, report.left, report.is_balanced) == (1, 1, True)
         assert [each.id for each in _envelopes(memory)] == [envelope.id]
         with pytest.raises(DuplicateJobIdError):
-            world.manager.backend().send_moved([envelope], "another-run")
+            world.manager.backend().send([envelope], once="another-run")
 
     @needs("moving")
     def test_what_a_dead_worker_held_moves_too(self, *, world: World) -> None:
@@ -291,10 +293,10 @@ class _Away(StoreBackend):
         super().__init__(memory.store, memory.capabilities)
         self.is_away = True
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         if self.is_away and any(self.store.count().values()):
             raise EnqueueError("It is away.", rejected=[each.id for each in envelopes])
-        super().send(envelopes)
+        super().send(envelopes, once=once)
 
 
 def _memory() -> StoreBackend:
