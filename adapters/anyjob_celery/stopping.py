@@ -20,7 +20,7 @@ from celery.worker.state import active_requests, reserved_requests
 
 from anyjob.base.log import JobLogger, log_event
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.private import is_told_to_end
 from anyjob_celery.request import JobRequest

@@ -13,7 +13,7 @@ from anyjob.base.envelope import JobEnvelope, read_envelope
 from anyjob.base.errors import EnqueueError, EnvelopeError
 from anyjob.base.log import JobLogger, log_event
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK
 from anyjob.seams.outcome import Outcome, Retry
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery

@@ -19,7 +19,7 @@ from dramatiq import Broker, MessageProxy, Middleware, Worker
 from anyjob.base.errors import EnqueueError
 from anyjob.base.log import JobLogger, log_event
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK
 from anyjob_dramatiq.intake import JobIntake
 from anyjob_dramatiq.private import Processor, boot_event, consumer_of, surround, threads_of
 

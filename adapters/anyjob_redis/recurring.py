@@ -1,84 +1,18 @@
-"""A thread that does one thing again and again, and outlives the server's absences."""
+"""A thread that does one thing again and again, in the words of a Redis client."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from typing import Final, Self
+from typing import ClassVar
 
 from redis.exceptions import RedisError
 
-from anyjob.base.clock import Clock, deadline_in
-from anyjob.base.forks import in_each_process
-from anyjob.base.log import JobLogger
+from anyjob.base.errors import AnyjobError
+from anyjob.run import recurring
 
 __all__ = ["RecurringThread"]
 
-logger = JobLogger("anyjob.worker")
 
+class RecurringThread(recurring.RecurringThread):
+    """The core's, whose action may raise what redis raises when the server is away."""
 
-class RecurringThread:
-    """Calls `action` until it is stopped; each call returns the seconds until the next, on `clock`'s monotonic.
-
-    What the action raises is logged and never ends the thread. A forked child does not have it.
-    """
-
-    def __init__(self, name: str, action: Callable[[], float], clock: Clock) -> None:
-        self._action = action
-        self._clock = clock
-        in_each_process(self._begin)
-        self._stopped = False
-        self._failing = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def _begin(self) -> None:
-        self._changed = threading.Condition()
-
-    def start(self) -> Self:
-        """Start, with a first call at once."""
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Make no further call, and wait for one that is being made (the client's timeouts bound it)."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-        self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _run(self) -> None:
-        while self._pause(self._act()):
-            pass
-
-    def _pause(self, seconds: float) -> bool:
-        """Wait; return False if there is to be no further call."""
-        until = deadline_in(self._clock, seconds)
-        with self._changed:
-            while not self._stopped:
-                if self._clock.monotonic() >= until:
-                    return True
-                self._clock.wait(self._changed, until)
-        return False
-
-    def _act(self) -> float:
-        try:
-            pause = self._action()
-        except Exception as error:  # whatever it is, the next call may succeed
-            if not self._failing:  # an absence is told once
-                known = isinstance(error, RedisError)
-                logger.warning("%s fails, and is tried again: %s", self._thread.name, error, exc_info=not known)
-            self._failing = True
-            return _PAUSE
-        if self._failing:
-            logger.info("%s goes on", self._thread.name)
-        self._failing = False
-        return pause
-
-
-_PAUSE: Final = 0.25
+    known_errors: ClassVar[tuple[type[Exception], ...]] = (AnyjobError, RedisError)

@@ -19,7 +19,7 @@ from anyjob.base.log import JobLogger
 from anyjob.base.urls import hide_password
 from anyjob.current import load_served
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK
 from anyjob_redis.scripts import register
 from anyjob_rq.backend import RQBackend
 from anyjob_rq.horse import ForkingMixin

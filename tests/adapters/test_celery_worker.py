@@ -22,7 +22,7 @@ from redis import Redis
 from servers import PrivateRedis, redis_url
 
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK
 from anyjob.testing.conformance import ServerHarness, ServerWorld
 from anyjob.testing.probes.jobs import AsyncProbe, FailingOnce, Later
 from anyjob.testing.probes.journal import wait_until

@@ -19,7 +19,7 @@ from servers import redis_url
 
 from anyjob.base.envelope import JobPriority, write_envelope
 from anyjob.base.errors import ConfigurationError
-from anyjob.run.worker import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Quality
 from anyjob.seams.stored import JobFilter, JobState

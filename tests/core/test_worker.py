@@ -377,7 +377,7 @@ def test_a_local_enqueue_wakes_an_idle_worker_at_once(registry: JobRegistry, wai
     manager.backend().source().poll = 60  # type: ignore[union-attr]
     with manager.start_worker() as worker:
         for number in range(1, 21):
-            wait_until(lambda: worker._idle)  # noqa: SLF001  # to measure from sleep
+            wait_until(lambda: worker.idle)  # noqa: SLF001  # to measure from sleep
             manager.enqueue_by_name("when", {"sent": time.monotonic()})
             wait_until(partial(_has, took, number))
     assert sorted(took)[10] < 0.1
@@ -406,9 +406,9 @@ def test_a_worker_sleeps_until_a_job_is_due(
     manager.backend().source().poll = 3600  # type: ignore[union-attr]
     with manager.start_worker() as worker:
         manager.enqueue_by_name("gate", {"number": 1}, delay=90)
-        wait_until(lambda: worker._idle)  # noqa: SLF001
+        wait_until(lambda: worker.idle)  # noqa: SLF001
         clock.travel(89)
-        wait_until(lambda: worker._idle)  # noqa: SLF001
+        wait_until(lambda: worker.idle)  # noqa: SLF001
         assert gate.finished == []
         clock.travel(1)
         wait_until(lambda: gate.finished == [1])
@@ -665,7 +665,7 @@ def test_an_idle_worker_looks_again_though_the_wall_clock_was_set_back(
     gate.opened.set()
     manager.backend().source().poll = 5  # type: ignore[union-attr]
     with manager.start_worker() as worker:
-        wait_until(lambda: worker._idle and clock._waiting)  # noqa: SLF001
+        wait_until(lambda: worker.idle and clock._waiting)  # noqa: SLF001
         clock.step(-3600)
         manager.backend().store.insert([gate_job(manager, 1)])  # type: ignore[attr-defined]  # as another process would
         clock.travel(5)
@@ -679,7 +679,7 @@ def test_a_job_runs_when_the_wall_clock_reaches_its_time_however_it_got_there(
     manager.enqueue_by_name("gate", {"number": 1}, delay=3600)
     manager.backend().source().poll = 5  # type: ignore[union-attr]
     with manager.start_worker() as worker:
-        wait_until(lambda: worker._idle)  # noqa: SLF001
+        wait_until(lambda: worker.idle)  # noqa: SLF001
         clock.step(3600)
         clock.travel(5)
         wait_until(lambda: gate.finished == [1])
@@ -933,7 +933,7 @@ def test_a_slow_store_does_not_hold_up_who_enqueues(registry: JobRegistry, gate:
     gate.opened.set()
     with manager.start_worker() as worker:
         store.go_on.set()
-        wait_until(lambda: worker._idle)  # noqa: SLF001
+        wait_until(lambda: worker.idle)  # noqa: SLF001
         store.go_on.clear()
         store.claiming.clear()
         manager.enqueue_by_name("gate", {"number": 1})

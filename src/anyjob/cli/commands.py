@@ -26,7 +26,8 @@ from anyjob.base.urls import hide_password
 from anyjob.cli.doctor import Verdict, examine
 from anyjob.cli.process import run_children, run_worker
 from anyjob.define.options import EnqueueOptions
-from anyjob.run.worker import HANDED_BACK, JobWorker
+from anyjob.run.stopping import HANDED_BACK
+from anyjob.run.worker import JobWorker
 from anyjob.seams.backend import JobBackend, NativeCommand
 from anyjob.seams.stored import JobState
 from anyjob.seams.worker_options import WorkerOptions

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from contextvars import Context
-from datetime import timedelta
+from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
 from anyjob.base.clock import deadline_in
-from anyjob.base.errors import InvalidOptionError
+from anyjob.base.errors import AnyjobError, InvalidOptionError
 from anyjob.base.forks import in_each_process
 from anyjob.base.interrupt import stopped_by_interrupt
-from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.base.log import JobLogger, log_event
 from anyjob.run.executor import JobExecutor
-from anyjob.seams.outcome import Outcome
+from anyjob.run.keeper import FIRST_PAUSE, ClaimKeeper, next_pause
+from anyjob.run.one_thread import callable_anywhere
+from anyjob.run.stopping import stop_in_time
+from anyjob.seams.outcome import Deferred, Retry
 from anyjob.seams.source import DEFAULT_LEASE, JobClaim, JobSource
 from anyjob.seams.worker_options import WorkerOptions
 
-__all__ = ["HANDED_BACK", "JobWorker"]
+__all__ = ["JobWorker"]
 
 logger = JobLogger("anyjob.worker")
-
-HANDED_BACK: Final = 5
-"""What a worker's process ends with that was stopped while jobs ran, and gave them back. Else it ends with 0."""
 
 
 class _Shift:
@@ -35,23 +34,29 @@ class _Shift:
     A thread that outlives its shift is not revived by the next one, whose jobs this one's stop doesn't give back.
     """
 
-    def __init__(self, serving: int, max_jobs: int | None = None) -> None:
+    def __init__(self, keeper: ClaimKeeper, serving: int, max_jobs: int | None) -> None:
+        self.keeper = keeper
         self.stop = threading.Event()
         self.serving = serving
         self.resting = 0
+        self.looks = False
+        """Whether one of those that rest looks for jobs, for all of them."""
+        self.ready: deque[JobClaim] = deque()
+        """What it found, for the others."""
         self.burst_is_over = False
-        self.left = None if max_jobs is None else threading.Semaphore(max_jobs)
-        self.held: dict[int, JobClaim] = {}
-        self.ended = threading.Condition()
-        self.over = False
+        self._left = None if max_jobs is None else threading.Semaphore(max_jobs)
+
+    @property
+    def is_over(self) -> bool:
+        return self.burst_is_over or self.stop.is_set()
 
     def may_begin(self) -> bool:
         """Whether one more job may be claimed; `begun_none` takes it back."""
-        return self.left is None or self.left.acquire(blocking=False)
+        return self._left is None or self._left.acquire(blocking=False)
 
     def begun_none(self) -> None:
-        if self.left is not None:
-            self.left.release()
+        if self._left is not None:
+            self._left.release()
 
 
 class JobWorker:
@@ -70,18 +75,20 @@ class JobWorker:
         *,
         lease: float = DEFAULT_LEASE,
     ) -> None:
-        self._source = source
+        self._source = callable_anywhere(source)
         self._executor = executor
         self._options = options or WorkerOptions()
         self._clock = source.clock
-        self._lease = timedelta(seconds=lease)
+        self._lease = lease
+        self._numbers = itertools.count(1)
         in_each_process(self._begin)
 
     def _begin(self) -> None:
         """Begin with no threads, as a forked child does: what the parent's run is the parent's."""
-        self._changed = threading.Condition()
-        self._idle = 0
+        lock = threading.RLock()
+        self._changed, self._handed, self._news_came = (threading.Condition(lock) for _ in range(3))
         self._news = 0
+        self._idle = 0
         self._shift: _Shift | None = None
 
     @property
@@ -90,24 +97,32 @@ class JobWorker:
         shift = self._shift
         return shift is not None and not shift.stop.is_set() and shift.serving > 0
 
+    @property
+    def idle(self) -> int:
+        """How many of its threads wait for a job."""
+        return self._idle
+
     def start(self) -> Self:
         """Start the threads and return at once."""
         with self._changed:
             if self._shift is not None:
                 raise InvalidOptionError("The worker runs already; stop it first.")
-            self._shift = shift = _Shift(self._options.concurrency, self._options.max_jobs)
+            options = self._options
+            self._shift = shift = _Shift(self._keeper(), options.concurrency, options.max_jobs)
         self._source.listen(self.wake)
         for number in range(shift.serving):
-            self._start_thread(f"anyjob-worker-{number}", self._serve, shift)
-        self._start_thread("anyjob-leases", self._keep_leases, shift)
+            # A daemon: a job that ignores the stop must not keep a process alive that was told to end.
+            name = f"anyjob-worker-{number}"
+            threading.Thread(target=self._serve, args=(shift,), name=name, daemon=True).start()
+        shift.keeper.start()
         return self
 
     def wake(self) -> None:
-        """Look for jobs now: some were enqueued in this process."""
+        """Look for jobs now: some may have come."""
+        self._news = next(self._numbers)
         if self._idle:
             with self._changed:
-                self._news += 1
-                self._changed.notify_all()
+                self._news_came.notify_all()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, by itself (`burst`, `max_jobs`) or by `stop`; return whether it has.
@@ -116,7 +131,7 @@ class JobWorker:
         """
         with self._changed:
             shift = self._shift
-            return shift is None or self._wait_until_done(shift, timeout)
+        return shift is None or self._wait_until_done(shift, timeout)
 
     def stop(self, timeout: float | None = None) -> bool:
         """Claim no more, wait up to `timeout` seconds (None: `stop_timeout`) for running jobs, give the rest back.
@@ -125,21 +140,22 @@ class JobWorker:
         costs its job no try. A sync job that goes on regardless can settle nothing any more. Return whether all
         finished in time. Called again meanwhile, with a shorter timeout, it gives back sooner.
         """
-        timeout = self._options.stops_within if timeout is None else timeout
         with self._changed:
             shift = self._shift
             if shift is None:
                 return True
-            log_event(logger, logging.INFO, "stopping", running=len(shift.held), timeout=float(timeout))
             shift.stop.set()
-            self._changed.notify_all()
-            finished = self._wait_until_done(shift, timeout)
-        if not finished:
-            self._executor.cancel_async_jobs(shift.stop)
-            with self._changed:
-                self._wait_until_done(shift, _GRACE)
-            self._hand_back(shift)
-        self._end(shift)
+            self._tell_all()
+        self._source.interrupt()
+        finished = stop_in_time(
+            self._executor,
+            shift.stop,
+            self._options.stops_within if timeout is None else timeout,
+            ended=lambda seconds: self._wait_until_done(shift, seconds),
+            hand_back=shift.keeper.hand_back,
+            running=len(shift.keeper.held),
+        )
+        shift.keeper.close()
         with self._changed:
             if self._shift is shift:
                 self._shift = None
@@ -151,23 +167,26 @@ class JobWorker:
         `max_jobs` at most; None: those of the options, if they say so.
         A Ctrl-C meanwhile is raised here as KeyboardInterrupt; the job that ran goes back, uncharged.
         """
-        self._recover()
-        worker = self._executor.worker
+        keeper, stop = self._keeper(patient=False), threading.Event()
+        keeper.recover()
         max_jobs = self._options.max_jobs if max_jobs is None else max_jobs
-        claims = self._claim(worker) if max_jobs != 0 else ()
+        claims = keeper.claim() if max_jobs != 0 else ()
         if not claims:
             return 0
-        count, shift = 0, _Shift(0)
-        self._start_thread("anyjob-leases", self._keep_leases, shift)
+        count = 0
+        keeper.start()
         try:
-            with stopped_by_interrupt(shift.stop):
+            with stopped_by_interrupt(stop):
                 while claims:
-                    for claim in claims:
-                        self._run(claim, shift)
-                        count += 1
-                    claims = self._claim(worker) if count != max_jobs and not shift.stop.is_set() else ()
+                    (claim,) = claims
+                    outcome = keeper.execute(claim, stop=stop)
+                    count += 1
+                    if count == max_jobs or stop.is_set():
+                        keeper.settle(claim, outcome)
+                        break
+                    claims = keeper.settle_and_claim(claim, outcome)
         finally:
-            self._end(shift)
+            keeper.close()
         return count
 
     def __enter__(self) -> Self:
@@ -178,158 +197,156 @@ class JobWorker:
     ) -> None:
         self.stop()
 
+    def _keeper(self, *, patient: bool = True) -> ClaimKeeper:
+        options = self._options
+        return ClaimKeeper(
+            *(self._source, self._executor), queues=options.queues, lease=self._lease, patient=patient, wake=self.wake
+        )
+
     def _serve(self, shift: _Shift) -> None:
-        worker, pause = self._executor.worker, _FIRST_PAUSE
-        while not (shift.stop.is_set() or shift.burst_is_over) and shift.may_begin():
-            claims: Sequence[JobClaim] = ()
+        pause, claim, seen = FIRST_PAUSE, None, None
+        while claim is not None or (not shift.is_over and shift.may_begin()):
             try:
-                claims = self._claim(worker) or self._wait_for_jobs(worker, shift)
-                for claim in claims:
-                    self._run(claim, shift)
-                pause = _FIRST_PAUSE
-            except BaseException as error:  # noqa: BLE001  # the store failed, or a job was interrupted: no reason to end
-                if not shift.stop.is_set():
-                    log_event(logger, logging.ERROR, "goes on", pause=pause, worker=worker, exc_info=error)
-                    self._pause(pause)
-                    pause = min(2 * pause, _LONGEST_PAUSE)
-            finally:
-                if not claims:
+                if claim is None and (claim := self._rest(shift, seen)) is None:
                     shift.begun_none()
+                    continue
+                claim, seen = self._run(claim, shift)
+                pause = FIRST_PAUSE
+            except BaseException as error:  # noqa: BLE001  # a job was interrupted, or can't be settled: no reason to end
+                claim = seen = None
+                if not shift.stop.is_set():
+                    self._go_on(shift, pause, error)
+                    pause = next_pause(pause)
         with self._changed:
             shift.serving -= 1
-            self._changed.notify_all()
+            self.wake()  # who looks may be the last one of a burst
+            self._tell_all()
         if not shift.serving:
-            self._end(shift)
+            shift.keeper.close()
 
-    def _claim(self, worker: str) -> Sequence[JobClaim]:
-        return self._source.claim(queues=self._options.queues, limit=1, lease=self._lease, worker=worker)
+    def _run(self, claim: JobClaim, shift: _Shift) -> tuple[JobClaim | None, int | None]:
+        """Run a job; return the next one, if there is one at once and this thread may begin it, and else the number of
+        the last news before it was found that there is none.
+        """
+        keeper, claims = shift.keeper, _NONE
+        outcome = keeper.execute(claim, stop=shift.stop)
+        seen = self._news
+        if shift.is_over or not shift.may_begin():
+            keeper.settle(claim, outcome)
+            return None, None
+        try:
+            claims = keeper.settle_and_claim(claim, outcome)
+        finally:
+            if not claims:
+                shift.begun_none()
+        if self._idle and isinstance(outcome, Retry | Deferred):
+            self.wake()  # who looks does not know when this is due
+        if claims and shift.stop.is_set():
+            keeper.release(claims)
+            return None, None
+        return (claims[0], None) if claims else (None, seen)
 
-    def _wait_for_jobs(self, worker: str, shift: _Shift) -> Sequence[JobClaim]:
-        """Sleep until something may be due; return what was claimed in the last look before it.
+    def _rest(self, shift: _Shift, seen: int | None) -> JobClaim | None:
+        """Wait until there is a job for this thread; return None if there is to be none.
 
-        The store is asked without the lock, for a slow one must not hold up who enqueues. An enqueue that the look
-        missed finds us idle, and makes news.
+        One of the threads that rest looks for all of them: a server is not asked by each, and an enqueue wakes one.
+        `seen`: nothing was due when this was the number of the last news; None: nobody looked.
         """
         with self._changed:
+            shift.resting += 1
             self._idle += 1
-            news = self._news
+            if shift.looks and (seen is None or self._options.burst):
+                self.wake()
         try:
-            claims = self._claim(worker)
-            if not claims:
-                until = self._until_due()
+            while True:
                 with self._changed:
-                    if self._news == news and not (shift.stop.is_set() or shift.burst_is_over):
-                        self._rest(shift, until)
-            return claims
+                    while shift.looks and not shift.ready and not shift.is_over:
+                        self._handed.wait()
+                    if shift.is_over:
+                        left = list(shift.ready)
+                        shift.ready.clear()
+                        break
+                    if shift.ready:
+                        return shift.ready.popleft()
+                    shift.looks = True
+                found: Sequence[JobClaim] = ()
+                try:
+                    found = self._look(shift, None if self._options.burst else seen)
+                finally:
+                    with self._changed:
+                        shift.looks = False
+                        shift.ready.extend(found)
+                        self._handed.notify(len(found) + 1)  # one of them looks on
         finally:
             with self._changed:
+                shift.resting -= 1
                 self._idle -= 1
+        if left:
+            shift.keeper.release(left)
+        return None
 
-    def _rest(self, shift: _Shift, until: float) -> None:
-        """Wait, holding `_changed`; in a burst, the last thread that finds nothing due ends it for all."""
-        shift.resting += 1
-        if self._options.burst and shift.resting == shift.serving:
-            shift.burst_is_over = True
-            self._changed.notify_all()
-        else:
-            self._clock.wait(self._changed, until)
-            shift.resting -= 1
+    def _look(self, shift: _Shift, seen: int | None) -> Sequence[JobClaim]:
+        """Look for jobs for all threads that rest, until there are some or the shift is over.
+
+        The source is asked without the lock, for a slow one must not hold up who enqueues: that makes news.
+        """
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                if seen is not None and not self._wait_for_news(shift, seen, self._until_due()):
+                    return ()
+                limit, seen = shift.resting, self._news
+                if claims := shift.keeper.claim(limit):
+                    return claims
+                pause = FIRST_PAUSE
+            except Exception as error:  # noqa: BLE001  # the source failed: the next look may succeed
+                self._go_on(shift, pause, error)
+                seen, pause = None, next_pause(pause)
+            if shift.is_over:
+                return ()
+
+    def _wait_for_news(self, shift: _Shift, seen: int, until: float) -> bool:
+        """Wait for other news than `seen`, or until something is due; return False if the shift is over."""
+        with self._changed:
+            if self._options.burst and shift.resting == shift.serving and self._news == seen:
+                shift.burst_is_over = True
+                self._tell_all()
+            while not shift.is_over and self._news == seen and self._clock.monotonic() < until:
+                self._clock.wait(self._news_came, until)
+            return not shift.is_over
 
     def _until_due(self) -> float:
         """Return when to look again, on the monotonic clock: a wall clock that is set meanwhile is seen within `poll`.
 
         That clock is read first, so that time that passes before the wall's is read ends the wait early, never late.
         """
-        begun = self._clock.monotonic()
+        begun, poll = self._clock.monotonic(), self._source.poll
         due_at = self._source.next_due_at(self._options.queues)
-        if due_at is None:
-            return begun + self._source.poll
-        return begun + min((due_at - self._clock.now()).total_seconds(), self._source.poll)
+        return begun + (poll if due_at is None else min((due_at - self._clock.now()).total_seconds(), poll))
 
-    def _run(self, claim: JobClaim, shift: _Shift) -> None:
-        try:
-            shift.held[claim.token] = claim
-            # As in a process of its own: nothing of who drains here, or of the job before, is the job's.
-            outcome = Context().run(self._executor.execute, claim.raw, redelivered=claim.redelivered, stop=shift.stop)
-        except BaseException:
-            self._source.release([claim])
-            raise
-        else:
-            try:
-                held = self._source.settle(claim, outcome)
-            except Exception as error:  # noqa: BLE001  # it is raised if it doesn't pass
-                held = self._settle_later(claim, outcome, shift, error)
-            if not held:
-                log_event(logger, logging.WARNING, "fenced", id=claim.id, reason=FENCED)
-        finally:
-            shift.held.pop(claim.token, None)
-
-    def _settle_later(self, claim: JobClaim, outcome: Outcome, shift: _Shift, error: Exception) -> bool:
-        """Settle once the store is back: what ran must not count as a crash. The lease is kept meanwhile.
-
-        Raises the store's error in the end, and at once in `drain`, where it is the caller's to know. The job then
-        comes again when its lease ends, and counts as lost: one whose outcome can never be kept is parked as such.
-        """
-        pause = _FIRST_PAUSE
-        while shift.serving and not shift.over and pause <= _LONGEST_PAUSE:
-            log_event(logger, logging.WARNING, "not settled", id=claim.id, pause=pause, exc_info=error)
-            self._pause(pause)
-            pause *= 2
-            with contextlib.suppress(Exception):
-                return self._source.settle(claim, outcome)
-        raise error
-
-    def _keep_leases(self, shift: _Shift) -> None:
-        """Renew what this worker runs and recover what others lost, three times a lease."""
-        while not shift.over:
-            try:
-                self._source.renew(list(shift.held.values()), self._lease)
-                self._recover()
-            except Exception as error:  # noqa: BLE001  # the next time may succeed
-                log_event(logger, logging.ERROR, "leases not renewed", worker=self._executor.worker, exc_info=error)
-            with shift.ended:  # a condition of its own: news of jobs are none of its business
-                if not shift.over:
-                    self._clock.wait(shift.ended, deadline_in(self._clock, self._lease.total_seconds() / 3))
-
-    def _recover(self) -> None:
-        lost = self._source.recover()
-        for job in lost:
-            expired = float(job.expired_for)
-            log_event(logger, logging.WARNING, "rescued", id=job.id, lost_by=job.worker, lease_expired=expired)
-            self._executor.tell("lost", job.raw)
-        if lost:
-            self.wake()
-
-    def _hand_back(self, shift: _Shift) -> None:
-        left = list(shift.held.values())
-        self._source.release(left)
-        for claim in left:
-            log_event(logger, logging.WARNING, "released", id=claim.id, reason="it still ran")
-            self._executor.tell("released", claim.raw)
-
-    def _start_thread(self, name: str, target: Callable[[_Shift], None], shift: _Shift) -> None:
-        # A daemon: a job that ignores the stop must not keep a process alive that was told to end.
-        threading.Thread(target=target, args=(shift,), name=name, daemon=True).start()
-
-    def _end(self, shift: _Shift) -> None:
-        with shift.ended:
-            shift.over = True
-            shift.ended.notify_all()
-
-    def _pause(self, seconds: float) -> None:
+    def _go_on(self, shift: _Shift, pause: float, error: BaseException) -> None:
+        """Log what failed, and wait before it is tried again."""
+        known = {"reason": error} if isinstance(error, AnyjobError) else {"exc_info": error}
+        log_event(logger, logging.ERROR, "goes on", pause=pause, worker=self._executor.worker, **known)
+        until = deadline_in(self._clock, pause)
         with self._changed:
-            self._clock.wait(self._changed, deadline_in(self._clock, seconds))
+            while not shift.is_over and self._clock.monotonic() < until:
+                self._clock.wait(self._changed, until)
+
+    def _tell_all(self) -> None:
+        """Wake all that wait for anything, holding the lock."""
+        for each in (self._changed, self._handed, self._news_came):
+            each.notify_all()
 
     def _wait_until_done(self, shift: _Shift, timeout: float | None) -> bool:
-        """Wait, holding `_changed`, until the shift's threads are done; each of them wakes us."""
+        """Wait until the shift's threads are done; each of them wakes us."""
         deadline = None if timeout is None else deadline_in(self._clock, timeout)
-        while shift.serving:
-            if deadline is not None and self._clock.monotonic() >= deadline:
-                return False
-            self._clock.wait(self._changed, deadline)
-        return True
+        with self._changed:
+            while shift.serving:
+                if deadline is not None and self._clock.monotonic() >= deadline:
+                    return False
+                self._clock.wait(self._changed, deadline)
+            return True
 
 
-_GRACE: Final = 1.0
-_FIRST_PAUSE: Final = 1.0
-_LONGEST_PAUSE: Final = 30.0
+_NONE: Final[Sequence[JobClaim]] = ()

@@ -108,6 +108,13 @@ class JobSource(ABC):
         held = [self.settle(claim, outcome) for claim, outcome in ended]
         return held, self.claim(queues=queues, limit=limit, lease=lease, worker=worker) if limit else ()
 
+    def interrupt(self) -> None:
+        """Have a `claim` that waits for a job return, from any thread: the worker stops, or has another call to make.
+
+        To be overridden where `claim` waits; with `one_thread` by all means, for there a job that ended waits for it.
+        """
+        return
+
     def listen(self, wake: Callable[[], None]) -> None:  # noqa: ARG002
         """Call `wake`, from any thread, whenever a job may have come that `claim` would find, until `close`.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anyjob.run.worker import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK
 from anyjob.seams.backend import BackendConfig
 from anyjob.testing.conformance.fixtures import KitFixtures, needs, promised, slow
 from anyjob.testing.conformance.harness import LOGS, PROBES, BackendHarness, World

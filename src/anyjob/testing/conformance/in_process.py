@@ -12,7 +12,8 @@ from typing import Any
 from anyjob.base.envelope import JobEnvelope
 from anyjob.current import default_registry, override
 from anyjob.define.registry import JobRegistry
-from anyjob.run.worker import HANDED_BACK, JobWorker
+from anyjob.run.stopping import HANDED_BACK
+from anyjob.run.worker import JobWorker
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.outcome import JobFailure, Outcome
 from anyjob.seams.source import JobClaim, LostJob

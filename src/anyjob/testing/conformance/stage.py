@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from anyjob.run.worker import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK
 from anyjob.testing.conformance.harness import CHORES, JOBS, SHORT, UNREACHABLE, BackendHarness, WorkerHandle, World
 from anyjob.testing.conformance.processes import ServerHarness, ServerWorld, WorkerProcess
 from anyjob.testing.conformance.proxy import Proxy

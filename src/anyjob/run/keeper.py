@@ -1,0 +1,251 @@
+"""What a process has claimed: run, settled, its leases kept, given back at a stop. Written once, for all workers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextvars import Context
+from datetime import timedelta
+from typing import Final, Self
+
+from anyjob.base.clock import deadline_in
+from anyjob.base.errors import AnyjobError, DuplicateJobIdError
+from anyjob.base.forks import in_each_process
+from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.run.combining import Combiner
+from anyjob.run.executor import JobExecutor
+from anyjob.run.one_thread import callable_anywhere
+from anyjob.run.recurring import RecurringThread
+from anyjob.seams.outcome import Outcome
+from anyjob.seams.source import DEFAULT_LEASE, JobClaim, JobSource
+
+__all__ = ["ClaimKeeper", "log_fenced", "next_pause"]
+
+logger = JobLogger("anyjob.worker")
+
+FIRST_PAUSE: Final = 0.1
+"""Seconds, before a server that did not answer is asked again."""
+_LONGEST_PAUSE: Final = 5.0
+
+
+def next_pause(pause: float) -> float:
+    """Return how long to wait, after a pause of so many seconds, for a server that still does not answer."""
+    return min(2 * pause, _LONGEST_PAUSE)
+
+
+class ClaimKeeper:
+    """Keeps what one process has claimed from a source, from `claim` until each job is settled or given back.
+
+    For our own worker, and for the glue of a native one: that asks it to `run` a claim or, if its system executes jobs
+    elsewhere (in a forked child, in a thread of its own), to `settle` what came of it. `keep` is to be called three
+    times a lease; `start` begins a thread that does so. `hand_back` and `close` end it all.
+
+    Errors of the server reach who claims; an outcome is settled later instead, as soon as the server is back: what ran
+    must not count as a crash. If not `patient`, they reach who settles, too.
+
+    Thread-safe. A forked child holds nothing of its parent's; it may execute and settle a claim of that, which goes on
+    to keep the lease.
+    """
+
+    def __init__(
+        self,
+        source: JobSource,
+        executor: JobExecutor,
+        *,
+        queues: Sequence[str] | None = None,
+        lease: float = DEFAULT_LEASE,
+        patient: bool = True,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
+        """`queues` are those to claim from, None: all; `lease` is in seconds; `wake` is called if jobs were rescued."""
+        self._source = source = callable_anywhere(source)
+        self._executor = executor
+        self._queues = queues
+        self._lease = timedelta(seconds=lease)
+        self._is_patient = patient
+        self._wake = wake
+        self._thread: RecurringThread | None = None
+        # What a source can't do in one step is done by each thread for itself.
+        combines = type(source).settle_and_claim is not JobSource.settle_and_claim
+        self._combiner = Combiner(self._exchange) if combines else None
+        in_each_process(self._begin)
+
+    def _begin(self) -> None:
+        self._worker = self._executor.worker
+        self._held: dict[tuple[str, int], JobClaim] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    @property
+    def held(self) -> Sequence[JobClaim]:
+        """What was claimed here and is neither settled nor given back."""
+        return list(self._held.values())
+
+    def claim(self, limit: int = 1) -> Sequence[JobClaim]:
+        """Claim up to `limit` jobs, which are kept from now on."""
+        return self._keep_all(
+            self._source.claim(queues=self._queues, limit=limit, lease=self._lease, worker=self._worker)
+        )
+
+    def run(self, claim: JobClaim, *, stop: threading.Event | None = None) -> Outcome:
+        """Execute a claimed job and settle it; return what became of it. Raises as `execute` and `settle` do."""
+        outcome = self.execute(claim, stop=stop)
+        self.settle(claim, outcome)
+        return outcome
+
+    def execute(self, claim: JobClaim, *, stop: threading.Event | None = None) -> Outcome:
+        """Execute a claimed job, as in a process of its own: in an empty context. Its outcome is to be settled.
+
+        What is raised is meant for the process, which stops: the job was given back, uncharged.
+        """
+        try:
+            return Context().run(self._executor.execute, claim.raw, redelivered=claim.redelivered, stop=stop)
+        except BaseException:
+            self.release([claim])
+            raise
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        """Settle a job, now or once the server is back; return False, having logged it, if its lease was lost.
+
+        Raises the server's error in the end: when this keeper is closed, or it says for half a minute that it can't
+        keep this outcome. The job then comes again when its lease ends, and counts as lost.
+        """
+        try:
+            if self._combiner is not None:
+                held, _ = self._combiner.settle_and_claim(claim, outcome, 0)
+            else:
+                held = self._source.settle(claim, outcome)
+        except Exception as error:  # noqa: BLE001  # it is raised if it doesn't pass
+            return self._settle_later(claim, outcome, error)
+        self._held.pop((claim.id, claim.token), None)
+        if not held:
+            log_fenced(claim.id)
+        return held
+
+    def settle_and_claim(self, claim: JobClaim, outcome: Outcome, limit: int = 1) -> Sequence[JobClaim]:
+        """Settle a job, as `settle` does, and return up to `limit` that are claimed, in one step if the source can.
+
+        What other threads end meanwhile is settled with it. After an absence of the server nothing is claimed.
+        """
+        if self._combiner is None:
+            self.settle(claim, outcome)
+            return self.claim(limit)
+        try:
+            held, claims = self._combiner.settle_and_claim(claim, outcome, limit)
+        except Exception as error:  # noqa: BLE001  # as in `settle`
+            self._settle_later(claim, outcome, error)
+            return ()
+        self._held.pop((claim.id, claim.token), None)
+        if not held:
+            log_fenced(claim.id)
+        return self._keep_all(claims)
+
+    def holds(self, claim: JobClaim) -> bool:
+        """Whether the server still knows the claim for ours: for who let it be settled elsewhere, in a child."""
+        return claim not in self._source.renew([claim], self._lease)
+
+    def release(self, claims: Sequence[JobClaim]) -> None:
+        """Give claims back that did not run, or are to run again uncharged."""
+        for claim in claims:
+            self._held.pop((claim.id, claim.token), None)
+        self._source.release(claims)
+
+    def forget(self, claim: JobClaim) -> None:
+        """Keep a claim no more that was settled elsewhere."""
+        self._held.pop((claim.id, claim.token), None)
+
+    def keep(self) -> float:
+        """Renew the leases of what is held, rescue what others lost; return the seconds until the next round."""
+        self._source.renew(self.held, self._lease)
+        self.recover()
+        return self._lease.total_seconds() / 3
+
+    def recover(self) -> None:
+        """Rescue the jobs whose lease ended."""
+        lost = self._source.recover()
+        for job in lost:
+            expired = float(job.expired_for)
+            log_event(logger, logging.WARNING, "rescued", id=job.id, lost_by=job.worker, lease_expired=expired)
+            self._executor.tell("lost", job.raw)
+        if lost and self._wake is not None:
+            self._wake()
+
+    def start(self) -> Self:
+        """Begin to `keep`, in a daemon thread, until `close`."""
+        self._thread = RecurringThread("anyjob-leases", self.keep, self._source.clock).start()
+        return self
+
+    def hand_back(self) -> Sequence[JobClaim]:
+        """Give back, uncharged, all that still runs when the time to stop is up; return it, for the exit code."""
+        left = self.held
+        try:
+            self.release(left)
+        except AnyjobError as error:
+            log_event(logger, logging.WARNING, "left without a word", worker=self._worker, reason=error)
+        for claim in left:
+            log_event(logger, logging.WARNING, "released", id=claim.id, reason="it still ran")
+            self._executor.tell("released", claim.raw)
+        return left
+
+    def close(self) -> None:
+        """End the thread, and what waits to be settled later."""
+        if self._thread is not None:
+            self._thread.end()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _exchange(
+        self, ended: Sequence[tuple[JobClaim, Outcome]], limit: int
+    ) -> tuple[Sequence[bool], Sequence[JobClaim]]:
+        return self._source.settle_and_claim(
+            ended, queues=self._queues, limit=limit, lease=self._lease, worker=self._worker
+        )
+
+    def _keep_all(self, claims: Sequence[JobClaim]) -> Sequence[JobClaim]:
+        for claim in claims:
+            self._held[claim.id, claim.token] = claim
+        return claims
+
+    def _settle_later(self, claim: JobClaim, outcome: Outcome, error: Exception) -> bool:
+        """Settle once the server is back, and keep the lease meanwhile. Nobody knows what the lost call did."""
+        pause, refused_for = FIRST_PAUSE, 0.0
+        try:
+            while self._is_patient and not self._closed and refused_for < _PATIENCE:
+                refused_for += 0.0 if _is_absence(error) else pause
+                known = {"reason": error} if isinstance(error, AnyjobError) else {"exc_info": error}
+                log_event(logger, logging.WARNING, "not settled", id=claim.id, pause=pause, **known)
+                self._pause(pause)
+                pause = next_pause(pause)
+                try:
+                    held = self._source.settle(claim, outcome)
+                except Exception as again:  # noqa: BLE001  # raised in the end
+                    error = again
+                else:
+                    if not held:
+                        log_fenced(claim.id)
+                    return held
+            raise error
+        finally:
+            self.forget(claim)
+
+    def _pause(self, seconds: float) -> None:
+        clock = self._source.clock
+        until = deadline_in(clock, seconds)
+        with self._changed:
+            while not self._closed and clock.monotonic() < until:
+                clock.wait(self._changed, until)
+
+
+def log_fenced(job_id: str) -> None:
+    """Log that the outcome of a job was not settled, for somebody else has it by now."""
+    log_event(logger, logging.WARNING, "fenced", id=job_id, reason=FENCED)
+
+
+def _is_absence(error: Exception) -> bool:
+    """Tell a server that does not answer from one that can't keep an outcome, today or tomorrow."""
+    return isinstance(error, AnyjobError) and not isinstance(error, DuplicateJobIdError)
+
+
+_PATIENCE: Final = 30.0
