@@ -15,8 +15,8 @@ from rq_world import World, kill_process
 from servers import PrivateRedis, redis_url
 
 from anyjob import JobPriority
-from anyjob.run.timelimit import TIME_LIMIT_GRACE
 from anyjob.run.stopping import HANDED_BACK
+from anyjob.run.timelimit import TIME_LIMIT_GRACE
 from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob.testing.probes.journal import wait_until
 

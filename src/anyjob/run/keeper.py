@@ -73,7 +73,7 @@ class ClaimKeeper:
 
     def _begin(self) -> None:
         self._worker = self._executor.worker
-        self._held: dict[tuple[str, int], JobClaim] = {}
+        self._held: dict[int, JobClaim] = {}  # by the claim's own identity
         self._changed = threading.Condition()
         self._closed = False
 
@@ -84,9 +84,10 @@ class ClaimKeeper:
 
     def claim(self, limit: int = 1) -> Sequence[JobClaim]:
         """Claim up to `limit` jobs, which are kept from now on."""
-        return self._keep_all(
-            self._source.claim(queues=self._queues, limit=limit, lease=self._lease, worker=self._worker)
-        )
+        claims = self._source.claim(queues=self._queues, limit=limit, lease=self._lease, worker=self._worker)
+        for claim in claims:
+            self._held[id(claim)] = claim
+        return claims
 
     def run(self, claim: JobClaim, *, stop: threading.Event | None = None) -> Outcome:
         """Execute a claimed job and settle it; return what became of it. Raises as `execute` and `settle` do."""
@@ -112,13 +113,13 @@ class ClaimKeeper:
         keep this outcome. The job then comes again when its lease ends, and counts as lost.
         """
         try:
-            if self._combiner is not None:
-                held, _ = self._combiner.settle_and_claim(claim, outcome, 0)
-            else:
+            if self._combiner is None:
                 held = self._source.settle(claim, outcome)
+            else:
+                held, _ = self._combiner.settle_and_claim(claim, outcome, 0)
         except Exception as error:  # noqa: BLE001  # it is raised if it doesn't pass
             return self._settle_later(claim, outcome, error)
-        self._held.pop((claim.id, claim.token), None)
+        self._held.pop(id(claim), None)
         if not held:
             log_fenced(claim.id)
         return held
@@ -136,10 +137,12 @@ class ClaimKeeper:
         except Exception as error:  # noqa: BLE001  # as in `settle`
             self._settle_later(claim, outcome, error)
             return ()
-        self._held.pop((claim.id, claim.token), None)
+        self._held.pop(id(claim), None)
         if not held:
             log_fenced(claim.id)
-        return self._keep_all(claims)
+        for each in claims:
+            self._held[id(each)] = each
+        return claims
 
     def holds(self, claim: JobClaim) -> bool:
         """Whether the server still knows the claim for ours: for who let it be settled elsewhere, in a child."""
@@ -148,12 +151,12 @@ class ClaimKeeper:
     def release(self, claims: Sequence[JobClaim]) -> None:
         """Give claims back that did not run, or are to run again uncharged."""
         for claim in claims:
-            self._held.pop((claim.id, claim.token), None)
+            self._held.pop(id(claim), None)
         self._source.release(claims)
 
     def forget(self, claim: JobClaim) -> None:
         """Keep a claim no more that was settled elsewhere."""
-        self._held.pop((claim.id, claim.token), None)
+        self._held.pop(id(claim), None)
 
     def keep(self) -> float:
         """Renew the leases of what is held, rescue what others lost; return the seconds until the next round."""
@@ -202,11 +205,6 @@ class ClaimKeeper:
         return self._source.settle_and_claim(
             ended, queues=self._queues, limit=limit, lease=self._lease, worker=self._worker
         )
-
-    def _keep_all(self, claims: Sequence[JobClaim]) -> Sequence[JobClaim]:
-        for claim in claims:
-            self._held[claim.id, claim.token] = claim
-        return claims
 
     def _settle_later(self, claim: JobClaim, outcome: Outcome, error: Exception) -> bool:
         """Settle once the server is back, and keep the lease meanwhile. Nobody knows what the lost call did."""
