@@ -15,6 +15,7 @@ import pytest
 from anyjob import (
     EnqueueError,
     InMemoryJobStore,
+    JobEnvelope,
     JobManager,
     JobRegistry,
     JobWorker,
@@ -191,7 +192,7 @@ def test_what_is_held_is_handed_back_uncharged_and_said(
 class ThreadBoundSource(InMemoryJobStore):
     """May be called from one thread only, waits for jobs in `claim`, and was told by its broker of a redelivery."""
 
-    one_thread = True
+    one_thread = waits = True
     poll = 60.0
 
     def __init__(self, clock: Any) -> None:
@@ -202,10 +203,10 @@ class ThreadBoundSource(InMemoryJobStore):
 
     def claim(self, *, queues: Any, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
         self.callers.add(threading.get_ident())
-        self.stirred.clear()
         claims = super().claim(queues=queues, limit=limit, lease=lease, worker=worker)
         if not claims and not self.stirred.wait(self.poll):
             raise AssertionError("nobody interrupted")
+        self.stirred.clear()
         return [JobClaim(each.id, each.raw, each.token, self._first(each.id)) for each in claims]
 
     def _first(self, job_id: str) -> bool:
@@ -220,6 +221,10 @@ class ThreadBoundSource(InMemoryJobStore):
     def renew(self, claims: Sequence[JobClaim], lease: timedelta) -> Sequence[JobClaim]:
         self.callers.add(threading.get_ident())
         return super().renew(claims, lease)
+
+    def insert(self, envelopes: Sequence[JobEnvelope], **options: Any) -> None:
+        super().insert(envelopes, **options)
+        self.stirred.set()
 
     def interrupt(self) -> None:
         self.stirred.set()

@@ -125,13 +125,14 @@ class ClaimKeeper:
         return held
 
     def settle_and_claim(self, claim: JobClaim, outcome: Outcome, limit: int = 1) -> Sequence[JobClaim]:
-        """Settle a job, as `settle` does, and return up to `limit` that are claimed, in one step if the source can.
+        """Settle a job, as `settle` does, and claim up to `limit`, in one step if the source can: with what other
+        threads end meanwhile.
 
-        What other threads end meanwhile is settled with it. After an absence of the server nothing is claimed.
+        Nothing is claimed after an absence of the server, nor where a claim would wait.
         """
         if self._combiner is None:
             self.settle(claim, outcome)
-            return self.claim(limit)
+            return () if self._source.waits else self.claim(limit)
         try:
             held, claims = self._combiner.settle_and_claim(claim, outcome, limit)
         except Exception as error:  # noqa: BLE001  # as in `settle`

@@ -53,6 +53,7 @@ class _OneThreadSource(JobSource):
         self._source = source
         self.clock = source.clock
         self.poll = source.poll
+        self.waits = source.waits
         in_each_process(self._begin)
 
     def _begin(self) -> None:
@@ -60,7 +61,9 @@ class _OneThreadSource(JobSource):
         self._calls: SimpleQueue[_Call | None] | None = None
 
     def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
-        return self._call(lambda: self._source.claim(queues=queues, limit=limit, lease=lease, worker=worker))
+        return self._call(
+            lambda: self._source.claim(queues=queues, limit=limit, lease=lease, worker=worker), is_claim=True
+        )
 
     def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
         return self._call(lambda: self._source.settle(claim, outcome))
@@ -90,18 +93,19 @@ class _OneThreadSource(JobSource):
             self._make(calls, self._source.close)
             calls.put(None)
 
-    def _call(self, action: Callable[[], T]) -> T:
+    def _call(self, action: Callable[[], T], *, is_claim: bool = False) -> T:
         with self._lock:
             if self._calls is None:
                 self._calls = SimpleQueue()
                 threading.Thread(target=_serve, args=(self._calls,), name="anyjob-source", daemon=True).start()
             calls = self._calls
-        return self._make(calls, action)
+        return self._make(calls, action, is_claim=is_claim)
 
-    def _make(self, calls: SimpleQueue[_Call | None], action: Callable[[], T]) -> T:
+    def _make(self, calls: SimpleQueue[_Call | None], action: Callable[[], T], *, is_claim: bool = False) -> T:
         call = _Call(action)
         calls.put(call)
-        self._source.interrupt()
+        if not is_claim:
+            self._source.interrupt()
         call.answered.acquire()
         if call.error is not None:
             raise call.error

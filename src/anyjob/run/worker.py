@@ -76,6 +76,7 @@ class JobWorker:
         lease: float = DEFAULT_LEASE,
     ) -> None:
         self._source = callable_anywhere(source)
+        self._is_alone = source.one_thread
         self._executor = executor
         self._options = options or WorkerOptions()
         self._clock = source.clock
@@ -159,6 +160,8 @@ class JobWorker:
         with self._changed:
             if self._shift is shift:
                 self._shift = None
+        if self._is_alone:
+            self._source.close()  # with its thread
         return finished
 
     def drain(self, max_jobs: int | None = None) -> int:
@@ -185,6 +188,8 @@ class JobWorker:
                         keeper.settle(claim, outcome)
                         break
                     claims = keeper.settle_and_claim(claim, outcome)
+                    if not claims and self._source.waits:
+                        claims = keeper.claim()
         finally:
             keeper.close()
         return count
@@ -321,6 +326,8 @@ class JobWorker:
         That clock is read first, so that time that passes before the wall's is read ends the wait early, never late.
         """
         begun, poll = self._clock.monotonic(), self._source.poll
+        if self._source.waits:
+            return begun  # it waits itself
         due_at = self._source.next_due_at(self._options.queues)
         return begun + (poll if due_at is None else min((due_at - self._clock.now()).total_seconds(), poll))
 

@@ -57,6 +57,8 @@ class JobSource(ABC):
     clock: Clock
     poll: float = 1.0
     """Seconds after which a worker looks again if nothing told it of a job sooner (`listen`, `next_due_at`)."""
+    waits: bool = False
+    """Whether `claim` waits if no job is due, up to `poll` seconds: the worker then calls it again at once."""
     one_thread: bool = False
     """Whether all calls must come from one thread; the worker sees to it. `listen` is called from there, too."""
 
@@ -66,7 +68,7 @@ class JobSource(ABC):
 
         Order: priority, highest first; then the time they became due (`due_at`, or `first_due_at` if that is null);
         then insertion. The time a claim takes must depend neither on how many jobs wait nor on how many are scheduled.
-        It may wait for a job, for `poll` seconds at most.
+        If the source `waits`, it waits for a job, for `poll` seconds at most, unless it is interrupted.
         """
 
     @abstractmethod
@@ -102,16 +104,17 @@ class JobSource(ABC):
     ) -> tuple[Sequence[bool], Sequence[JobClaim]]:
         """Settle the claims that ended, each as `settle` does, and claim up to `limit` jobs as `claim` does.
 
-        To be overridden where the server does it in one step, all or nothing. If this raises, any part of it may be
-        done: each outcome is settled again, and what was claimed comes back when its lease ends.
+        It doesn't wait. To be overridden where the server does it in one step, all or nothing. If this raises, any part
+        of it may be done: each outcome is settled again, and what was claimed comes back when its lease ends.
         """
         held = [self.settle(claim, outcome) for claim, outcome in ended]
         return held, self.claim(queues=queues, limit=limit, lease=lease, worker=worker) if limit else ()
 
     def interrupt(self) -> None:
-        """Have a `claim` that waits for a job return, from any thread: the worker stops, or has another call to make.
+        """Have the `claim` that waits, or else the next one, return at once. May be called from any thread.
 
-        To be overridden where `claim` waits; with `one_thread` by all means, for there a job that ended waits for it.
+        To be overridden by a source that `waits`: with `one_thread` the outcome of a job is kept up until it returns,
+        and else a stop.
         """
         return
 
