@@ -285,7 +285,7 @@ class JobExecutor:
         error = tellable(error)
         self._log(logging.INFO, "snoozed", later, until=later.due_at, **_why(error))
         self._observers.tell("snoozed", context, error, later.due_at)
-        return Deferred(later)
+        return Deferred(later, error)
 
     def _charge(self, envelope: JobEnvelope, context: JobExecutionContext, error: BaseException) -> Outcome:
         """Count the try as failed, and decide what comes next."""
@@ -339,15 +339,15 @@ class JobExecutor:
     ) -> Outcome:
         """Let a job wait for newer code, uncharged; after an hour park it with what `refuse` raises."""
         later = defer(envelope, now, self._deferred_for)
-        if later is None or later.due_at is None:
-            try:
-                refuse()
-            except AnyjobError as error:
+        try:
+            refuse()
+        except AnyjobError as error:
+            if later is None or later.due_at is None:
                 return self._abandon(raw, envelope, error, now)
-            later = envelope  # it is known by now
-        wait = 0.0 if later.due_at is None else (later.due_at - now).total_seconds()
-        self._log(logging.WARNING, event, envelope, deferred=wait, worker=self.worker)
-        return Deferred(later)
+            wait = (later.due_at - now).total_seconds()
+            self._log(logging.WARNING, event, envelope, deferred=wait, worker=self.worker)
+            return Deferred(later, error)
+        return Deferred(envelope)  # it is known by now
 
     def _abandon(
         self,

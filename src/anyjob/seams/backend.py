@@ -6,23 +6,22 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Final
 
 from anyjob.base.clock import Clock, SystemClock
-from anyjob.base.envelope import JobEnvelope, write_envelope
+from anyjob.base.envelope import JobEnvelope
 from anyjob.base.error_text import describe_error, tellable
 from anyjob.base.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError, shown
 from anyjob.base.log import JobLogger, log_event
-from anyjob.base.moments import plain_moment
 from anyjob.base.plain import plain_text, plain_texts
 from anyjob.base.urls import refuse_unreadable
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.marks import SendMarks
 from anyjob.seams.natives import ReadNative
-from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome, worker_name
+from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.seams.source import DEFAULT_LEASE, JobSource
+from anyjob.seams.undelayed import give_up, refuse_wait
 from anyjob.seams.worker_options import WorkerOptions
 
 __all__ = [
@@ -159,17 +158,14 @@ class JobBackend(ABC):
                 log_parked(parked, outcome.failure)
             return
         try:
-            self._refuse_wait(outcome.envelope)
+            if self.capabilities.delay is Quality.NONE:
+                refuse_wait(outcome, self.clock.now())
             self.resend(outcome.envelope)
         except EnqueueError:
             raise
         except Exception as error:  # noqa: BLE001  # not the system's: it would be the same the next time
-            failure = JobFailure.of(
-                error, at=plain_moment(self.clock.now()), worker=worker_name(), tries=outcome.envelope.try_count
-            )
-            error_type, why = failure.error_type, failure.message
-            log_event(logger, logging.ERROR, "can't go back", outcome.envelope, error=error_type, reason=why)
-            self._park(_written(outcome.envelope), failure)
+            given_up = give_up(outcome.envelope, error, self.clock.now())
+            self._park(given_up.raw, given_up.failure)
 
     def _park(self, raw: bytes, failure: JobFailure) -> str:
         try:
@@ -178,13 +174,6 @@ class JobBackend(ABC):
             raise
         except Exception as error:
             raise EnqueueError(f"An abandoned job could not be parked: {describe_error(tellable(error))}") from error
-
-    def _refuse_wait(self, envelope: JobEnvelope) -> None:
-        """Refuse what would come back at once, again and again, until it is due."""
-        if envelope.due_at is not None and self.capabilities.delay is Quality.NONE:
-            delay = envelope.due_at - self.clock.now()
-            if delay > timedelta():
-                raise UnsupportedCapabilityError(f"The job is to wait for {delay}; this backend has no delays.")
 
     def resend(self, envelope: JobEnvelope) -> None:
         """Send a job that came from here again, before its old message is acknowledged. Raises as `send`.
@@ -205,13 +194,6 @@ class JobBackend(ABC):
     def close(self) -> None:
         """Close connections. A later call opens them anew."""
         return
-
-
-def _written(envelope: JobEnvelope) -> bytes:
-    try:
-        return write_envelope(envelope)
-    except Exception as error:
-        raise EnqueueError(f"{envelope.id} can't be written: {describe_error(tellable(error))}") from error
 
 
 def log_parked(parked_id: str, failure: JobFailure) -> None:

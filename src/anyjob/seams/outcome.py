@@ -56,9 +56,13 @@ class Retry(Struct, frozen=True):
 
 
 class Deferred(Struct, frozen=True):
-    """The try is not charged: early, of a name that this process does not know (yet), or snoozed by the job."""
+    """The try is not charged: early, of a name that this process does not know (yet), or snoozed by the job.
+
+    `error` is what it waits because of, if there is such, and safe to look at; it goes no further.
+    """
 
     envelope: JobEnvelope
+    error: BaseException | None = None
 
 
 class Abandoned(Struct, frozen=True):

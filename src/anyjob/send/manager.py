@@ -32,8 +32,10 @@ from anyjob.run.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.run.invoker import JobResolver, NamedResolver, construct
 from anyjob.run.worker import JobWorker
 from anyjob.seams.backend import ENQUEUE_TIMEOUT, JobBackend, NativeCommand
+from anyjob.seams.capabilities import Quality
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.observer import JobObserver, JobObservers
+from anyjob.seams.undelayed import UndelayedSource
 from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.calls import JobCall, TypedJob
 from anyjob.send.preparing import NO_ID, JobPreparer, kept
@@ -278,6 +280,8 @@ class JobManager:
         source = backend.source()
         if source is None:
             raise ConfigurationError(f"Backend {alias!r} has no worker that anyjob could start.")
+        if backend.capabilities.delay is Quality.NONE:
+            source = UndelayedSource(source)
         return JobWorker(source, self.executor, options, lease=backend.lease)
 
     def start_worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:

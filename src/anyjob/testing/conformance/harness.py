@@ -13,13 +13,13 @@ from typing import Any, Final, Self
 from msgspec import Raw
 
 from anyjob.base.envelope import ENVELOPE_VERSION, JobEnvelope, JobPriority
-from anyjob.seams.capabilities import Capabilities
+from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob.send.manager import JobManager
 from anyjob.testing.probes.jobs import Probe
 from anyjob.testing.probes.journal import Journal, wait_until
 
-__all__ = ["CHORES", "JOBS", "PROBES", "SHORT", "UNREACHABLE", "BackendHarness", "WorkerHandle", "World"]
+__all__ = ["CHORES", "JOBS", "PROBES", "SHORT", "UNREACHABLE", "BackendHarness", "WorkerHandle", "World", "retry_of"]
 
 JOBS: Final = "anyjob.testing.probes.jobs"
 CHORES: Final = "anyjob.testing.probes.chores"
@@ -32,6 +32,11 @@ UNREACHABLE: Final = 4
 """What `anyjob worker` ends with that meets no server at its start."""
 SHORT: Final[Mapping[str, Any]] = {"lease": 2.0, "stop_timeout": 10.0, "retry": {"max_tries": 2, "first_wait": 0.2}}
 """Settings of the kit's worlds: a crash shows soon. The defaults are proved by one slow test."""
+
+
+def retry_of(can: Capabilities) -> Mapping[str, Any]:
+    """Return the setting `retry` where a backend can do no other than that: without delays there are no retries."""
+    return {"retry": "none"} if can.delay is Quality.NONE else {}
 
 
 class WorkerHandle(ABC):
@@ -190,11 +195,13 @@ class BackendHarness(ABC):
 
     @abstractmethod
     def open(self, folder: Path, **settings: Any) -> World:
-        """Return a new world whose files are in `folder`; `settings` are anyjob's, over `SHORT`."""
+        """Return a new world whose files are in `folder`; `settings` are anyjob's, over `SHORT` and `retry_of`."""
 
     @abstractmethod
     def unreachable(self, host: str, port: int) -> JobManager | None:
-        """Return a manager whose backend's server is said to be at `host` and `port`; None if it has no server."""
+        """Return a manager, with `retry_of`, whose backend's server is said to be at `host` and `port`; None if it has
+        no server that could be away.
+        """
 
     def stop_server(self) -> None:
         """Take the server away, as a crash does."""

@@ -15,16 +15,18 @@ from anyjob.define.registry import JobRegistry
 from anyjob.run.stopping import HANDED_BACK
 from anyjob.run.worker import JobWorker
 from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import Quality
 from anyjob.seams.outcome import JobFailure, Outcome
 from anyjob.seams.source import JobClaim, LostJob
 from anyjob.seams.store import JobStore
 from anyjob.seams.stored import JobFilter, JobPage, JobState
+from anyjob.seams.undelayed import UndelayedSource
 from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.manager import JobManager
 from anyjob.settings import load_settings
 from anyjob.settings.compose import build
 from anyjob.stores.store_backend import StoreBackend
-from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World
+from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World, retry_of
 from anyjob.testing.probes.journal import Journal, wait_until
 
 __all__ = ["InProcessHarness", "SeveredStore"]
@@ -157,7 +159,8 @@ class _StoreWorld(World):
             max_jobs=max_jobs,
             stop_timeout=manager.worker_options.stop_timeout,
         )
-        made = JobWorker(store, manager.executor, options, lease=self.lease)
+        source = UndelayedSource(store) if self.can.delay is Quality.NONE else store
+        made = JobWorker(source, manager.executor, options, lease=self.lease)
         worker = _ThreadedWorker(store, made)
         self._workers.append(worker)
         return worker
@@ -185,15 +188,17 @@ class _StoreWorld(World):
 
     def _manager(self, imports: Sequence[str], settings: Mapping[str, Any]) -> JobManager:
         """Return a manager over the world's one backend that knows the jobs of `imports` alone."""
-        given = {"backends": {"main": "memory:"}, **SHORT, **self._settings, **settings}
-        loaded = load_settings(given, environ={}, directory=Path("/"))
-        assert loaded is not None
-        manager = build(loaded, registry=_registry_of(imports))
-        manager.backends.made["main"] = (
+        lease = {**SHORT, **self._settings, **settings}["lease"]
+        backend = (
             self.backend
             if hasattr(self, "manager")
-            else self._harness.make(BackendConfig(alias="main", url="memory:", lease=loaded.lease))
+            else self._harness.make(BackendConfig(alias="main", url="memory:", lease=lease))
         )
+        given = {"backends": {"main": "memory:"}, **SHORT, **retry_of(backend.capabilities)}
+        loaded = load_settings({**given, **self._settings, **settings}, environ={}, directory=Path("/"))
+        assert loaded is not None
+        manager = build(loaded, registry=_registry_of(imports))
+        manager.backends.made["main"] = backend
         return manager
 
 

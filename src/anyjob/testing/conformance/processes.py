@@ -19,7 +19,7 @@ from anyjob.current import default_registry, override
 from anyjob.send.manager import JobManager
 from anyjob.settings import load_settings
 from anyjob.settings.compose import build
-from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World
+from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World, retry_of
 from anyjob.testing.probes.journal import Journal, wait_until
 
 __all__ = ["ServerHarness", "ServerWorld", "WorkerProcess", "descendants"]
@@ -121,12 +121,9 @@ class ServerWorld(World):
         self.folder = folder
         self.namespace: str = settings.get("namespace", f"kit{secrets.token_hex(6)}")
         self.journal = Journal(folder / "journal")
-        self._settings = {
-            "backends": {"main": {"url": url, "queues": list(QUEUES)}},
-            "namespace": self.namespace,
-            **SHORT,
-            **settings,
-        }
+        backends = {"main": {"url": url, "queues": list(QUEUES)}}
+        plain = {"backends": backends, "namespace": self.namespace, **SHORT}
+        self._settings = {**plain, **_retry_of(plain), **settings}
         self._workers: list[WorkerProcess] = []
         self._file = self.write_settings(*PROBES)
         self.manager = _manager_of({}, self._file)
@@ -207,7 +204,8 @@ class ServerHarness(BackendHarness):
         """Return the URL of a server of the same kind at another address."""
 
     def unreachable(self, host: str, port: int) -> JobManager:
-        return _manager_of({"backends": {"main": self.url_at(host, port)}, "enqueue_timeout": ENQUEUE_TIMEOUT})
+        plain = {"backends": {"main": self.url_at(host, port)}, "enqueue_timeout": ENQUEUE_TIMEOUT}
+        return _manager_of({**plain, **_retry_of(plain)})
 
 
 def _manager_of(given: Mapping[str, Any], file: Path | None = None) -> JobManager:
@@ -215,6 +213,12 @@ def _manager_of(given: Mapping[str, Any], file: Path | None = None) -> JobManage
     settings = load_settings(given, environ={}, directory=Path("/"), config=file)
     assert settings is not None
     return build(settings, registry=default_registry)
+
+
+def _retry_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `retry_of` the backend that settings describe: it is made for that, and connects to nothing."""
+    with closing(_manager_of(settings)) as manager:
+        return retry_of(manager.backend().capabilities)
 
 
 def _toml(value: Any) -> str:

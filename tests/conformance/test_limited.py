@@ -1,0 +1,23 @@
+"""What a backend declares that it can't do is seen refused, and the rest of the kit stands it."""
+
+from __future__ import annotations
+
+import pytest
+from conformance.limited import PARK_ONLY, WITHOUT_DELAY
+from harnesses import memory_harness
+
+from anyjob.testing.conformance import BackendConformance, BackendHarness
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class TestWithoutDelay(BackendConformance):
+    @classmethod
+    def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
+        return memory_harness(WITHOUT_DELAY)
+
+
+class TestParkOnly(BackendConformance):
+    @classmethod
+    def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
+        return memory_harness(PARK_ONLY)
