@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,14 @@ from msgspec import structs
 
 from anyjob import InMemoryJobStore, JobEnvelope, JobState, StoreBackend
 from anyjob.seams.backend import BackendConfig
-from anyjob.seams.capabilities import Quality
+from anyjob.seams.capabilities import Capabilities, Quality
+from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.outcome import Deferred, Outcome, Retry
 from anyjob.seams.source import JobClaim
+from anyjob.seams.stored import JobFilter, JobPage
 from anyjob.stores.store_backend import memory_capabilities
 
-__all__ = ["HasNoDelay", "limited"]
+__all__ = ["HasNoDelay", "limited", "park_only", "without_delay"]
 
 
 class HasNoDelay(InMemoryJobStore):
@@ -45,12 +48,43 @@ def limited(
     return make
 
 
-WITHOUT_DELAY = limited(HasNoDelay, delay=Quality.NONE)
-PARK_ONLY = limited(
-    listing=frozenset({JobState.ABANDONED}),
-    removal=frozenset({JobState.ABANDONED}),
-    moving=frozenset(),
-    counts={JobState.ABANDONED: Quality.EXACT},
-    priority=Quality.NONE,
-    bounded_worker=False,
-)
+class _ParkedOnly(JobInspector):
+    """What a system shows that can't be looked into: the jobs that were given up, which are kept apart."""
+
+    def __init__(self, store: InMemoryJobStore, capabilities: Capabilities, whole: JobInspector) -> None:
+        self.clock = store.clock
+        self.capabilities = capabilities
+        self._whole = whole
+
+    def count(self) -> Mapping[JobState, int]:
+        return {JobState.ABANDONED: self._whole.count()[JobState.ABANDONED]}
+
+    def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
+        self.capabilities.refuse_listing(chosen.states)
+        return self._whole.scan(_parked(chosen), cursor=cursor, limit=limit)
+
+    def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> AbstractContextManager[Iterator[HeldJob]]:
+        return self._whole.hold(_parked(chosen), holder=holder, ahead=ahead)
+
+
+def _parked(chosen: JobFilter) -> JobFilter:
+    return replace(chosen, states=frozenset({JobState.ABANDONED}))
+
+
+def park_only(config: BackendConfig) -> StoreBackend:
+    """Make a backend over a store in memory that keeps what was given up, and shows nothing else."""
+    backend = limited(
+        listing=frozenset({JobState.ABANDONED}),
+        removal=frozenset({JobState.ABANDONED}),
+        moving=frozenset(),
+        counts={JobState.ABANDONED: Quality.EXACT},
+        priority=Quality.NONE,
+        bounded_worker=False,
+    )(config)
+    assert isinstance(backend.store, InMemoryJobStore)
+    assert backend.inspector is not None
+    backend.inspector = _ParkedOnly(backend.store, backend.capabilities, backend.inspector)
+    return backend
+
+
+without_delay = limited(HasNoDelay, delay=Quality.NONE)

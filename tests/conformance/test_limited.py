@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conformance.limited import PARK_ONLY, WITHOUT_DELAY
+from conformance.limited import park_only, without_delay
 from harnesses import memory_harness
 
 from anyjob.testing.conformance import BackendConformance, BackendHarness
@@ -14,10 +14,10 @@ pytestmark = pytest.mark.timeout(120)
 class TestWithoutDelay(BackendConformance):
     @classmethod
     def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
-        return memory_harness(WITHOUT_DELAY)
+        return memory_harness(without_delay)
 
 
 class TestParkOnly(BackendConformance):
     @classmethod
     def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
-        return memory_harness(PARK_ONLY)
+        return memory_harness(park_only)

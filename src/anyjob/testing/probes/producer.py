@@ -20,6 +20,7 @@ from msgspec import Struct
 from anyjob.base.envelope import JobEnvelope, JobPriority
 from anyjob.base.errors import EnqueueError
 from anyjob.current import default_registry
+from anyjob.seams.capabilities import Quality
 from anyjob.send.manager import JobManager
 from anyjob.settings import load_settings
 from anyjob.settings.compose import build
@@ -128,7 +129,9 @@ def _draw(manager: JobManager, dice: random.Random, journal: Path, job_id: str) 
     fails = kind.fails(dice)
     args = kind.args(str(journal), name, round(kind.seconds(dice), 3), fails)
     delay = None if kind.delay is None else kind.delay(dice)
-    options: dict[str, Any] = {"queue": kind.queue, "job_id": job_id, "priority": dice.choice([*JobPriority])}
+    has_levels = manager.backend().capabilities.priority is not Quality.NONE
+    level = dice.choice([*JobPriority]) if has_levels else JobPriority.NORMAL
+    options: dict[str, Any] = {"queue": kind.queue, "job_id": job_id, "priority": level}
     envelope = manager.prepare(args, delay=delay, **options)
     due = None if envelope.due_at is None else envelope.due_at.timestamp()
     return Order(id=job_id, kind=name, fails=fails, due=due), envelope
