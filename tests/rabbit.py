@@ -22,7 +22,7 @@ from anyjob.testing.conformance.proxy import Proxy
 from anyjob.testing.probes.journal import wait_until
 from anyjob_amqp import JOB_QUEUE, AmqpNames, read_url
 
-__all__ = ["PrivateRabbit", "RabbitHarness", "RabbitWorld", "amqp_url", "connect"]
+__all__ = ["PrivateRabbit", "RabbitHarness", "RabbitWorld", "amqp_url", "connect", "plain_url"]
 
 AMQP_URL = os.environ.get("ANYJOB_TEST_AMQP_URL", "amqp://guest:guest@localhost:5672/%2F")
 
@@ -169,11 +169,13 @@ class RabbitWorld(ServerWorld):
 
     def proxy(self) -> tuple[Proxy, str]:
         """Return a proxy in front of the broker, which lasts as long as the world, and the URL to go through it."""
-        library, _, url = self.url.partition("+")
-        server = read_url(url, "tests")
+        server = read_url(plain_url(self.url), "tests")
         proxy = self._proxies.enter_context(closing(Proxy(server.host, server.port)))
         who = f"{quote(server.user, safe='')}:{quote(server.password, safe='')}"
-        return proxy, f"{library}+amqp://{who}@127.0.0.1:{proxy.port}/{quote(server.vhost, safe='')}"
+        return (
+            proxy,
+            f"{self.url.partition('amqp')[0]}amqp://{who}@127.0.0.1:{proxy.port}/{quote(server.vhost, safe='')}",
+        )
 
     def close(self) -> None:
         super().close()
@@ -181,7 +183,7 @@ class RabbitWorld(ServerWorld):
 
     def connect(self) -> amqp.Connection:
         """Return a connection to the broker."""
-        return connect(self.url.partition("+")[2])
+        return connect(plain_url(self.url))
 
     def publish(self, message: amqp.Message, queue: str) -> None:
         """Put a message into a logical queue, and return when it is there."""
@@ -210,20 +212,22 @@ class RabbitWorld(ServerWorld):
 class RabbitHarness(ServerHarness):
     """Worlds on a RabbitMQ: given a folder, on a node of their own, if one can be started; else on the shared one."""
 
-    def __init__(self, library: str, world: type[RabbitWorld], folder: Path | None = None, conf: str = "") -> None:
-        self._library = library
+    def __init__(
+        self, library: str | None, world: type[RabbitWorld], folder: Path | None = None, conf: str = ""
+    ) -> None:
+        self._prefix = f"{library}+" if library else ""
         self._world = world
         self._node = PrivateRabbit(folder, conf) if folder is not None and PrivateRabbit.is_installed() else None
         self.restartable = self._node is not None
         if self._node is not None:
             self._node.start()
-        super().__init__(f"{library}+{self._node.url if self._node else amqp_url()}")
+        super().__init__(f"{self._prefix}{self._node.url if self._node else amqp_url()}")
 
     def open(self, folder: Path, **settings: Any) -> RabbitWorld:
         return self._world(self.url, folder, settings, self._node)
 
     def url_at(self, host: str, port: int) -> str:
-        return f"{self._library}+amqp://guest:guest@{host}:{port}//"
+        return f"{self._prefix}amqp://guest:guest@{host}:{port}//"
 
     def stop_server(self) -> None:
         assert self._node is not None
@@ -236,6 +240,11 @@ class RabbitHarness(ServerHarness):
     def close(self) -> None:
         if self._node is not None:
             self._node.close()
+
+
+def plain_url(url: str) -> str:
+    """Return the URL of the broker in that of a backend."""
+    return url[url.index("amqp") :]
 
 
 def _script() -> str | None:

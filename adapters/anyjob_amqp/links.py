@@ -193,7 +193,18 @@ class Links:
             link.close()
 
     def _new_link(self, deadline: Deadline | None) -> Link:
-        """Connect. Half of the timeout is for reaching the host, half for each of its answers."""
+        connection = self.connect(deadline)
+        try:
+            return Link(connection, self._noted)
+        except AMQP_ERRORS:
+            connection.collect()
+            raise
+
+    def connect(self, deadline: Deadline | None, *, name: str = "anyjob", **options: Any) -> Any:
+        """Return a new connection, which is the caller's, with options of py-amqp's where the settings say none.
+
+        Half of the timeout is for reaching the host, half for each of its answers. Raises what py-amqp raises.
+        """
         address, half = self._address, self._timeout / 2
         connection = _Connection(
             host=f"{address.host}:{address.port}",
@@ -204,17 +215,13 @@ class Links:
             connect_timeout=half,
             read_timeout=half,
             write_timeout=half,
-            client_properties={"connection_name": "anyjob"},
+            client_properties={"connection_name": name},
             frame_handler=frame_handler,
-            **{key: value for key, value in self._options.items() if key != "ssl"},
+            **{**options, **{key: value for key, value in self._options.items() if key != "ssl"}},
         )
         connection.deadline = deadline
         connection.connect()
-        try:
-            return Link(connection, self._noted)
-        except AMQP_ERRORS:
-            connection.collect()
-            raise
+        return connection
 
 
 _MOST_IDLE: Final = 8

@@ -1,0 +1,216 @@
+"""One connection that consumes: a thread reads it, any thread acknowledges over it."""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from itertools import takewhile
+from time import monotonic
+from typing import Any, Final
+
+from amqp import Message
+
+from anyjob_amqp.deadline import Deadline
+from anyjob_amqp.deliveries import AmqpDelivery
+from anyjob_amqp.links import AMQP_ERRORS
+from anyjob_amqp.server import RabbitServer
+
+__all__ = ["HEARTBEAT", "ConsumerLink"]
+
+HEARTBEAT: Final = 60
+"""Seconds, whatever the server would like. RabbitMQ ends a connection that was silent for two of them, and the last
+sign of life may be half of one old when a job takes the interpreter's lock."""
+
+
+class ConsumerLink:
+    """A connection with one channel, until it is lost. Thread-safe; raises what py-amqp raises.
+
+    The socket is waited for without the lock, and read or written with it: TLS allows no two at a time.
+
+    The channel is to hold no more than was asked for. Where there is one queue its consumers' limits say so, which cost
+    the broker least: whoever asks for more is one more consumer. The limit of several queues is the channel's, for all
+    of them together, so that what is held runs. Where the broker has no such limits any more, several queues may have
+    delivered a few messages that nobody has begun.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        timeout: float,
+        on_delivery: Callable[[AmqpDelivery], None],
+        on_cancelled: Callable[[str], None],
+    ) -> None:
+        self.connection = connection
+        self.limits_channels = RabbitServer(connection.server_properties).limits_channels
+        self.unanswered = False
+        """Whether the broker may deliver something by itself, as it was told of room for more."""
+        self._lock = threading.RLock()
+        self._timeout = timeout
+        self._on_delivery = on_delivery
+        self._on_cancelled = on_cancelled
+        self._channel = connection.channel()
+        self._socket = connection.transport.sock
+        self._ticked = 0.0
+        self._held: dict[int, AmqpDelivery] = {}
+        """By tag, in their order."""
+        self._done: deque[int] = deque()
+        self._room: dict[str, float] = {}
+        """How many messages the consumers of each queue may hold."""
+        self._tags: dict[str, str] = {}
+        """The queue of each consumer."""
+        self._limit = 0
+
+    def is_cut(self) -> bool:
+        """Whether either side has closed the connection, asked of the system: this process may have been paused, and
+        go on before it has read that the connection was closed.
+        """
+        if self._socket.fileno() < 0:  # closed by this side
+            return True
+        poll = select.poll()
+        poll.register(self._socket, _CLOSED)
+        return bool(poll.poll(0))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until there is something to read; return whether there is."""
+        if self._socket.fileno() < 0:
+            raise OSError("the connection was closed")
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def read(self) -> None:
+        """Read what has arrived, without waiting for more, and give signs of life."""
+        with self._lock:
+            with suppress(TimeoutError):
+                while True:
+                    self.connection.drain_events(timeout=0)
+            if monotonic() > self._ticked + 1:
+                self._ticked = monotonic()
+                self.connection.heartbeat_tick()
+
+    def has_room(self, queues: Collection[str], count: int) -> bool:
+        """Whether up to `count` messages of these queues are delivered already before any is acknowledged."""
+        room = self._room
+        together = len(room) > 1 and self.limits_channels
+        return all(room.get(queue, 0) >= count for queue in queues) and (not together or self._limit >= count)
+
+    def consume(self, queues: Collection[str], count: int, native: Callable[[str], str]) -> None:
+        """Have up to `count` messages of these queues delivered before any is acknowledged."""
+        with self._lock, self._bounded():
+            together = self.limits_channels and len({*queues, *self._room}) > 1
+            if together and self._limit < count:
+                try:
+                    self._channel.basic_qos(0, count, a_global=True)
+                except AMQP_ERRORS:  # a RabbitMQ may refuse, and close the connection
+                    self.limits_channels = False
+                    raise
+                self._limit = count
+                self.unanswered = True
+            wanted = float("inf") if together else count
+            for queue in queues:
+                room = self._room.get(queue, 0)
+                if room < wanted:
+                    self._add_consumer(queue, native(queue), 0 if together else int(wanted - room))
+                    self._room[queue] = wanted
+
+    def _add_consumer(self, queue: str, native: str, limit: int) -> None:
+        def deliver(message: Message) -> None:
+            delivery = AmqpDelivery(message, queue, self)
+            self._held[delivery.tag] = delivery
+            self._on_delivery(delivery)
+
+        tag = f"{queue}.{len(self._tags)}"
+        self._channel.basic_qos(0, limit, a_global=False)
+        self._tags[tag] = queue
+        self._channel.basic_consume(native, tag, nowait=True, callback=deliver, on_cancel=self._cancelled)
+        self.unanswered = True
+
+    def _cancelled(self, tag: str) -> None:
+        """Note that somebody deleted a queue."""
+        queue = self._tags.get(tag)
+        if queue in self._room:
+            del self._room[queue]
+            self._on_cancelled(queue)
+
+    def catch_up(self, native: Callable[[str], str]) -> None:
+        """Return when all is read that the broker delivers without a further acknowledgement."""
+        with self._lock, self._bounded():
+            self.unanswered = False
+            for queue in self._room:  # what is on its way to us comes before this answer
+                self._channel.queue_declare(native(queue), passive=True)
+
+    def stop_consuming(self) -> None:
+        """Have nothing more delivered; what was delivered is still held."""
+        with self._lock, self._bounded():
+            for tag, queue in self._tags.items():
+                if queue in self._room:
+                    self._channel.basic_cancel(tag)
+            self._room.clear()
+
+    def acknowledge(self, delivery: AmqpDelivery) -> None:
+        """Remove a message for good. What others want to acknowledge meanwhile goes along."""
+        self._done.append(delivery.tag)
+        with self._lock:
+            self._acknowledge_done()
+
+    def replace_held(self, tag: int, delivery: AmqpDelivery) -> None:
+        """Note whose a message is that was delivered just now."""
+        with self._lock:
+            self._held[tag] = delivery
+
+    def _acknowledge_done(self) -> None:
+        done: set[int] = set()
+        while self._done:
+            done.add(self._done.popleft())
+        done &= self._held.keys()
+        if not done:
+            return
+        self.unanswered = True
+        oldest = list(takewhile(done.__contains__, self._held))
+        if oldest:
+            self._channel.basic_ack(oldest[-1], multiple=True)
+        for tag in done.difference(oldest):
+            self._channel.basic_ack(tag)
+        for tag in done:
+            del self._held[tag]
+
+    def reject(self, delivery: AmqpDelivery) -> None:
+        """Give a message back to its place; it counts as delivered."""
+        with self._lock:
+            if self._held.pop(delivery.tag, None) is not None:
+                self._channel.basic_reject(delivery.tag, requeue=True)
+
+    def close(self) -> None:
+        """Close the connection; what is held is the broker's again."""
+        with self._lock, suppress(*AMQP_ERRORS), self._bounded():
+            self.connection.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close it without a word: nobody answers at the other end."""
+        with self._lock:
+            self.connection.collect()
+
+    def _bounded(self) -> _Bound:
+        return _Bound(self.connection, self._timeout)
+
+
+class _Bound:
+    """Bounds what is done over a connection."""
+
+    def __init__(self, connection: Any, timeout: float) -> None:
+        self._connection = connection
+        self._timeout = timeout
+
+    def __enter__(self) -> None:
+        self._connection.deadline = Deadline(self._timeout)
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.deadline = None
+
+
+# RDHUP, which Linux has, also where something is left to be read before the end.
+_CLOSED: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR

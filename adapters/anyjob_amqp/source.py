@@ -1,0 +1,124 @@
+"""RabbitMQ as what a worker claims from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from anyjob.base.clock import Clock
+from anyjob.base.errors import EnvelopeError
+from anyjob.base.moments import plain_moment
+from anyjob.seams.outcome import Abandoned, JobFailure, Outcome
+from anyjob.seams.source import JobClaim, JobSource, Listeners, LostJob
+from anyjob_amqp.consumer import AmqpConsumer
+from anyjob_amqp.deliveries import AmqpDelivery
+from anyjob_amqp.links import Links
+
+__all__ = ["AmqpSource"]
+
+
+class AmqpSource(JobSource):
+    """Claims what was delivered to one worker. Thread-safe.
+
+    A claim lasts as long as the connection that delivered its message, whatever the lease: the broker delivers the
+    message again, to somebody else, once that is gone. If it delivers it to this very process, the claim lasts on.
+
+    `queues` returns the logical queues of a worker that serves all. `settle` does what an outcome asks for, before its
+    message is acknowledged; `unwrap` returns the envelope's bytes in a body.
+    """
+
+    poll = 1.0
+
+    def __init__(
+        self,
+        links: Links,
+        timeout: float,
+        *,
+        clock: Clock,
+        queues: Callable[[], Iterable[str]],
+        native: Callable[[str], str],
+        declare: Callable[[str], None],
+        publish_again: Callable[[Sequence[AmqpDelivery]], None],
+        settle: Callable[[Outcome], None],
+        unwrap: Callable[[bytes], bytes] = bytes,
+    ) -> None:
+        self.clock = clock
+        self._queues = queues
+        self._settle = settle
+        self._unwrap = unwrap
+        self._listeners = Listeners()
+        self._claimed: dict[int, AmqpDelivery] = {}
+        self._tokens = itertools.count(1)
+        self.consumer = AmqpConsumer(
+            links,
+            timeout,
+            native=native,
+            declare=declare,
+            publish_again=publish_again,
+            wake=self._listeners.tell,
+        )
+
+    def claim(
+        self,
+        *,
+        queues: Sequence[str] | None,
+        limit: int,
+        lease: timedelta,  # noqa: ARG002  # the connection is the lease
+        worker: str,
+    ) -> Sequence[JobClaim]:
+        served = tuple(self._queues()) if queues is None else queues
+        claims = []
+        for delivery in self.consumer.take(served, limit):
+            token = next(self._tokens)
+            self._claimed[token] = delivery
+            claim = JobClaim(delivery.id, self._unwrap(delivery.body), token, delivery.redelivered)
+            if delivery.fault is None:
+                claims.append(claim)
+            else:
+                self.settle(claim, self._refused(delivery.body, delivery.fault, worker))
+        return claims
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        delivery = self._claimed.get(claim.token)
+        if delivery is None:
+            return False
+        with delivery.lock:
+            if delivery.ended or not self.consumer.holds(delivery):
+                self._claimed.pop(claim.token, None)
+                return False
+            self._settle(outcome)
+            del self._claimed[claim.token]
+            return self.consumer.acknowledge(delivery)
+
+    def release(self, claims: Sequence[JobClaim]) -> None:
+        for claim in claims:
+            delivery = self._claimed.pop(claim.token, None)
+            if delivery is not None:
+                with delivery.lock:
+                    if not delivery.ended:
+                        self.consumer.give_back([delivery])
+
+    def renew(self, claims: Sequence[JobClaim], lease: timedelta) -> Sequence[JobClaim]:  # noqa: ARG002
+        def is_lost(claim: JobClaim) -> bool:
+            delivery = self._claimed.get(claim.token)
+            return delivery is None or self.consumer.is_lost(delivery)
+
+        return [claim for claim in claims if is_lost(claim)]
+
+    def recover(self) -> Sequence[LostJob]:
+        return ()
+
+    def next_due_at(self, queues: Sequence[str] | None) -> datetime | None:  # noqa: ARG002  # delays are the broker's
+        return None
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        self._listeners.add(wake)
+
+    def close(self) -> None:
+        self.consumer.close()
+
+    def _refused(self, raw: bytes, fault: str, worker: str) -> Outcome:
+        error = EnvelopeError(fault)
+        failure = JobFailure.of(error, at=plain_moment(self.clock.now()), worker=worker, tries=0)
+        return Abandoned(raw, failure, None, error)
