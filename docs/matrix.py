@@ -24,6 +24,7 @@ ROOT: Final = Path(__file__).parents[1]
 # One column each: a URL as a user would write it.
 COLUMNS: Final = {
     "`memory:`": "memory:",
+    "`amqp`": "amqp://localhost",
     "`rq+redis`": "rq+redis://localhost",
     "`celery+redis`": "celery+redis://localhost",
     "`celery+amqp`": "celery+amqp://localhost",

@@ -47,7 +47,7 @@ _ON_REDIS: Final = (
     *(f"tests/adapters/test_redis_{about}.py" for about in ("full", "garbage", "many", "sending", "shared")),
 )
 _ON_RABBITMQ: Final = (
-    *(f"tests/conformance/test_{kit}.py" for kit in ("celery_amqp", "dramatiq_amqp")),
+    *(f"tests/conformance/test_{kit}.py" for kit in ("amqp", "celery_amqp", "dramatiq_amqp")),
     *(
         f"tests/adapters/test_amqp_{about}.py"
         for about in ("deleted_queue", "hops", "servers", "shared", "undecodable")

@@ -18,6 +18,8 @@ BackendFactory = Callable[[BackendConfig], JobBackend]
 GROUP: Final = "anyjob.backends"
 _OURS: Final = {
     "memory": "anyjob.stores.store_backend:memory_backend",
+    "amqp": "anyjob_amqp.backend:AmqpBackend",
+    "amqps": "anyjob_amqp.backend:AmqpBackend",
     "dramatiq": "anyjob_dramatiq.existing:ExistingDramatiqBackend",
     "dramatiq+amqp": "anyjob_dramatiq.amqp_backend:DramatiqAmqpBackend",
     "dramatiq+amqps": "anyjob_dramatiq.amqp_backend:DramatiqAmqpBackend",
@@ -69,7 +71,7 @@ def load_backend(config: BackendConfig) -> JobBackend:
                 f"backends.{config.alias}: there is no package {package}. A frozen application has to be told of it, "
                 f"as by PyInstaller's --collect-submodules {package}."
             ) from error
-        extra = scheme.partition("+")[0]
+        extra = scheme.partition("+")[0].replace("amqps", "amqp")
         raise BackendNotInstalledError(
             f"backends.{config.alias} needs {error.name}, which is not installed. Run: pip install 'anyjob[{extra}]'"
         ) from error
