@@ -38,7 +38,7 @@ class AmqpQueuesBackend(JobBackend):
 
     config: BackendConfig
     inspector: AmqpInspector
-    moves: MoveJournal
+    marks: MoveJournal
 
     def open_queues(
         self,
@@ -60,7 +60,7 @@ class AmqpQueuesBackend(JobBackend):
         self.names = names
         self.links = Links(read_url(url, config.alias), config.enqueue_timeout, options)
         self.publisher = Publisher(self.links, config.enqueue_timeout)
-        self.moves = MoveJournal(self.links, self.publisher, names)
+        self.marks = MoveJournal(self.links, self.publisher, names)
         self.queues = KnownQueues(names, config, self.links)
         self.inspector = AmqpInspector(
             self.links,
@@ -105,10 +105,10 @@ class AmqpQueuesBackend(JobBackend):
     def park(self, raw: bytes, failure: JobFailure) -> str:
         return self.inspector.park(raw, failure)
 
-    def send_moved(self, envelopes: Sequence[JobEnvelope], move: str, *, gone: Collection[str] = ()) -> Collection[str]:
-        in_doubt = self.moves.note(move, [envelope.id for envelope in envelopes], gone)
-        self.send(envelopes)
-        return in_doubt
+    def note_mark(self, once: str | None, envelopes: Sequence[JobEnvelope]) -> None:
+        """Note, before jobs are sent, that they will be under this mark, if there is one."""
+        if once is not None:
+            self.marks.note(once, [envelope.id for envelope in envelopes])
 
     def look_for_risks(self) -> Sequence[str]:
         server = RabbitServer.behind(self.links)
@@ -143,7 +143,8 @@ class AmqpBackend(AmqpQueuesBackend):
         )
         self._sources: WeakSet[AmqpSource] = WeakSet()
 
-    def send(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        self.note_mark(once, envelopes)
         self.send_messages(
             [(each, message_of(each.id, write_envelope(each), LEVELS[each.priority])) for each in envelopes]
         )

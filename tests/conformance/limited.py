@@ -24,8 +24,8 @@ __all__ = ["HasNoDelay", "limited", "park_only", "without_delay"]
 class HasNoDelay(InMemoryJobStore):
     """Runs everything at once, whenever it is due."""
 
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
-        super().insert([structs.replace(each, due_at=None) for each in envelopes])
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
+        super().insert([structs.replace(each, due_at=None) for each in envelopes], once=once)
 
     def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
         if isinstance(outcome, Retry | Deferred):
