@@ -14,10 +14,10 @@ from anyjob.base.errors import EnqueueError, EnvelopeError
 from anyjob.base.log import JobLogger, log_event
 from anyjob.run.executor import JobExecutor
 from anyjob.run.stopping import HANDED_BACK
+from anyjob.run.supervisor import say_up
 from anyjob.seams.outcome import Outcome, Retry
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery
-from anyjob_dramatiq.lifecycle import say_up
 from anyjob_dramatiq.private import show_args
 from anyjob_dramatiq.runner import raise_error
 

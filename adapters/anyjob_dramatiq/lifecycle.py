@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import parent_process
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, Final
@@ -20,24 +19,15 @@ from anyjob.base.errors import EnqueueError
 from anyjob.base.log import JobLogger, log_event
 from anyjob.run.executor import JobExecutor
 from anyjob.run.stopping import HANDED_BACK
+from anyjob.run.supervisor import say_up
 from anyjob_dramatiq.intake import JobIntake
 from anyjob_dramatiq.private import Processor, boot_event, consumer_of, surround, threads_of
 
-__all__ = ["UP_VARIABLE", "JobLifecycle", "say_up"]
+__all__ = ["JobLifecycle"]
 
 logger = JobLogger("anyjob.worker")
 
 Handler = Callable[[int, FrameType | None], Any]
-
-UP_VARIABLE: Final = "_ANYJOB_DRAMATIQ_UP"
-"""The environment's name for the path of the file that a worker makes once it runs, for who supervises it."""
-
-
-def say_up() -> None:
-    """Tell who supervises this process, if anybody does, that it runs."""
-    up = os.environ.get(UP_VARIABLE)
-    if up:
-        Path(up).touch()
 
 
 class JobLifecycle(Middleware):

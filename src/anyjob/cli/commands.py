@@ -24,10 +24,10 @@ from anyjob.base.error_text import visible
 from anyjob.base.errors import AnyjobError, ConfigurationError, DuplicateJobIdError, EnqueueError, NotConfiguredError
 from anyjob.base.urls import hide_password
 from anyjob.cli.doctor import Verdict, examine
-from anyjob.cli.process import run_children, run_worker
+from anyjob.cli.process import run_worker
 from anyjob.define.options import EnqueueOptions
 from anyjob.run.stopping import HANDED_BACK
-from anyjob.run.worker import JobWorker
+from anyjob.run.supervisor import UP_VARIABLE, Supervisor
 from anyjob.seams.backend import JobBackend, NativeCommand
 from anyjob.seams.stored import JobState
 from anyjob.seams.worker_options import WorkerOptions
@@ -135,6 +135,7 @@ def worker(
     print_command: bool,
 ) -> None:
     """Run a worker of the configured backend: its native one, set up safely, or ours."""
+    up = os.environ.pop(UP_VARIABLE, None)  # not for what jobs start
     manager = current.load_application()
     if manager.enqueue_only:
         raise ConfigurationError("enqueue_only is set (ANYJOB_ENQUEUE_ONLY?): no worker starts here.")
@@ -159,12 +160,19 @@ def worker(
         for alias, each in found.items():
             ours = f"backend {alias!r} has no native worker: it runs in this process"
             click.echo(shlex.join(each.argv) if isinstance(each, NativeCommand) else ours)
-    elif len(found) > 1:
-        bounded = burst or max_jobs is not None
-        sys.exit(run_children({alias: _command(alias, options) for alias in found}, bounded=bounded))
-    else:
-        _refuse_absence(aliases[0], manager.backend(aliases[0]))
-        _run(aliases[0], found[aliases[0]], options)
+        return
+    if len(found) == 1:
+        (alias,) = found
+        _refuse_absence(alias, manager.backend(alias))
+        one = found[alias]
+        if isinstance(one, NativeCommand):
+            _become(alias, one, options)
+        elif up is not None:
+            sys.exit(ExitCode.DONE if run_worker(one, up) else ExitCode.ABORTED)
+    manager.close()
+    bounded = burst or max_jobs is not None
+    commands = {alias: _command(alias, options) for alias in found}
+    sys.exit(Supervisor(commands, bounded=bounded, absent=(ExitCode.UNREACHABLE,)).run())
 
 
 @cli.command()
@@ -283,7 +291,8 @@ def _shown(path: str, value: Any) -> str:
 
 def _command(alias: str, options: WorkerOptions) -> Sequence[str]:
     """Return this command for one backend; the application, and the settings, are in the environment."""
-    argv = [sys.executable, "-m", "anyjob", "worker", "--backend", alias, "--concurrency", str(options.concurrency)]
+    argv = [sys.executable, "-m", "anyjob", *(["-v"] if logging.getLogger().isEnabledFor(logging.DEBUG) else [])]
+    argv += ["worker", "--backend", alias, "--concurrency", str(options.concurrency)]
     argv += ["--stop-timeout", f"{options.stops_within:g}"]
     for name, queues in (("--queues", options.queues), ("--exclude-queues", options.exclude_queues)):
         argv += [name, ",".join(queues)] if queues else []
@@ -294,10 +303,8 @@ def _command(alias: str, options: WorkerOptions) -> Sequence[str]:
     return argv
 
 
-def _run(alias: str, worker: NativeCommand | JobWorker, options: WorkerOptions) -> NoReturn:
-    """Run ours, or go on as the native worker: what it serves, and its argv can't say, is in the environment."""
-    if not isinstance(worker, NativeCommand):
-        sys.exit(ExitCode.DONE if run_worker(worker) else ExitCode.ABORTED)
+def _become(alias: str, worker: NativeCommand, options: WorkerOptions) -> NoReturn:
+    """Go on as the native worker: what it serves, and its argv can't say, is in the environment."""
     said = {"ANYJOB_WORKER_BACKEND": alias, "ANYJOB_STOP_TIMEOUT": f"{options.stops_within:g}"}
     try:
         os.execvpe(worker.argv[0], worker.argv, {**os.environ, **said, **worker.environment})  # noqa: S606

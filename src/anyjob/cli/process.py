@@ -1,30 +1,40 @@
-"""Workers as processes: signals in, a graceful stop out."""
+"""A worker as a process: signals in, a graceful stop out."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
-from anyjob.base.children import start_child
 from anyjob.base.log import JobLogger, log_event
+from anyjob.run.supervisor import say_up
 from anyjob.run.worker import JobWorker
 
-__all__ = ["run_children", "run_worker"]
+__all__ = ["run_worker"]
 
 logger = JobLogger("anyjob.worker")
 
 T = TypeVar("T")
 
 
-def run_worker(worker: JobWorker) -> bool:
+def run_worker(worker: JobWorker, up: str | None = None) -> bool:
     """Run until TERM or INT, or until it ends by itself; return whether all jobs finished in time.
 
-    The first signal stops claiming and lets running jobs finish; a second one gives them back at once.
+    The first signal stops claiming and lets running jobs finish; a second one gives them back at once. `up` is the file
+    by which a `Supervisor` knows that jobs are run; it is gone at the end.
     """
+    if up is None:
+        return _run_until_told(worker)
+    say_up(up)
+    finished = _run_until_told(worker)
+    Path(up).unlink(missing_ok=True)
+    return finished
+
+
+def _run_until_told(worker: JobWorker) -> bool:
     events: _Events[bool] = _Events()
     worker.start()
     logger.info("ready")
@@ -51,36 +61,6 @@ def run_worker(worker: JobWorker) -> bool:
         return event
     worker.stop(timeout=0)
     return False
-
-
-def run_children(commands: Mapping[str, Sequence[str]], *, bounded: bool = False) -> int:
-    """Run a worker process for each backend until TERM or INT, which they are passed; return the worst exit code.
-
-    When one ends by itself, the others are told to stop: whoever started us starts all anew. But if all are `bounded`,
-    to end by themselves, one that ended well leaves the others to go on. None outlives us.
-    """
-    events: _Events[tuple[str, int]] = _Events()
-    children = {alias: start_child(argv) for alias, argv in commands.items()}
-    for each in children.items():
-        threading.Thread(target=lambda alias, child: events.put((alias, child.wait())), args=each, daemon=True).start()
-    codes: dict[str, int] = {}
-    told: signal.Signals | None = None
-    while len(codes) < len(children):
-        event = events.next()
-        if isinstance(event, signal.Signals):
-            told = event
-        else:
-            alias, code = event
-            codes[alias] = 0 if told is not None and code == -told else code  # told before it had begun
-            expected = told is not None or (bounded and code == 0)
-            log_event(logger, logging.INFO if expected else logging.ERROR, "ended", backend=alias, code=code)
-            if expected:
-                continue
-            told = signal.SIGTERM
-        for alias, child in children.items():
-            if alias not in codes:
-                child.send_signal(told)
-    return max(code if code >= 0 else 128 - code for code in codes.values())
 
 
 class _Events(Generic[T]):
