@@ -10,11 +10,12 @@ called celery.py: `import celery` would find it.)
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from celery import Celery
+from cost import mark
 from kombu import Queue
-from side_by_side import NAMESPACE, URLS, Library, main, mark
+from side_by_side import NAMESPACE, URLS, Library, Workers, main
 
 OPTIONS = {
     "redis": {"priority_steps": [0, 1, 2, 3, 4], "global_keyprefix": f"{NAMESPACE}:"},
@@ -31,8 +32,8 @@ class CeleryAlone(Library):
     """An application with the safe settings."""
 
     name = "celery"
-    workers: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
-        f"worker, {pool}": ([*OURS, *WORKER, "-P", pool], [*NATIVE, *WORKER, "-P", pool])
+    workers: Mapping[str, Workers] = {
+        f"worker, {pool}": Workers([*OURS, *WORKER, "-P", pool], [*NATIVE, *WORKER, "-P", pool])
         for pool in ("prefork", "solo")
     }
     queues: Mapping[str, Mapping[str, int]] = {f"{NAMESPACE}.default": LEVELS, NATIVE_QUEUE: LEVELS}

@@ -12,12 +12,13 @@ dramatiq` would find it.)
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import dramatiq
+from cost import mark
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
-from side_by_side import NAMESPACE, URLS, Library, main, mark
+from side_by_side import NAMESPACE, URLS, Library, Workers, main
 
 NATIVE_QUEUE = f"{NAMESPACE}-dramatiq"
 LEVELS = {"x-max-priority": 4}
@@ -27,8 +28,8 @@ class DramatiqAlone(Library):
     """A broker with the safe settings."""
 
     name = "dramatiq"
-    workers: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {
-        f"worker, {threads} thread{'s' * (threads > 1)}": (
+    workers: Mapping[str, Workers] = {
+        f"worker, {threads} thread{'s' * (threads > 1)}": Workers(
             ["-m", "dramatiq", "anyjob_dramatiq.app", "-p", "1", "-t", f"{threads}"],
             ["-m", "dramatiq", "on_dramatiq", "-p", "1", "-t", f"{threads}"],
         )

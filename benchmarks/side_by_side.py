@@ -10,15 +10,14 @@ import argparse
 import logging
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from cost import Cost, cost_here, cost_of_worker, mark
 
 import anyjob
 from anyjob_amqp import read_url
@@ -52,19 +51,22 @@ class SendEmail(anyjob.BackgroundJob[Email]):
         mark(args.number)
 
 
-def mark(number: int) -> None:
-    """Write down when the first twentieth was done, and when all was."""
-    if number in (WORK // 20, WORK):
-        with Path(os.environ["BENCH_MARKS"]).open("a") as file:
-            file.write(f"{time.time()}\n")
+@dataclass(frozen=True)
+class Workers:
+    """The arguments of Python that start a worker with anyjob, and one without."""
+
+    ours: Sequence[str]
+    native: Sequence[str]
+    jobs: int = WORK
+    """How many they are given: fewer if each takes long."""
 
 
 class Library(ABC):
     """A job library on one transport, without anyjob, and the commands of both sides' workers."""
 
     name: str
-    workers: Mapping[str, tuple[Sequence[str], Sequence[str]]]
-    """The arguments of Python that start a worker of one job at a time, with anyjob and without, by what to call it."""
+    workers: Mapping[str, Workers]
+    """By what to call them."""
 
     def __init__(self, transport: str) -> None:
         self.transport = transport
@@ -84,8 +86,8 @@ class Library(ABC):
     def queues(self) -> Mapping[str, Mapping[str, int]]:
         """The queues of both sides on RabbitMQ, with their arguments."""
 
-    def single(self) -> Mapping[str, float]:
-        """Return seconds a job, enqueued one by one."""
+    def single(self) -> Mapping[str, Callable[[], Cost]]:
+        """Return how to enqueue one by one, on each side."""
 
         def ours() -> None:
             for number in range(CHUNK):
@@ -96,11 +98,14 @@ class Library(ABC):
                 self.send(number)
 
         ours(), native()  # the first ones connect and declare
-        turns = [_timed({"anyjob": ours, "native": native}) for _ in range(SINGLE // CHUNK)]
-        return {side: statistics.median(turn[side] for turn in turns) / CHUNK for side in ("anyjob", "native")}
+        turns = range(SINGLE // CHUNK)
+        return {
+            "anyjob": lambda: Cost.of([cost_here(ours, CHUNK) for _ in turns]),
+            "native": lambda: Cost.of([cost_here(native, CHUNK) for _ in turns]),
+        }
 
-    def bulk(self) -> Mapping[str, float]:
-        """Return seconds a job, many at once; the libraries have nothing better than a loop."""
+    def bulk(self) -> Mapping[str, Callable[[], Cost]]:
+        """Return how to enqueue many at once; the libraries have nothing better than a loop."""
 
         def ours() -> None:
             self.manager.enqueue_many(Email("a@b.c", number) for number in range(BULK))
@@ -109,24 +114,29 @@ class Library(ABC):
             for number in range(BULK // 5):
                 self.send(number)
 
-        timed = _timed({"anyjob": ours, "native": native})
-        return {"anyjob": timed["anyjob"] / BULK, "native": timed["native"] / (BULK // 5)}
+        return {"anyjob": lambda: cost_here(ours, BULK), "native": lambda: cost_here(native, BULK // 5)}
 
-    def work(self, ours: Sequence[str], native: Sequence[str]) -> Mapping[str, float]:
-        """Return seconds a job in a worker of one job at a time, which finds its queue full."""
-        self.manager.enqueue_many(Email("a@b.c", number) for number in range(1, WORK + 1))
-        for number in range(1, WORK + 1):
-            self.send(number)
+    def work(self, workers: Workers) -> Mapping[str, Callable[[], Cost]]:
+        """Return how to run jobs in a worker that finds its queue full."""
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
         settings = {
             "ANYJOB_BACKEND": f"{self.name}+{self.url}",
             "ANYJOB_NAMESPACE": NAMESPACE,
             "ANYJOB_IMPORTS": "side_by_side",
         }
-        return {
-            "anyjob": _worked(ours, {**environment, **settings}),
-            "native": _worked(native, {**environment, "BENCH_NATIVE": self.transport}),
-        }
+
+        numbers = range(1, workers.jobs + 1)
+
+        def worked() -> Cost:
+            self.manager.enqueue_many(Email("a@b.c", number) for number in numbers)
+            return cost_of_worker(workers.ours, {**environment, **settings}, workers.jobs)
+
+        def worked_alone() -> Cost:
+            for number in numbers:
+                self.send(number)
+            return cost_of_worker(workers.native, {**environment, "BENCH_NATIVE": self.transport}, workers.jobs)
+
+        return {"anyjob": worked, "native": worked_alone}
 
     def purge(self, *, for_good: bool = False) -> None:
         """Remove what the measurements left.
@@ -154,57 +164,78 @@ class Library(ABC):
                     channel.queue_delete(queue)
 
 
-def _worked(arguments: Sequence[str], environment: Mapping[str, str]) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        marks = Path(folder) / "marks"
-        worker = subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**environment, "BENCH_MARKS": str(marks)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            while not marks.exists() or len(times := marks.read_text().split()) < 2:
-                if worker.poll() is not None:
-                    sys.exit(f"the worker ended: {arguments}")
-                os.sched_yield()
-        finally:
-            worker.terminate()
-            worker.wait()
-        first, last = map(float, times)
-        return (last - first) / (WORK - WORK // 20)
+def lines_of(side: Library) -> Mapping[str, Callable[[], Mapping[str, Callable[[], Cost]]]]:
+    """Return what can be measured of a library, by what to call it."""
+    return {
+        "one a call": side.single,
+        f"{BULK:,} at once": side.bulk,
+        **{name: partial(side.work, commands) for name, commands in side.workers.items()},
+    }
 
 
-def _timed(sides: Mapping[str, Callable[[], None]]) -> Mapping[str, float]:
-    taken = {}
-    for name, side in sides.items():
-        begun = time.perf_counter()
-        side()
-        taken[name] = time.perf_counter() - begun
-    return taken
-
-
-def main(library: type[Library], what: str) -> None:
+def main(library: type[Library], what: str, transports: Sequence[str] = tuple(URLS)) -> None:
     """Measure, both sides in turn in each round, and print medians."""
     parser = argparse.ArgumentParser(description=what)
-    parser.add_argument("transports", nargs="*", default=list(URLS), metavar="redis|amqp")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("transports", nargs="*", default=transports, metavar="|".join(transports))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", metavar="TEXT", help="measure only the lines that this is in")
+    parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)  # for compare.py
     options = parser.parse_args()
-    print("| | | anyjob, us a job | native, us a job | native / anyjob |\n|---|---|---|---|---|")
+    if not options.answer:
+        print(HEAD)
     for transport in options.transports:
         side = library(transport)
+        side.purge(for_good=False)
+        try:
+            lines = {name: line for name, line in lines_of(side).items() if options.only in name}
+            if options.answer:
+                _answer(side, lines)
+            else:
+                for name, line in lines.items():
+                    print(f"| {transport} | {name} | {_row(in_turn(line(), options.rounds, side.purge))} |", flush=True)
+        finally:
+            side.purge(for_good=True)
+            side.manager.close()
+
+
+HEAD = """| | | anyjob, us a job | native | native / anyjob | anyjob, us of CPU a job | native | native / anyjob |
+|---|---|---|---|---|---|---|---|"""
+
+
+def in_turn(
+    sides: Mapping[str, Callable[[], Cost]], rounds: int, after: Callable[[], None]
+) -> Mapping[str, Sequence[Cost]]:
+    """Measure all sides once in each round, in the other order each time; do `after` after each."""
+    costs: dict[str, list[Cost]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in sorted(sides, reverse=number % 2 == 1):
+            costs[name].append(sides[name]())
+            after()
+    return costs
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> str:
+    """Return the median of the rounds' ratios, and the least and the greatest."""
+    ratios = sorted(one / other for one, other in zip(above, below, strict=True))
+    return f"{statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def _row(costs: Mapping[str, Sequence[Cost]]) -> str:
+    cells = []
+    for what in ("wall", "cpu"):
+        ours, native = ([getattr(each, what) for each in costs[side]] for side in ("anyjob", "native"))
+        medians = [f"{statistics.median(values) * 1e6:.0f}" for values in (ours, native)]
+        cells += [*medians, ratio(native, ours)]
+    return " | ".join(cells)
+
+
+def _answer(side: Library, lines: Mapping[str, Callable[[], Mapping[str, Callable[[], Cost]]]]) -> None:
+    """Measure our side of the lines that are named on standard input, and write what each job cost."""
+    print("\t".join(lines), flush=True)
+    made = {}
+    for said in sys.stdin:
+        name = said.rstrip("\n")
+        made[name] = made.get(name) or lines[name]()["anyjob"]
+        cost = made[name]()
         side.purge()
-        measured: dict[str, Callable[[], Mapping[str, float]]] = {
-            "one a call": side.single,
-            f"{BULK:,} at once": side.bulk,
-            **{name: partial(side.work, *commands) for name, commands in side.workers.items()},
-        }
-        for name, measure in measured.items():
-            rounds = []
-            for _ in range(options.rounds):
-                rounds.append(measure())
-                side.purge()
-            ours, native = (statistics.median(each[of] for each in rounds) * 1e6 for of in ("anyjob", "native"))
-            print(f"| {transport} | {name} | {ours:.0f} | {native:.0f} | {native / ours:.2f}x |", flush=True)
-        side.purge(for_good=True)
-        side.manager.close()
+        print(f"{cost.wall} {cost.cpu}", flush=True)
