@@ -68,7 +68,7 @@ def test_kills_at_random_moments_lose_nothing(world: CeleryRedisWorld) -> None:
     wait_until(lambda: {*world.journal.begun()} == {*labels}, timeout=60, what="every job")
     wait_until(lambda: not world.jobs(), timeout=30, what="nothing to be left in any list")
     repeated = sum(count - 1 for count in Counter(world.journal.begun()).values())
-    assert repeated <= 2 * kills
+    assert repeated <= kills  # what each found in hand, or done and not yet acknowledged
 
 
 def test_a_job_longer_than_the_lease_runs_once(world: CeleryRedisWorld) -> None:

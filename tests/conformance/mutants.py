@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace as replaced
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from conformance.limited import HasNoDelay, limited
 from harnesses import memory_harness
 from msgspec import Raw
 from msgspec.structs import replace
 
-from anyjob import InMemoryJobStore, JobEnvelope, JobFailure, JobFilter, JobPriority, JobState, StoreBackend
+from anyjob import (
+    Clock,
+    DuplicateJobIdError,
+    InMemoryJobStore,
+    JobEnvelope,
+    JobFailure,
+    JobFilter,
+    JobPriority,
+    JobState,
+    JobStore,
+)
 from anyjob.base.envelope import id_in
 from anyjob.run.postponing import SNOOZES_HEADER
-from anyjob.seams.backend import BackendConfig
+from anyjob.seams.capabilities import BulkAtomicity, Quality
 from anyjob.seams.outcome import Abandoned, Completed, Deferred, Outcome, Retry
 from anyjob.seams.source import JobClaim, LostJob
 from anyjob.seams.stored import JobPage
-from anyjob.stores.store_backend import memory_backend
-from anyjob.testing.conformance import BackendConformance, BackendHarness
+from anyjob.testing.conformance import BackendConformance, BackendHarness, StoreConformance
 
 
 class Faithful(InMemoryJobStore):
@@ -117,6 +128,69 @@ class LosesKilledJobs(InMemoryJobStore):
         for each in lost:
             self.settle(self.hold(_one(each.id), limit=1, lease=timedelta(1), worker="x")[0], Completed())
         return lost
+
+
+class RunsWhatItForgot(InMemoryJobStore):
+    """At most once: what a worker has in hand is nowhere else."""
+
+    declares: Mapping[str, Any] = {"redelivery_bound": None}
+
+    def claim(self, **rest: Any) -> Sequence[JobClaim]:
+        claims = super().claim(**rest)
+        for each in claims:
+            super().settle(each, Completed())
+        return claims
+
+    def renew(self, claims: Sequence[JobClaim], lease: timedelta) -> Sequence[JobClaim]:
+        return ()
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        if isinstance(outcome, Retry | Deferred):
+            self.insert([outcome.envelope])
+        elif isinstance(outcome, Abandoned):
+            self.park(outcome.raw, outcome.failure)
+        return True
+
+
+class RunsWhatItForgotAmongMany(RunsWhatItForgot):
+    """The same, found by another test."""
+
+
+class KeepsPartOfABulk(InMemoryJobStore):
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        for number, each in enumerate(envelopes):
+            try:
+                super().insert([each])
+            except DuplicateJobIdError as error:
+                kept, rest = ([job.id for job in part] for part in (envelopes[:number], envelopes[number:]))
+                raise DuplicateJobIdError(str(error), accepted=kept, rejected=rest) from error
+
+
+class KeepsMoreOfABulkThanItSays(InMemoryJobStore):
+    declares: Mapping[str, Any] = {"bulk": BulkAtomicity.BATCH}
+
+    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+        ids = [each.id for each in envelopes]
+        try:
+            super().insert(envelopes)
+        except DuplicateJobIdError as error:
+            super().insert(envelopes[:3])
+            raise DuplicateJobIdError(str(error), rejected=ids) from error
+
+
+class TakesTurns(InMemoryJobStore):
+    """Declares that it doesn't, or that it does, and is the other way."""
+
+    declares: Mapping[str, Any] = {"priority_across_queues": False}
+
+
+class SpinsWithoutDelay(HasNoDelay):
+    declares: Mapping[str, Any] = {"delay": Quality.NONE}
+
+    def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
+        if isinstance(outcome, Abandoned) and outcome.envelope is not None:
+            outcome = Deferred(outcome.envelope)
+        return super().settle(claim, outcome)
 
 
 class ForgetsToCountCrashes(InMemoryJobStore):
@@ -285,6 +359,12 @@ class CancelsNothing(InMemoryJobStore):
         return super().settle(claim, outcome)
 
 
+class HoldsNothingBehindWhatIsHeld(InMemoryJobStore):
+    def hold(self, chosen: JobFilter, *, limit: int, **rest: Any) -> Sequence[JobClaim]:
+        first = [job.id for job in self.scan(chosen, limit=2 * limit).jobs]
+        return super().hold(replaced(chosen, ids=frozenset(first)), limit=limit, **rest)
+
+
 class LetsTakenJobsRun(InMemoryJobStore):
     def hold(self, chosen: JobFilter, **rest: Any) -> Sequence[JobClaim]:
         claims = super().hold(chosen, **rest)
@@ -404,6 +484,12 @@ FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
     AcceptsTakenIds: "test_a_taken_id_is_refused",
     DropsHalfABulk: "test_aenqueue_many",
     LosesKilledJobs: "test_a_killed_workers_job_runs_again",
+    RunsWhatItForgot: "test_a_killed_workers_job_runs_again",
+    RunsWhatItForgotAmongMany: "test_kills_between_many_jobs_lose_none",
+    KeepsPartOfABulk: "test_a_bulk_that_fails_is_kept_as_declared",
+    KeepsMoreOfABulkThanItSays: "test_a_bulk_that_fails_is_kept_as_declared",
+    TakesTurns: "test_across_queues_the_level_counts_first",
+    SpinsWithoutDelay: "test_a_job_that_stays_unknown_is_parked",
     ForgetsToCountCrashes: "test_a_killed_workers_job_runs_again",
     RecoversLate: "test_a_killed_workers_job_runs_again",
     ChargesWhatIsReleased: "test_a_job_that_outlasts_the_stop_goes_back_uncharged",
@@ -446,6 +532,12 @@ FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
 }
 
 
+STORES_FOUND_BY: Mapping[type[InMemoryJobStore], str] = {
+    HoldsNothingBehindWhatIsHeld: "test_holding_finds_what_is_free_behind_what_is_held",
+}
+"""The same for the tests of seam 2."""
+
+
 def _one(job_id: str) -> JobFilter:
     return JobFilter(ids=frozenset({job_id}))
 
@@ -453,17 +545,25 @@ def _one(job_id: str) -> JobFilter:
 def _suite(make_store: Callable[..., InMemoryJobStore]) -> type[BackendConformance]:
     """Return the kit's tests over the in-memory backend with another store in it."""
 
-    def make(config: BackendConfig) -> StoreBackend:
-        declared = memory_backend(config).capabilities
-        return StoreBackend(make_store(config.clock), declared, lease=config.lease)
-
     class Suite(BackendConformance):
         @classmethod
         def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
-            return memory_harness(make)
+            return memory_harness(limited(make_store, **getattr(make_store, "declares", {})))
+
+    return Suite
+
+
+def _store_suite(store: type[InMemoryJobStore]) -> type[StoreConformance]:
+    """Return the tests of seam 2 over a store."""
+
+    class Suite(StoreConformance):
+        def make_store(self, clock: Clock) -> JobStore:
+            return store(clock)
 
     return Suite
 
 
 EVERY: Sequence[type[InMemoryJobStore]] = [Faithful, *FOUND_BY]
 globals().update({f"Test{each.__name__}": _suite(each) for each in EVERY})
+STORES: Sequence[type[InMemoryJobStore]] = [Faithful, *STORES_FOUND_BY]
+globals().update({f"TestStore{each.__name__}": _store_suite(each) for each in STORES})

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conformance.mutants import FOUND_BY
+from conformance.mutants import FOUND_BY, STORES_FOUND_BY
 
 from anyjob.testing.conformance import BackendConformance
 
@@ -24,6 +24,8 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """Run each mutant's test on it, and the same tests on the faithful store; return the outcomes by test."""
     wanted = [f"Test{each.__name__}::{test}" for each, test in FOUND_BY.items()]
     wanted += [f"TestFaithful::{test}" for test in {*FOUND_BY.values()}]
+    wanted += [f"TestStore{each.__name__}::{test}" for each, test in STORES_FOUND_BY.items()]
+    wanted += [f"TestStoreFaithful::{test}" for test in {*STORES_FOUND_BY.values()}]
     folder = tmp_path_factory.mktemp("verdicts")
     with ThreadPoolExecutor(SHARDS) as pool:
         shards = pool.map(lambda number: _run(wanted[number::SHARDS], folder / f"{number}.xml"), range(SHARDS))
@@ -54,6 +56,13 @@ def _run(tests: Sequence[str], report: Path) -> Mapping[str, str]:
 def test_a_broken_promise_is_found(verdicts: Mapping[str, str], mutant: str, test: str) -> None:
     assert verdicts[f"TestFaithful::{test}"] == "passed"
     assert verdicts[f"Test{mutant}::{test}"] == "failure"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("mutant", "test"), [(each.__name__, test) for each, test in STORES_FOUND_BY.items()])
+def test_a_broken_promise_of_a_store_is_found(verdicts: Mapping[str, str], mutant: str, test: str) -> None:
+    assert verdicts[f"TestStoreFaithful::{test}"] == "passed"
+    assert verdicts[f"TestStore{mutant}::{test}"] == "failure"
 
 
 def test_there_are_tests_enough() -> None:

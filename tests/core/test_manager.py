@@ -723,6 +723,19 @@ def test_what_is_sent_one_by_one_tells_which_got_through(clock: FakeClock) -> No
     assert sent == ["a", "b"]
 
 
+def test_what_surely_was_not_sent_is_rejected(clock: FakeClock) -> None:
+    jobs = [make_envelope(clock.now(), job_id) for job_id in ("a", "b", "c")]
+
+    def send(envelope: JobEnvelope) -> None:
+        if envelope.id == "b":
+            raise ConnectionRefusedError
+
+    with pytest.raises(EnqueueError) as caught:
+        send_one_by_one(jobs, send, (OSError,), "Somebody", unsent=(ConnectionRefusedError,))
+    told = caught.value
+    assert (told.accepted, told.in_doubt, told.rejected) == (("a",), (), ("b", "c"))
+
+
 class DatetimeOfAnother(datetime):
     """As pendulum's and freezegun's: no encoder knows it."""
 

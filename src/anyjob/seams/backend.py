@@ -206,18 +206,22 @@ def send_one_by_one(
     send: Callable[[JobEnvelope], object],
     errors: tuple[type[Exception], ...],
     system: str,
+    *,
+    unsent: tuple[type[Exception], ...] = (),
 ) -> None:
     """Send jobs by a system's own call, where that has nothing for many. `errors` are what it raises: the job that it
-    raised for is in doubt, and those after it were not sent.
+    raised for is in doubt, and those after it were not sent. `unsent` are those that say that the job was not, either
+    (nobody listens there, it is refused): it is rejected.
     """
     ids = [envelope.id for envelope in envelopes]
     for number, envelope in enumerate(envelopes):
         try:
             send(envelope)
-        except errors as error:
+        except (*errors, *unsent) as error:
+            first_unsent = number if isinstance(error, unsent) else number + 1
             raise EnqueueError(
                 f"{system} could not send: {describe_error(tellable(error))}",
                 accepted=ids[:number],
-                in_doubt=[ids[number]],
-                rejected=ids[number + 1 :],
+                in_doubt=ids[number:first_unsent],
+                rejected=ids[first_unsent:],
             ) from error

@@ -50,6 +50,11 @@ class WorkerHandle(ABC):
     def behead(self) -> None:
         """Kill the process that was started, and no other; return when all its processes are gone."""
 
+    @property
+    @abstractmethod
+    def lives(self) -> bool:
+        """Whether what was started is still there."""
+
     @abstractmethod
     def terminate(self) -> None:
         """Tell it to stop, as TERM does, and return at once."""

@@ -95,6 +95,10 @@ class _ThreadedWorker(WorkerHandle):
         self._store.goes_on.set()  # to nowhere
         self._worker.stop(timeout=0)
 
+    @property
+    def lives(self) -> bool:
+        return self._worker.running
+
     def behead(self) -> None:
         self.kill()  # it has no other
 

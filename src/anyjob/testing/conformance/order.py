@@ -78,12 +78,16 @@ class OrderConformance(KitFixtures):
 
     @needs("priority")
     def test_across_queues_the_level_counts_first(self, *, world: World) -> None:
+        """Or the queues take turns, where that is what the backend declares."""
         world.enqueue(*["low"] * 10, priority=JobPriority.LOW, queue="a")
-        world.enqueue(*["high"] * 2, priority=JobPriority.HIGH, queue="b")
+        world.enqueue(*["high"] * 10, priority=JobPriority.HIGH, queue="b")
         world.start_worker(queues=["a", "b"])
-        world.journal.wait(12)
+        world.journal.wait(20)
+        begun = world.journal.begun()
         if world.can.priority_across_queues:
-            _assert_overtaken(world, world.journal.begun())
+            _assert_overtaken(world, begun)
+        else:
+            assert {*begun[:10]} == {"low", "high"}, begun
 
     def test_a_worker_leaves_other_queues_alone(self, world: World) -> None:
         world.enqueue("other", queue="a")

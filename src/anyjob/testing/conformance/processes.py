@@ -22,7 +22,7 @@ from anyjob.settings.compose import build
 from anyjob.testing.conformance.harness import PROBES, SHORT, BackendHarness, WorkerHandle, World, retry_of
 from anyjob.testing.probes.journal import Journal, wait_until
 
-__all__ = ["ServerHarness", "ServerWorld", "WorkerProcess", "descendants"]
+__all__ = ["ServerHarness", "ServerWorld", "WorkerProcess"]
 
 QUEUES: Final = ("default", "a", "b")
 ENQUEUE_TIMEOUT: Final = 2.0
@@ -41,19 +41,22 @@ class WorkerProcess(WorkerHandle):
             )
 
     def kill(self) -> None:
-        # Stopped first: who replaces dead children would do so in between.
+        # Stopped first, parents and all, until nobody new is found: who replaces dead children would do so in between.
         stopped: set[int] = set()
         while found := self.pids - stopped:
             _signal(found, signal.SIGSTOP)
             stopped |= found
         _signal(stopped, signal.SIGKILL)
-        self.process.wait()
+        self._wait_for_the_end_of(stopped)
 
     def behead(self) -> None:
-        others = descendants(self.process.pid)
+        all_of_it = self.pids
         self.process.kill()
-        self.process.wait()
-        wait_until(lambda: not any(map(_lives, others)), what="the processes of a killed worker to end")
+        self._wait_for_the_end_of(all_of_it)
+
+    @property
+    def lives(self) -> bool:
+        return self.process.poll() is None
 
     def pause(self) -> None:
         _signal(self.pids, signal.SIGSTOP)
@@ -80,12 +83,16 @@ class WorkerProcess(WorkerHandle):
 
     @property
     def pids(self) -> set[int]:
-        """Its processes."""
-        return {self.process.pid, *descendants(self.process.pid)}
+        """Its processes, those too whose parent is gone, and those that one of them started in a session of its own."""
+        return _family(self.process.pid)
 
     def said(self) -> str:
         """Return the end of what it printed."""
         return self.log.read_text(errors="replace")[-3000:]
+
+    def _wait_for_the_end_of(self, pids: set[int]) -> None:
+        self.process.wait()
+        wait_until(lambda: pids.isdisjoint(_running()), what="the processes of a killed worker to end")
 
     def _told(self) -> str:
         return f"the worker to stop; it said:\n{self.said()}"
@@ -97,20 +104,21 @@ def _signal(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def _lives(pid: int) -> bool:
-    """Whether there is such a process; one that has ended and waits for its parent is none."""
-    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout  # noqa: S607
-    return bool(found.strip()) and not found.startswith("Z")
+def _running() -> Mapping[int, tuple[int, int]]:
+    """Return the parent and the session of each process that runs; one that ended and waits for its parent does not."""
+    command = ["ps", "-A", "-o", "pid=,ppid=,sess=,stat="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return {int(pid): (int(parent), int(session)) for pid, parent, session, state in rows if state[0] != "Z"}
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the process ids of all children of a process, and of theirs."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout  # noqa: S607
-    parents = [(int(child), int(parent)) for child, parent in (line.split() for line in listed.splitlines())]
-    found = [pid]
+def _family(leader: int) -> set[int]:
+    """Return all processes in the session of a leader, and all their children, and theirs."""
+    running = _running()
+    found = [pid for pid, (_, session) in running.items() if session == leader]
     for each in found:
-        found.extend(child for child, parent in parents if parent == each)
-    return found[1:]
+        found.extend(pid for pid, (parent, _) in running.items() if parent == each and pid not in found)
+    return {*found}
 
 
 class ServerWorld(World):

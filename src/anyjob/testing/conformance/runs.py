@@ -11,6 +11,8 @@ import pytest
 from anyjob.base.envelope import JobPriority
 from anyjob.base.errors import DuplicateJobIdError
 from anyjob.base.job_id import JobId
+from anyjob.seams.capabilities import BulkAtomicity
+from anyjob.seams.stored import JobState
 from anyjob.testing.conformance.fixtures import KitFixtures, needs
 from anyjob.testing.conformance.harness import World
 from anyjob.testing.probes.jobs import NAME, AsyncProbe, Chain, samples
@@ -135,6 +137,31 @@ class RunsConformance(KitFixtures):
             *(each for each in ("c", "d") if each in refused.value.accepted),
             "sentinel",
         ]
+
+    @needs("unique ids")
+    def test_a_bulk_that_fails_is_kept_as_declared(self, *, world: World) -> None:
+        """All or none, if that is declared; in batches, each job is told by what became of it."""
+        world.enqueue("taken", job_id="taken")
+        ids = [*(f"job-{number}" for number in range(20)), "taken", *(f"job-{number}" for number in range(20, 40))]
+        queues = ("default", "a", "b")
+        many = [
+            world.manager.prepare(world.probe(job_id), job_id=job_id, queue=queues[number % 3])
+            for number, job_id in enumerate(ids)
+        ]
+        with pytest.raises(DuplicateJobIdError) as refused:
+            world.manager.enqueue_many(many)
+        accepted, rejected = set(refused.value.accepted), set(refused.value.rejected)
+        assert "taken" in rejected
+        assert (accepted | rejected, accepted & rejected, refused.value.in_doubt) == ({*ids}, set(), ())
+        if world.can.bulk is BulkAtomicity.ALL_OR_NONE:
+            assert accepted == set()
+        if world.can.listing >= {JobState.WAITING}:
+            assert {job.id for job in world.jobs(JobState.WAITING)} == {"taken", *accepted}
+        else:
+            world.start_worker()
+            world.enqueue("sentinel", queue="a")  # the last in each
+            world.journal.wait(2 + len(accepted))
+            assert {*world.journal.begun()} == {"taken", "sentinel", *accepted}
 
     @needs("unique ids")
     def test_an_id_is_free_again_once_its_job_is_done(self, *, world: World) -> None:

@@ -307,6 +307,16 @@ class StoreConformance:
             parked: ("abandoned", "looker"),
         }
 
+    def test_holding_finds_what_is_free_behind_what_is_held(self, store: JobStore, clock: FakeClock) -> None:
+        jobs = [envelope(clock) for _ in range(10)]
+        store.insert(jobs)
+        held = []
+        for found in (2, 2, 2, 2, 2, 0):
+            claims = store.hold(JobFilter(), limit=2, lease=LEASE, worker="looker")
+            assert len(claims) == found
+            held += [each.id for each in claims]
+        assert held == [job.id for job in jobs]
+
     def test_what_was_taken_goes_back_as_it_was(self, store: JobStore, clock: FakeClock) -> None:
         jobs = [envelope(clock) for _ in range(3)]
         later = envelope(clock, delay=90)
