@@ -157,10 +157,10 @@ class RunsWhatItForgotAmongMany(RunsWhatItForgot):
 
 
 class KeepsPartOfABulk(InMemoryJobStore):
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         for number, each in enumerate(envelopes):
             try:
-                super().insert([each])
+                super().insert([each], once=once)
             except DuplicateJobIdError as error:
                 kept, rest = ([job.id for job in part] for part in (envelopes[:number], envelopes[number:]))
                 raise DuplicateJobIdError(str(error), accepted=kept, rejected=rest) from error
@@ -169,12 +169,12 @@ class KeepsPartOfABulk(InMemoryJobStore):
 class KeepsMoreOfABulkThanItSays(InMemoryJobStore):
     declares: Mapping[str, Any] = {"bulk": BulkAtomicity.BATCH}
 
-    def insert(self, envelopes: Sequence[JobEnvelope]) -> None:
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         ids = [each.id for each in envelopes]
         try:
-            super().insert(envelopes)
+            super().insert(envelopes, once=once)
         except DuplicateJobIdError as error:
-            super().insert(envelopes[:3])
+            super().insert(envelopes[:3], once=once)
             raise DuplicateJobIdError(str(error), rejected=ids) from error
 
 
