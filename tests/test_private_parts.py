@@ -24,7 +24,6 @@ from anyjob_celery import private as of_celery
 from anyjob_celery import private_kombu as of_kombu
 from anyjob_celery import private_publishing as of_publishing
 from anyjob_dramatiq import private as of_dramatiq
-from anyjob_dramatiq import private_pika as of_pika
 from anyjob_redis import private as of_redis
 from anyjob_rq import private as of_rq
 
@@ -238,25 +237,12 @@ class TestAmqp:
         with pytest.raises(UnicodeDecodeError):
             of_amqp.decode_properties(struct.pack(">H", 1 << 7) + b"\x02\xff\xfe", 0)
 
+    def test_a_connection_has_its_socket(self) -> None:
+        import amqp
+        from amqp import transport
 
-class TestPika:
-    def test_a_connection_of_ours_reads_its_frames(self) -> None:
-        from pika import BlockingConnection, SelectConnection
-
-        assert "_impl_class" in parameters(BlockingConnection.__init__)
-        assert parameters(SelectConnection._read_frame) == ["self"]
-        assert "_read_frame" in SelectConnection._on_data_available.__code__.co_names
-        connection: Any = object.__new__(of_pika._Connection)
-        connection._frame_buffer = struct.pack(">BHI", 8, 0, 0) + b"\xce"
-        consumed, frame = connection._read_frame()
-        assert (consumed, type(frame).__name__) == (8, "Heartbeat")
-
-    def test_a_socket_is_where_it_was(self) -> None:
-        from pika import BlockingConnection
-        from pika.adapters.utils import io_services_utils
-
-        assert "_impl" in BlockingConnection.__init__.__code__.co_names
-        assert "_sock" in io_services_utils._AsyncTransportBase.__init__.__code__.co_names
+        assert isinstance(amqp.Connection.transport, property)
+        assert "sock" in transport._AbstractTransport._connect.__code__.co_names
 
 
 class TestDramatiq:

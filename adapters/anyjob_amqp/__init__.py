@@ -2,6 +2,7 @@
 
 from anyjob_amqp.backend import AmqpBackend, AmqpQueuesBackend, message_of
 from anyjob_amqp.capabilities import NATIVES_CAN, KnownQueues, NotedNames, capabilities_of
+from anyjob_amqp.consumer import AmqpConsumer
 from anyjob_amqp.consuming import HEARTBEAT
 from anyjob_amqp.deliveries import AmqpDelivery
 from anyjob_amqp.inspector import AmqpInspector, ReadMessage, body_of, jobs_in
@@ -22,6 +23,7 @@ __all__ = [
     "NATIVES_CAN",
     "AmqpAddress",
     "AmqpBackend",
+    "AmqpConsumer",
     "AmqpDelivery",
     "AmqpInspector",
     "AmqpNames",

@@ -19,6 +19,7 @@ from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
 from anyjob.seams.outcome import JobFailure
 from anyjob_amqp.capabilities import KnownQueues, capabilities_of
+from anyjob_amqp.consumer import AmqpConsumer
 from anyjob_amqp.consuming import HEARTBEAT
 from anyjob_amqp.deliveries import AmqpDelivery
 from anyjob_amqp.inspector import AmqpInspector, jobs_in
@@ -97,6 +98,17 @@ class AmqpQueuesBackend(JobBackend):
             ]
         )
 
+    def consumer(self, wake: Callable[[], None]) -> AmqpConsumer:
+        """Return what has messages delivered for one worker, and calls `wake` when nobody waits for one that came."""
+        return AmqpConsumer(
+            self.links,
+            self.config.enqueue_timeout,
+            native=self.names.queue,
+            declare=self.declare_queue,
+            publish_again=self.publish_again,
+            wake=wake,
+        )
+
     def declare_queue(self, queue: str) -> None:
         """Make a queue, if there is none. Raises what py-amqp raises."""
         with self.links.link() as link:
@@ -152,13 +164,9 @@ class AmqpBackend(AmqpQueuesBackend):
     def source(self) -> AmqpSource:
         config = self.config
         source = AmqpSource(
-            self.links,
-            config.enqueue_timeout,
+            self.consumer,
             clock=config.clock,
             queues=lambda: config.queues or sorted(config.known_queues()),
-            native=self.names.queue,
-            declare=self.declare_queue,
-            publish_again=self.publish_again,
             settle=self.settle,
         )
         self._sources.add(source)

@@ -64,10 +64,10 @@ class AmqpConsumer:
         self._known = KnownDeliveries()
         self._tried: tuple[float, EnqueueError] | None = None
 
-    def take(self, queues: Sequence[str], count: int) -> Sequence[AmqpDelivery]:
+    def take(self, queues: Sequence[str], count: int, *, patience: float = 0.0) -> Sequence[AmqpDelivery]:
         """Return up to `count` messages of `queues`, the highest priority first: if there are any, they are waited for.
 
-        Raises `EnqueueError`.
+        If there are none, some are waited for `patience` seconds. Raises `EnqueueError`.
         """
         if found := self._pop(queues, count):
             return found
@@ -76,7 +76,7 @@ class AmqpConsumer:
             wanted = self._asked + len(self._running)
         try:
             link = self._consuming(queues, wanted)
-            return self._await(queues, count, link)
+            return self._await(queues, count, link, patience)
         finally:
             with self._changed:
                 self._asked -= count
@@ -119,6 +119,12 @@ class AmqpConsumer:
             if self._known.leave(each, each.link):
                 self._end(each, lambda delivery: end(delivery.link, delivery))
 
+    def stop(self) -> None:
+        """Have nothing more delivered; what nobody has begun is given back by `close`."""
+        with self._opening, suppress(*AMQP_ERRORS):
+            if self._link is not None:
+                self._link.stop_consuming()
+
     def close(self) -> None:
         """Give back what nobody has begun, and close the connection. A later `take` opens another."""
         with self._opening:
@@ -141,13 +147,15 @@ class AmqpConsumer:
                 self._running.add(each)
             return found[:count]
 
-    def _await(self, queues: Sequence[str], count: int, link: ConsumerLink) -> Sequence[AmqpDelivery]:
-        until = monotonic() + _SOON
-        while link.unanswered and (left := until - monotonic()) > 0:
+    def _await(self, queues: Sequence[str], count: int, link: ConsumerLink, patience: float) -> Sequence[AmqpDelivery]:
+        until = monotonic() + max(patience, _SOON)
+        while (link.unanswered or patience) and (left := until - monotonic()) > 0:
             if found := self._pop(queues, count):
                 return found
             with self._changed:
-                if not self._arrived and link is self._link:
+                if link is not self._link:
+                    return ()
+                if not self._arrived:
                     self._waiting += 1
                     self._changed.wait(left)
                     self._waiting -= 1
@@ -256,7 +264,7 @@ class AmqpConsumer:
         with self._changed:
             self._running.discard(delivery)
         link = delivery.link
-        if not self._holds(link):
+        if delivery.ended or not self._holds(link):
             return False
         delivery.ended = True
         try:

@@ -16,6 +16,7 @@ from amqp import Message
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.deliveries import AmqpDelivery
 from anyjob_amqp.links import AMQP_ERRORS
+from anyjob_amqp.private import socket_of
 from anyjob_amqp.server import RabbitServer
 
 __all__ = ["HEARTBEAT", "ConsumerLink"]
@@ -52,7 +53,7 @@ class ConsumerLink:
         self._on_delivery = on_delivery
         self._on_cancelled = on_cancelled
         self._channel = connection.channel()
-        self._socket = connection.transport.sock
+        self._socket = socket_of(connection)
         self._ticked = 0.0
         self._held: dict[int, AmqpDelivery] = {}
         """By tag, in their order."""

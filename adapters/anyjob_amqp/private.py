@@ -5,13 +5,14 @@ tests/test_private_parts.py says when an upgrade changes any of it.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from amqp import method_framing
 from amqp.serialization import decode_properties_basic
 
-__all__ = ["Frame", "decode_properties", "frame_reader"]
+__all__ = ["Frame", "decode_properties", "frame_reader", "socket_of"]
 
 Frame = tuple[int, int, bytes]
 """Type, channel, payload."""
@@ -26,3 +27,9 @@ def frame_reader(connection: Any, callback: Callable[..., Any]) -> Callable[[Fra
 def decode_properties(payload: bytes, offset: int) -> None:
     """Decode a message's properties as py-amqp will, and raise what it raises."""
     decode_properties_basic(payload, offset)
+
+
+def socket_of(connection: Any) -> socket.socket:
+    """Return the socket of an open connection, to ask the system about it and to wait for it."""
+    found: socket.socket = connection.transport.sock
+    return found

@@ -9,11 +9,10 @@ from datetime import datetime, timedelta
 from anyjob.base.clock import Clock
 from anyjob.base.errors import EnvelopeError
 from anyjob.base.moments import plain_moment
-from anyjob.seams.outcome import Abandoned, JobFailure, Outcome
+from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.seams.source import JobClaim, JobSource, Listeners, LostJob
 from anyjob_amqp.consumer import AmqpConsumer
 from anyjob_amqp.deliveries import AmqpDelivery
-from anyjob_amqp.links import Links
 
 __all__ = ["AmqpSource"]
 
@@ -24,22 +23,19 @@ class AmqpSource(JobSource):
     A claim lasts as long as the connection that delivered its message, whatever the lease: the broker delivers the
     message again, to somebody else, once that is gone. If it delivers it to this very process, the claim lasts on.
 
-    `queues` returns the logical queues of a worker that serves all. `settle` does what an outcome asks for, before its
-    message is acknowledged; `unwrap` returns the envelope's bytes in a body.
+    `consumer` makes what has messages delivered, given what wakes the worker. `queues` returns the logical queues of a
+    worker that serves all. `settle` does what an outcome asks for, before its message is acknowledged; `unwrap` returns
+    the envelope's bytes in a body.
     """
 
     poll = 1.0
 
     def __init__(
         self,
-        links: Links,
-        timeout: float,
+        consumer: Callable[[Callable[[], None]], AmqpConsumer],
         *,
         clock: Clock,
         queues: Callable[[], Iterable[str]],
-        native: Callable[[str], str],
-        declare: Callable[[str], None],
-        publish_again: Callable[[Sequence[AmqpDelivery]], None],
         settle: Callable[[Outcome], None],
         unwrap: Callable[[bytes], bytes] = bytes,
     ) -> None:
@@ -50,14 +46,7 @@ class AmqpSource(JobSource):
         self._listeners = Listeners()
         self._claimed: dict[int, AmqpDelivery] = {}
         self._tokens = itertools.count(1)
-        self.consumer = AmqpConsumer(
-            links,
-            timeout,
-            native=native,
-            declare=declare,
-            publish_again=publish_again,
-            wake=self._listeners.tell,
-        )
+        self.consumer = consumer(self._listeners.tell)
 
     def claim(
         self,
@@ -84,11 +73,14 @@ class AmqpSource(JobSource):
         if delivery is None:
             return False
         with delivery.lock:
-            if delivery.ended or not self.consumer.holds(delivery):
-                self._claimed.pop(claim.token, None)
-                return False
-            self._settle(outcome)
-            del self._claimed[claim.token]
+            if not isinstance(
+                outcome, Completed
+            ):  # of which nothing is to be sent, and which is known if it comes again
+                if delivery.ended or not self.consumer.holds(delivery):
+                    self._claimed.pop(claim.token, None)
+                    return False
+                self._settle(outcome)
+            self._claimed.pop(claim.token, None)
             return self.consumer.acknowledge(delivery)
 
     def release(self, claims: Sequence[JobClaim]) -> None:

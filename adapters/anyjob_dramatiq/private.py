@@ -1,4 +1,4 @@
-"""Private parts of Dramatiq, in one place. (Of pika: private_pika.py.)
+"""Private parts of Dramatiq, in one place.
 
 tests/test_private_parts.py says when an upgrade changes any of it.
 """

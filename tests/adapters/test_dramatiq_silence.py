@@ -16,8 +16,7 @@ from anyjob.seams.outcome import Outcome
 from anyjob.seams.stored import JobState
 from anyjob.testing.conformance.harness import JOBS
 from anyjob.testing.probes.journal import wait_until
-from anyjob_dramatiq.amqp_again import KnownDeliveries
-from anyjob_dramatiq.amqp_source import AmqpPlace, AmqpSource
+from anyjob_dramatiq.amqp_source import AmqpSource
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobIntake
 from anyjob_dramatiq.runner import JobRunner
@@ -29,9 +28,9 @@ import ctypes
 from pathlib import Path
 from anyjob import background_job
 from anyjob.testing.probes.journal import wait_until
-from anyjob_dramatiq import amqp_parameters
+from anyjob_amqp import consumer
 
-amqp_parameters.HEARTBEAT = 1
+consumer.HEARTBEAT = 1
 
 @background_job("silent.hold", retry=None)
 def hold(log: str, seconds: int, gate: str) -> None:
@@ -70,59 +69,6 @@ def test_its_success_counts_and_it_runs_once(world: Any, tmp_path: Path, goes_on
     world.journal.wait(1, "end", "sentinel")
     wait_until(lambda: not any(world.manager.inspect().count().values()), what="nothing to be left")
     assert log.read_text().split() == ["begin", "end"]
-
-
-# Who has a message that comes again
-
-
-def delivery(body: bytes = b"body", channel: object = None) -> Delivery:
-    place: Any = SimpleNamespace(body=body, channel=channel or object())
-    return Delivery("id", body, place=place)
-
-
-def test_what_was_settled_is_settled() -> None:
-    known, first, again = KnownDeliveries(), delivery(), delivery()
-    known.add(first)
-    known.settle(first)
-    assert known.recognise(again) is again
-    assert known.recognise(delivery(b"another")) is None
-
-
-def test_what_still_runs_has_it_again() -> None:
-    known, first, again = KnownDeliveries(), delivery(), delivery()
-    known.add(first)
-    assert known.recognise(again) is first
-    assert first.place is again.place
-
-
-def test_what_was_left_is_nobodys() -> None:
-    known, first = KnownDeliveries(), delivery()
-    known.add(first)
-    assert known.leave(first, first.place)
-    assert known.recognise(delivery()) is None
-    known.settle(first)  # it ended all the same
-    assert known.recognise(delivery()) is None
-
-
-def test_what_came_again_can_not_be_left_by_its_old_place() -> None:
-    known, first = KnownDeliveries(), delivery()
-    known.add(first)
-    old: AmqpPlace = first.place
-    known.recognise(delivery())
-    assert not known.leave(first, old)
-
-
-def test_a_twin_over_the_same_channel_is_another_message() -> None:
-    known, channel = KnownDeliveries(), object()
-    known.add(delivery(channel=channel))
-    assert known.recognise(delivery(channel=channel)) is None
-
-
-def test_what_was_given_back_is_nobodys() -> None:
-    known, first = KnownDeliveries(), delivery()
-    known.add(first)
-    first.released = True
-    assert known.recognise(delivery()) is None
 
 
 # What is given back while a thread settles it

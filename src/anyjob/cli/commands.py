@@ -168,7 +168,11 @@ def worker(
         if isinstance(one, NativeCommand):
             _become(alias, one, options)
         elif up is not None:
-            sys.exit(ExitCode.DONE if run_worker(one, up) else ExitCode.ABORTED)
+            try:
+                done = run_worker(one, up)
+            finally:
+                manager.close()  # a broker may have delivered what was not begun: it goes back uncharged
+            sys.exit(ExitCode.DONE if done else ExitCode.ABORTED)
     manager.close()
     bounded = burst or max_jobs is not None
     commands = {alias: _command(alias, options) for alias in found}
