@@ -49,13 +49,17 @@ class AmqpQueuesBackend(JobBackend):
         options: Mapping[str, Any],
         capabilities: Capabilities,
         unwrap: Callable[[Message, bytes], bytes],
+        where: str = "options",
+        also: Collection[str] = (),
     ) -> None:
         """Prepare to use the queues of these names; connects to nothing.
 
         `options` are those of py-amqp's connection, and `unwrap` returns the envelope's bytes in a message with this
-        body, or the body if there is none.
+        body, or the body if there is none. `where` is the place of the options in the backend's settings, and `also`
+        are those that may stand there besides. Raises `ConfigurationError`.
         """
         config = self.config
+        refuse_unknown_options(options, f"backends.{config.alias}.{where}", also=also)
         self.clock = config.clock
         self.capabilities = capabilities
         self.names = names
@@ -124,7 +128,11 @@ class AmqpQueuesBackend(JobBackend):
 
     def look_for_risks(self) -> Sequence[str]:
         server = RabbitServer.behind(self.links)
-        return [*server.risk_of_several([*self.queues], limits_channels=server.limits_channels)]
+        return [*server.risk_of_several([*self.queues], limits_channels=self.limits_channels(server))]
+
+    def limits_channels(self, server: RabbitServer) -> bool:
+        """Whether the limit of a worker is that of all its queues together."""
+        return server.limits_channels
 
     def close(self) -> None:
         self.links.close()
@@ -140,7 +148,6 @@ class AmqpBackend(AmqpQueuesBackend):
 
     def __init__(self, config: BackendConfig) -> None:
         self.config = config
-        refuse_unknown_options(config.options, f"backends.{config.alias}.options")
         self.open_queues(
             names_of(config.namespace),
             url=config.url,

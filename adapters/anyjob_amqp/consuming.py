@@ -55,6 +55,7 @@ class ConsumerLink:
         self._channel = connection.channel()
         self._socket = socket_of(connection)
         self._ticked = 0.0
+        self._is_dropped = False
         self._held: dict[int, AmqpDelivery] = {}
         """By tag, in their order."""
         self._done: deque[int] = deque()
@@ -85,6 +86,8 @@ class ConsumerLink:
     def read(self) -> None:
         """Read what has arrived, without waiting for more, and give signs of life."""
         with self._lock:
+            if self._is_dropped:  # which py-amqp would connect anew
+                raise OSError("the connection was closed")
             with suppress(TimeoutError):
                 while True:
                     self.connection.drain_events(timeout=0)
@@ -193,6 +196,7 @@ class ConsumerLink:
     def drop(self) -> None:
         """Close it without a word: nobody answers at the other end."""
         with self._lock:
+            self._is_dropped = True
             self.connection.collect()
 
     def _bounded(self) -> _Bound:

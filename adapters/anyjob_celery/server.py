@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anyjob_amqp import Links, RabbitServer
 
-__all__ = ["risks_of_existing", "risks_of_own"]
-
-
-def risks_of_own(links: Links, queues: Collection[str]) -> Iterator[str]:
-    """Tell what jobs risk in these queues of ours. Raises `EnqueueError`."""
-    server = RabbitServer.behind(links)
-    yield from server.risk_of_several(queues, limits_channels=_limits_channels(server))
+__all__ = ["limits_channels", "risks_of_existing"]
 
 
 def risks_of_existing(links: Links, queues: Mapping[str, Any]) -> Iterator[str]:
@@ -22,9 +16,10 @@ def risks_of_existing(links: Links, queues: Mapping[str, Any]) -> Iterator[str]:
     arguments = {name: queue.queue_arguments or {} for name, queue in queues.items()}
     quorum = {name: each for name, each in arguments.items() if each.get("x-queue-type") == "quorum"}
     # With one of these Celery limits each queue, whatever the server.
-    yield from server.risk_of_several(queues, limits_channels=_limits_channels(server) and not quorum)
+    yield from server.risk_of_several(queues, limits_channels=limits_channels(server) and not quorum)
     yield from server.risk_of_quorum(quorum)
 
 
-def _limits_channels(server: RabbitServer) -> bool:
+def limits_channels(server: RabbitServer) -> bool:
+    """Whether the limit of a worker of Celery's is that of all its queues together."""
     return server.release < (4, 0)  # from there on kombu asks for it no more
