@@ -62,6 +62,7 @@ class AmqpConsumer:
         self._asked_at = 0.0
         self._declared: set[str] = set()
         self._known = KnownDeliveries()
+        self._limits_channels = True
         self._tried: tuple[float, EnqueueError] | None = None
 
     def take(self, queues: Sequence[str], count: int, *, patience: float = 0.0) -> Sequence[AmqpDelivery]:
@@ -190,7 +191,10 @@ class AmqpConsumer:
         try:
             connection = self._links.connect(Deadline(self._timeout), heartbeat=HEARTBEAT, name="anyjob worker")
             connection.deadline = None
-            link = ConsumerLink(connection, self._timeout, self._on_delivery, self._on_cancelled)
+            link = ConsumerLink(
+                *(connection, self._timeout, self._on_delivery, self._on_cancelled),
+                limits_channels=self._limits_channels,
+            )
         except AMQP_ERRORS as error:
             away = _away(error)
             self._tried = monotonic(), away
@@ -275,6 +279,7 @@ class AmqpConsumer:
         return True
 
     def _lose(self, link: ConsumerLink, error: Exception) -> None:
+        self._limits_channels = link.limits_channels  # which it may have refused just now
         if self._forget(link):
             logger.warning("lost the connection to RabbitMQ: %s", describe_error(error))
         link.drop()

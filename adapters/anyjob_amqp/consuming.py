@@ -43,9 +43,12 @@ class ConsumerLink:
         timeout: float,
         on_delivery: Callable[[AmqpDelivery], None],
         on_cancelled: Callable[[str], None],
+        *,
+        limits_channels: bool = True,
     ) -> None:
         self.connection = connection
-        self.limits_channels = RabbitServer(connection.server_properties).limits_channels
+        self.limits_channels = limits_channels and RabbitServer(connection.server_properties).limits_channels
+        """Whether it can limit what all its consumers hold together, as far as is known by now."""
         self.unanswered = False
         """Whether the broker may deliver something by itself, as it was told of room for more."""
         self._lock = threading.RLock()
@@ -55,7 +58,6 @@ class ConsumerLink:
         self._channel = connection.channel()
         self._socket = socket_of(connection)
         self._ticked = 0.0
-        self._is_dropped = False
         self._held: dict[int, AmqpDelivery] = {}
         """By tag, in their order."""
         self._done: deque[int] = deque()
@@ -64,6 +66,8 @@ class ConsumerLink:
         self._tags: dict[str, str] = {}
         """The queue of each consumer."""
         self._limit = 0
+        """How many the channel may hold; 0: as many as its consumers."""
+        self._limit_of_each = 0.0
 
     def is_cut(self) -> bool:
         """Whether either side has closed the connection, asked of the system: this process may have been paused, and
@@ -86,11 +90,11 @@ class ConsumerLink:
     def read(self) -> None:
         """Read what has arrived, without waiting for more, and give signs of life."""
         with self._lock:
-            if self._is_dropped:  # which py-amqp would connect anew
-                raise OSError("the connection was closed")
             with suppress(TimeoutError):
-                while True:
+                while self.connection.connected:
                     self.connection.drain_events(timeout=0)
+            if not self.connection.connected:  # py-amqp would connect anew
+                raise OSError("the connection was closed")
             if monotonic() > self._ticked + 1:
                 self._ticked = monotonic()
                 self.connection.heartbeat_tick()
@@ -104,30 +108,41 @@ class ConsumerLink:
     def consume(self, queues: Collection[str], count: int, native: Callable[[str], str]) -> None:
         """Have up to `count` messages of these queues delivered before any is acknowledged."""
         with self._lock, self._bounded():
-            together = self.limits_channels and len({*queues, *self._room}) > 1
-            if together and self._limit < count:
-                try:
-                    self._channel.basic_qos(0, count, a_global=True)
-                except AMQP_ERRORS:  # a RabbitMQ may refuse, and close the connection
-                    self.limits_channels = False
-                    raise
-                self._limit = count
-                self.unanswered = True
-            wanted = float("inf") if together else count
+            if self.limits_channels and len({*queues, *self._room}) > 1:
+                self._limit_together(count)
             for queue in queues:
-                room = self._room.get(queue, 0)
-                if room < wanted:
-                    self._add_consumer(queue, native(queue), 0 if together else int(wanted - room))
-                    self._room[queue] = wanted
+                while (room := self._room.get(queue, 0)) < count:
+                    if not self._limit:
+                        self._limit_consumers(count - int(room))
+                    self._add_consumer(queue, native(queue))
+                    self._room[queue] = room + self._limit_of_each
 
-    def _add_consumer(self, queue: str, native: str, limit: int) -> None:
+    def _limit_together(self, count: int) -> None:
+        """Limit what all consumers hold; there must be none of another limit afterwards, for that ends this one."""
+        if not self._room:
+            self._limit_consumers(0)
+        if self._limit < count:
+            try:
+                self._channel.basic_qos(0, count, a_global=True)
+            except AMQP_ERRORS:  # a RabbitMQ may refuse, and close the connection
+                self.limits_channels = False
+                raise
+            self._limit = count
+            self.unanswered = True
+
+    def _limit_consumers(self, count: int) -> None:
+        """Limit what each further consumer holds; 0 is no limit."""
+        self._channel.basic_qos(0, count, a_global=False)
+        self._limit_of_each = count or float("inf")
+        self._limit = 0
+
+    def _add_consumer(self, queue: str, native: str) -> None:
         def deliver(message: Message) -> None:
             delivery = AmqpDelivery(message, queue, self)
             self._held[delivery.tag] = delivery
             self._on_delivery(delivery)
 
         tag = f"{queue}.{len(self._tags)}"
-        self._channel.basic_qos(0, limit, a_global=False)
         self._tags[tag] = queue
         self._channel.basic_consume(native, tag, nowait=True, callback=deliver, on_cancel=self._cancelled)
         self.unanswered = True
@@ -153,6 +168,7 @@ class ConsumerLink:
                 if queue in self._room:
                     self._channel.basic_cancel(tag)
             self._room.clear()
+            self._limit = 0
 
     def acknowledge(self, delivery: AmqpDelivery) -> None:
         """Remove a message for good. What others want to acknowledge meanwhile goes along."""
@@ -196,7 +212,6 @@ class ConsumerLink:
     def drop(self) -> None:
         """Close it without a word: nobody answers at the other end."""
         with self._lock:
-            self._is_dropped = True
             self.connection.collect()
 
     def _bounded(self) -> _Bound:
