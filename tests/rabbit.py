@@ -215,6 +215,7 @@ class RabbitHarness(ServerHarness):
     def __init__(
         self, library: str | None, world: type[RabbitWorld], folder: Path | None = None, conf: str = ""
     ) -> None:
+        self.library = library
         self._prefix = f"{library}+" if library else ""
         self._world = world
         self._node = PrivateRabbit(folder, conf) if folder is not None and PrivateRabbit.is_installed() else None

@@ -206,12 +206,13 @@ class Links:
         Half of the timeout is for reaching the host, half for each of its answers. Raises what py-amqp raises.
         """
         address, half = self._address, self._timeout / 2
+        tls = self._options.get("ssl", address.tls)
         connection = _Connection(
             host=f"{address.host}:{address.port}",
             userid=address.user,
             password=address.password,
             virtual_host=address.vhost,
-            ssl=self._options.get("ssl", address.tls),
+            ssl={"server_hostname": address.host} if tls is True else tls,  # else any valid certificate would do
             connect_timeout=half,
             read_timeout=half,
             write_timeout=half,

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from amqp_worlds import amqp_harness
 from celery_worlds import celery_amqp_harness
 from dramatiq_worlds import dramatiq_amqp_harness
 from rabbit import PrivateRabbit, RabbitHarness, RabbitWorld
@@ -20,10 +21,12 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["celery", "dramatiq"])
+MAKERS = {"celery": celery_amqp_harness, "dramatiq": dramatiq_amqp_harness, "plain": amqp_harness}
+
+
+@pytest.fixture(scope="module", params=sorted(MAKERS))
 def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitHarness]:
-    make = celery_amqp_harness if request.param == "celery" else dramatiq_amqp_harness
-    with closing(make(tmp_path_factory.mktemp("node"))) as harness:
+    with closing(MAKERS[request.param](tmp_path_factory.mktemp("node"))) as harness:
         yield harness
 
 

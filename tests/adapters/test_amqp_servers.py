@@ -14,12 +14,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from amqp_worlds import amqp_harness
 from celery import Celery
 from celery_worlds import celery_amqp_harness
 from dramatiq_worlds import dramatiq_amqp_harness
 from envelopes import make_envelope
 from kombu import Queue
-from rabbit import PrivateRabbit, RabbitHarness, RabbitWorld, connect
+from rabbit import PrivateRabbit, RabbitHarness, RabbitWorld, connect, plain_url
 from servers import unavailable
 
 from anyjob.base.clock import SystemClock
@@ -32,7 +33,7 @@ from anyjob_celery.existing import ExistingCeleryBackend
 
 pytestmark = pytest.mark.timeout(120)
 
-MAKERS = {"celery": celery_amqp_harness, "dramatiq": dramatiq_amqp_harness}
+MAKERS = {"celery": celery_amqp_harness, "dramatiq": dramatiq_amqp_harness, "plain": amqp_harness}
 MORE_THAN_20 = 25
 
 
@@ -51,7 +52,7 @@ def world(harness: RabbitHarness, tmp_path: Path) -> Iterator[RabbitWorld]:
 
 
 def server_of(harness: RabbitHarness) -> RabbitServer:
-    with connect(harness.url.partition("+")[2]) as connection:
+    with connect(plain_url(harness.url)) as connection:
         return RabbitServer(connection.server_properties)
 
 
@@ -105,7 +106,7 @@ def quorum_world(
     server = server_of(harness)
     if server.release < (4, 0):
         pytest.skip(f"RabbitMQ {server.version} has no default_queue_type")
-    make, folder = MAKERS[harness.url.partition("+")[0]], tmp_path_factory.mktemp("quorum")
+    make, folder = MAKERS[harness.library or "plain"], tmp_path_factory.mktemp("quorum")
     with closing(make(folder, "default_queue_type = quorum\n")) as made, made.open(tmp_path) as world:
         yield world
 
@@ -129,7 +130,7 @@ def test_the_doctor_tells_which_queues_of_an_application_drop_jobs(
         pytest.skip("no older RabbitMQ knows of no limit")
     name = f"jobs-{'-'.join(arguments)}"
     module = ModuleType("shop")
-    app = module.app = Celery("shop", broker=harness.url.partition("+")[2], set_as_current=False)  # type: ignore[attr-defined]
+    app = module.app = Celery("shop", broker=plain_url(harness.url), set_as_current=False)  # type: ignore[attr-defined]
     app.conf.task_queues = [Queue(name, queue_arguments={"x-queue-type": "quorum", **arguments})]
     monkeypatch.setitem(sys.modules, "shop", module)
     with closing(ExistingCeleryBackend(BackendConfig(alias="main", url="celery://?app=shop:app"))) as backend:
