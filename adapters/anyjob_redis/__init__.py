@@ -2,6 +2,7 @@
 
 from anyjob_redis.connection import connect, translated
 from anyjob_redis.inspector import ON_REDIS, RedisInspector
+from anyjob_redis.layout import Layout, SortedLayout
 from anyjob_redis.levels import KnownQueues, NotedNames
 from anyjob_redis.moved import MOVED, RedisMarks
 from anyjob_redis.native import NativeKey, NativeLayout, NativePlaces, inspector_of_natives, risks_of_held
@@ -13,6 +14,7 @@ from anyjob_redis.scheduled import ScheduledMessages
 from anyjob_redis.scripts import FITS, register, run_in_slices
 from anyjob_redis.sending import send_in_batches
 from anyjob_redis.skew import ClockSkew
+from anyjob_redis.store import RedisJobStore
 from anyjob_redis.urls import plain_url, split_url, with_plain_ssl
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "ON_REDIS",
     "ClockSkew",
     "KnownQueues",
+    "Layout",
     "NativeKey",
     "NativeLayout",
     "NativePlaces",
@@ -32,10 +35,12 @@ __all__ = [
     "Presence",
     "RecurringThread",
     "RedisInspector",
+    "RedisJobStore",
     "RedisMarks",
     "ScheduledMessages",
     "Section",
     "Seen",
+    "SortedLayout",
     "connect",
     "inspector_of_natives",
     "plain_url",

@@ -20,7 +20,7 @@ from anyjob_redis.connection import translated
 from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen
 from anyjob_redis.scripts import FITS, register, run_each
 
-__all__ = ["ParkedJobs", "parked_key"]
+__all__ = ["ParkedJobs", "parked_key", "read_failure"]
 
 
 def parked_key(namespace: str) -> str:
@@ -135,11 +135,12 @@ class ParkedJobs(Places):
 
 def _stored(job_id: bytes, raw: bytes, failure: bytes | None) -> StoredJob:
     return StoredJob(
-        job_id.decode("utf-8", "replace"), JobState.ABANDONED, raw, None if failure is None else _failure(failure)
+        job_id.decode("utf-8", "replace"), JobState.ABANDONED, raw, None if failure is None else read_failure(failure)
     )
 
 
-def _failure(failure: bytes) -> JobFailure:
+def read_failure(failure: bytes) -> JobFailure:
+    """Return why a job was given up, as it was written; what can't be read says so."""
     try:
         return msgspec.json.decode(failure, type=JobFailure)
     except UNREADABLE as error:
