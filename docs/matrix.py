@@ -25,6 +25,7 @@ ROOT: Final = Path(__file__).parents[1]
 COLUMNS: Final = {
     "`memory:`": "memory:",
     "`amqp`": "amqp://localhost",
+    "`redis`": "redis://localhost",
     "`rq+redis`": "rq+redis://localhost",
     "`celery+redis`": "celery+redis://localhost",
     "`celery+amqp`": "celery+amqp://localhost",

@@ -43,7 +43,7 @@ class Kind:
 
 
 _ON_REDIS: Final = (
-    *(f"tests/conformance/test_{kit}.py" for kit in ("rq", "celery_redis", "dramatiq_redis")),
+    *(f"tests/conformance/test_{kit}.py" for kit in ("redis", "redis_store", "rq", "celery_redis", "dramatiq_redis")),
     *(f"tests/adapters/test_redis_{about}.py" for about in ("full", "garbage", "many", "sending", "shared")),
 )
 _ON_RABBITMQ: Final = (

@@ -143,14 +143,14 @@ class PrivateRedis:
 
 
 class RedisHarness(ServerHarness, Generic[TWorld]):
-    """Worlds on a Redis of their own. A subclass says of which library, and which worlds."""
+    """Worlds on a Redis of their own. A subclass says of which library ("": none), and which worlds."""
 
     library: str
     world: type[TWorld]
     restartable = True
 
     def __init__(self, server: PrivateRedis) -> None:
-        super().__init__(f"{self.library}+{server.url}")
+        super().__init__(f"{self.library}+{server.url}".removeprefix("+"))
         self._server = server
         server.start()
 
@@ -158,7 +158,7 @@ class RedisHarness(ServerHarness, Generic[TWorld]):
         return self.world(self.url, folder, settings)
 
     def url_at(self, host: str, port: int) -> str:
-        return f"{self.library}+redis://{host}:{port}/0"
+        return f"{self.library}+redis://{host}:{port}/0".removeprefix("+")
 
     def stop_server(self) -> None:
         self._server.kill()

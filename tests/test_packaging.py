@@ -25,7 +25,7 @@ from anyjob.settings.loader import GROUP, installed_schemes, load_backend
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 RANGES = {extra: [each for each in EXTRAS[extra] if "<" in each] for extra in ("celery", "dramatiq", "rq")}
-PAGES = {**RANGES, "rabbitmq": EXTRAS["amqp"][1:]}
+PAGES = {**RANGES, "rabbitmq": EXTRAS["amqp"][1:], "redis": EXTRAS["redis"][1:]}
 
 MODULES = [
     name
@@ -108,6 +108,7 @@ def _shortened(version: str) -> str:
 
 _URLS: Final = {
     "memory:": None,
+    "redis://localhost": "redis",
     "rq+redis://localhost": "rq",
     "celery+amqp://localhost": "celery",
     "dramatiq+redis://localhost": "dramatiq",

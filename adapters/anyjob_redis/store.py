@@ -21,6 +21,7 @@ from anyjob.base.clock import Clock
 from anyjob.base.envelope import JobEnvelope, JobIds, copy_id, id_in, own_id
 from anyjob.base.errors import DuplicateJobIdError, EnqueueError, InvalidOptionError
 from anyjob.base.forks import in_each_process
+from anyjob.seams.backend import log_parked
 from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.seams.source import DEFAULT_LEASE, JobClaim, LostJob
 from anyjob.seams.store import JobStore
@@ -109,6 +110,7 @@ class RedisJobStore(JobStore):
             (told,) = self._run(scripts.CLAIM, 1, *self._ended(claim, outcome), 0)
         if told == _TAKEN:
             raise DuplicateJobIdError("Already enqueued, or parked: the id of what is to go back.")
+        _log_unreadable(claim, outcome, held=bool(told))
         return bool(told)
 
     def settle_and_claim(
@@ -140,7 +142,10 @@ class RedisJobStore(JobStore):
                 with self._lock:
                     self._unanswered[call] = self.clock.monotonic() + lease.total_seconds()
             raise
-        return [bool(each) for each in told[: len(ended)]], self._claims(told[len(ended) :])
+        were_held = [bool(each) for each in told[: len(ended)]]
+        for (claim, outcome), held in zip(ended, were_held, strict=True):
+            _log_unreadable(claim, outcome, held=held)
+        return were_held, self._claims(told[len(ended) :])
 
     def release(self, claims: Sequence[JobClaim]) -> None:
         for some in _in_slices(claims):
@@ -210,6 +215,10 @@ class RedisJobStore(JobStore):
                 told = self._run(scripts.HOLD, _microseconds(lease), worker, call, *ids)
                 claims += self._claims(told)
         return claims
+
+    def release_held(self, worker: str) -> None:
+        with translated():
+            self._run(scripts.RELEASE_HELD, worker)
 
     def park(self, raw: bytes, failure: JobFailure) -> str:
         new = self._ids.new(self.clock.now())
@@ -396,6 +405,11 @@ def _may_be_taken(claim: JobClaim, outcome: Outcome) -> bool:
     return not isinstance(outcome, Completed | Abandoned) and outcome.envelope.id != claim.id
 
 
+def _log_unreadable(claim: JobClaim, outcome: Outcome, *, held: bool) -> None:
+    if held and isinstance(outcome, Abandoned) and outcome.envelope is None:
+        log_parked(claim.id, outcome.failure)
+
+
 def _in_slices(claims: Iterable[JobClaim]) -> Iterator[Sequence[JobClaim]]:
     every = list(claims)
     return (every[first : first + SLICE] for first in range(0, len(every), SLICE))
@@ -436,6 +450,7 @@ _DRAINING: Final = (
     scripts.PARK,
     scripts.RECOVER,
     scripts.RELEASE,
+    scripts.RELEASE_HELD,
     scripts.RENEW,
     scripts.UNANSWERED,
 )

@@ -33,6 +33,7 @@ __all__ = [
     "PARK",
     "RECOVER",
     "RELEASE",
+    "RELEASE_HELD",
     "RENEW",
     "UNANSWERED",
     "prelude",
@@ -97,8 +98,9 @@ local function read(id)
     if not record then return end
     local state, queue, level, due, seq, call, length, from =
         string.match(record, '^([wrhpq]) ([a-z0-9_-]+) ([a-z_]+) (-?%d+) (%d+) (%S+) (%d+)\\n()')
-    if not state then return '?', 'default', 'normal', now, '0', '-', record end
-    return state, queue, level, due, seq, call, string.sub(record, from + length)
+    if not state then return '?', 'default', 'normal', now, '0', '-', record, '' end
+    local body = from + length
+    return state, queue, level, due, seq, call, string.sub(record, body), string.sub(record, from, body - 1)
 end
 local function wake()
     if redis.call('DEL', ns .. ':idle') == 1 then redis.call('PUBLISH', ns .. ':wake', '') end
@@ -294,7 +296,7 @@ wake()
 return 0
 """
 
-# limit, calls whose answers were lost. Releases, uncharged, what they claimed. Returns how many.
+# calls whose answers were lost. Releases, uncharged, what they claimed. Returns how many.
 UNANSWERED: Final = """
 if not store_fits() then return wrong end
 local calls, found = {}, 0
@@ -310,6 +312,18 @@ for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
     end
 end
 return found
+"""
+
+# who holds. Gives back all that it holds.
+RELEASE_HELD: Final = """
+if not store_fits() then return wrong end
+for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
+    local token, id = string.match(member, '^h (%d+) (.+)$')
+    local _, _, _, _, _, _, _, worker = read(id or '')
+    if worker == ARGV[3] and can_go_back(id) and end_lease(token, id) then put_back(id) end
+end
+wake()
+return 0
 """
 
 # lease, then pairs of id and token. Returns of each whether it is still held.
@@ -355,11 +369,8 @@ for i = 1, #over, 2 do
     elseif not can_go_back(id) then -- its level's key is of another type: not now
         redis.call('ZADD', leases, server_time + 60000000, over[i])
     else
-        local state, _, _, _, _, _, body = read(id)
+        local state, _, _, _, _, _, body, worker = read(id)
         if state == 'r' then
-            local record = redis.call('HGET', jobs, id)
-            local length, from = string.match(record, '^%S+ %S+ %S+ %S+ %S+ %S+ (%d+)\\n()')
-            local worker = string.sub(record, from, from + length - 1)
             for _, each in ipairs({over[i], body, worker, time_text(server_time - over[i + 1])}) do
                 told[#told + 1] = each
             end

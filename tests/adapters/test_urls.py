@@ -21,7 +21,7 @@ from anyjob_redis import translated as translated_redis
 from anyjob_rq.backend import RQBackend
 
 SECRET = "s3cret"
-OWN_SCHEMES = ["amqp", "celery+redis", "celery+amqp", "dramatiq+redis", "dramatiq+amqp", "rq+redis"]
+OWN_SCHEMES = ["amqp", "celery+redis", "celery+amqp", "dramatiq+redis", "dramatiq+amqp", "redis", "rq+redis"]
 ON_REDIS = [scheme for scheme in OWN_SCHEMES if scheme.endswith("redis")]
 
 

@@ -45,6 +45,13 @@ class JobStore(JobSource):
         and counts no loss, for nothing ran.
         """
 
+    def release_held(self, worker: str) -> None:  # noqa: ARG002
+        """Give back all that `hold` gave to this worker: its process was killed, and comes again under this name.
+
+        To be overridden by a store that outlives a process; else that goes back when the leases end.
+        """
+        return
+
     @abstractmethod
     def park(self, raw: bytes, failure: JobFailure) -> str:
         """Keep what can't run (raw bytes from anywhere) as abandoned; return the id it got here.

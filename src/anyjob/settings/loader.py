@@ -20,6 +20,9 @@ _OURS: Final = {
     "memory": "anyjob.stores.store_backend:memory_backend",
     "amqp": "anyjob_amqp.backend:AmqpBackend",
     "amqps": "anyjob_amqp.backend:AmqpBackend",
+    "redis": "anyjob_redis.backend:RedisBackend",
+    "rediss": "anyjob_redis.backend:RedisBackend",
+    "redis+unix": "anyjob_redis.backend:RedisBackend",
     "dramatiq": "anyjob_dramatiq.existing:ExistingDramatiqBackend",
     "dramatiq+amqp": "anyjob_dramatiq.amqp_backend:DramatiqAmqpBackend",
     "dramatiq+amqps": "anyjob_dramatiq.amqp_backend:DramatiqAmqpBackend",
@@ -71,7 +74,7 @@ def load_backend(config: BackendConfig) -> JobBackend:
                 f"backends.{config.alias}: there is no package {package}. A frozen application has to be told of it, "
                 f"as by PyInstaller's --collect-submodules {package}."
             ) from error
-        extra = scheme.partition("+")[0].replace("amqps", "amqp")
+        extra = scheme.partition("+")[0].replace("amqps", "amqp").replace("rediss", "redis")
         raise BackendNotInstalledError(
             f"backends.{config.alias} needs {error.name}, which is not installed. Run: pip install 'anyjob[{extra}]'"
         ) from error

@@ -127,6 +127,7 @@ class _StoreInspector(JobInspector):
 
     @contextmanager
     def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[HeldJob]]:
+        self._store.release_held(holder)
         held: list[JobClaim] = []
 
         def come_past() -> Iterator[HeldJob]:
