@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,23 @@ def test_the_examples_run_as_printed(command: str) -> None:
         [sys.executable, *RUNNERS[program], *arguments], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_drawing_has_the_rows_of_the_import_contract() -> None:
+    drawing = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = [each["layers"] for each in contracts if each.get("containers") == ["anyjob"]]
+    rows = [name for layer in layers for name in layer.split(" | ") if name not in ("__main__", "extend")]
+    drawn = [line.split()[0] for line in drawing.splitlines() if line.startswith("   ") and line.split()]
+    assert [name for name in drawn if name in rows] == rows
+    assert {each.name for each in (ROOT / "adapters").iterdir() if each.is_dir()} <= {*drawing.split()}
+
+
+def test_each_step_of_the_job_s_way_names_a_file() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = re.findall(r"`((?:\w+/)?\w+\.py)`", page)
+    assert len(files) >= 10
+    for file in files:
+        assert (ROOT / "src" / "anyjob" / file).is_file() or (ROOT / file).is_file()
