@@ -141,12 +141,11 @@ class AmqpConsumer:
     def _pop(self, queues: Sequence[str], count: int) -> Sequence[AmqpDelivery]:
         with self._changed:
             self._asked_at = monotonic()
-            found = [each for each in self._arrived if each.queue in queues]
-            found.sort(key=_by_level)
-            for each in found[:count]:
+            found = sorted((each for each in self._arrived if each.queue in queues), key=_by_level)[:count]
+            for each in found:
                 self._arrived.remove(each)
                 self._running.add(each)
-            return found[:count]
+            return found
 
     def _await(self, queues: Sequence[str], count: int, link: ConsumerLink, patience: float) -> Sequence[AmqpDelivery]:
         until = monotonic() + max(patience, _SOON)
@@ -156,7 +155,7 @@ class AmqpConsumer:
             with self._changed:
                 if link is not self._link:
                     return ()
-                if not self._arrived:
+                if not any(each.queue in queues for each in self._arrived):
                     self._waiting += 1
                     self._changed.wait(left)
                     self._waiting -= 1
@@ -250,7 +249,7 @@ class AmqpConsumer:
         self._known.add(delivery)
         with self._changed:
             self._arrived.append(delivery)
-            waited_for = self._waiting > 0
+            waited_for = len(self._arrived) <= self._waiting
             self._changed.notify()
         if not waited_for:
             self._wake()
