@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_anyjob.conformance import pytest_runtest_makereport, pytest_terminal_summary
+
 if TYPE_CHECKING:
     from anyjob.testing import JobSandbox
 
-__all__ = ["anyjob_sandbox"]
+__all__ = ["anyjob_sandbox", "pytest_runtest_makereport", "pytest_terminal_summary"]
 
 _MARKER = (
     "anyjob_sandbox(profile=None, start=None): what the fixture anyjob_sandbox behaves like, and where its clock "

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import pytest
 
@@ -25,8 +25,9 @@ from anyjob.stores.store_backend import StoreBackend, memory_capabilities
 from anyjob.testing.conformance.harness import BackendHarness, World
 from anyjob.testing.probes.journal import Journal
 from anyjob.testing.probes.observer import OBSERVER
+from pytest_anyjob.conformance import UNPROVED
 
-__all__ = ["KitFixtures", "move", "needs", "promised", "slow"]
+__all__ = ["KitFixtures", "move", "needs", "not_proved", "promised", "slow"]
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -168,10 +169,15 @@ def needs(*features: str) -> Callable[[Test], Test]:
 def promised(world: World, guarantee: Callable[[Capabilities], Any], what: str) -> None:
     """Leave out, saying so, what a backend declares that it doesn't guarantee: there is nothing to be measured."""
     if not guarantee(world.can):
-        pytest.skip(f"this backend declares that it doesn't promise {what}")
+        not_proved(f"it declares that it doesn't promise {what}")
 
 
 def slow() -> None:
     """Leave out what takes a minute, unless `CI` or `ANYJOB_TEST_SLOW` is set."""
     if not (os.environ.get("CI") or os.environ.get("ANYJOB_TEST_SLOW")):
-        pytest.skip("takes a minute: set ANYJOB_TEST_SLOW=1")
+        not_proved("the bounds of its defaults, which takes a minute: set ANYJOB_TEST_SLOW=1")
+
+
+def not_proved(why: str) -> NoReturn:
+    """Skip a test that can prove nothing here, for a reason that the run tells at its end."""
+    pytest.skip(f"{UNPROVED}{why}")

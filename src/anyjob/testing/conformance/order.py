@@ -87,7 +87,7 @@ class OrderConformance(KitFixtures):
         if world.can.priority_across_queues:
             _assert_overtaken(world, begun)
         else:
-            assert {*begun[:10]} == {"low", "high"}, begun
+            assert "low" in begun[:10], begun
 
     def test_a_worker_leaves_other_queues_alone(self, world: World) -> None:
         world.enqueue("other", queue="a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,8 @@ import pytest
 
 from anyjob.base.errors import EnqueueError
 from anyjob.send.manager import JobManager
-from anyjob.testing.conformance.fixtures import KitFixtures, promised
-from anyjob.testing.conformance.harness import UNREACHABLE, BackendHarness, World
+from anyjob.testing.conformance.fixtures import KitFixtures, not_proved, promised
+from anyjob.testing.conformance.harness import PROBES, UNREACHABLE, BackendHarness, World
 from anyjob.testing.conformance.processes import ServerHarness, ServerWorld
 from anyjob.testing.probes.journal import wait_until
 
@@ -32,7 +33,7 @@ class OutagesConformance(KitFixtures):
     def test_a_worker_that_finds_no_server_says_so_and_ends(self, harness: BackendHarness, world: World) -> None:
         """Whoever supervises it starts it again. What goes away later is waited for."""
         if not (isinstance(harness, ServerHarness) and isinstance(world, ServerWorld)):
-            pytest.skip("this backend has no server that could be away")
+            not_proved("what happens while its server is away: it has none, or none with an address")
         with _closed_port() as port:
             backends = {"main": {"url": harness.url_at("127.0.0.1", port), "queues": ["default"]}}
             worker = world.start_worker(backends=backends)
@@ -90,10 +91,24 @@ class OutagesConformance(KitFixtures):
             assert any(isinstance(failure, EnqueueError) and failure.rejected for failure in failures)
             manager.close()
 
+    def test_what_was_accepted_outlives_its_sender(self, world: World) -> None:
+        promised(world, lambda can: not can.in_process, "that jobs outlive the process which enqueued them")
+        if not isinstance(world, ServerWorld):
+            not_proved("that a job outlives its sender: this harness starts no processes")
+        labels = [f"{number}" for number in range(5)]
+        config = world.write_settings(*PROBES)
+        sender = world.start_process(
+            "-m", "anyjob.testing.probes.sender", str(config), str(world.journal.path), *labels
+        )
+        assert sender.wait_for_its_end() == -signal.SIGKILL, sender.said()
+        world.start_worker()
+        world.journal.wait(len(labels))
+        assert world.journal.begun() == labels
+
     def test_a_server_restart_loses_nothing(self, harness: BackendHarness, world: World) -> None:
         promised(world, lambda can: can.durable, "to survive a restart of its server")
         if not harness.restartable:
-            pytest.skip("this harness can't restart its server: durability is not proved here")
+            not_proved("that jobs survive a restart of its server: this harness can't restart any")
         world.start_worker()
         world.enqueue("warm")
         world.journal.wait(1)
@@ -125,7 +140,7 @@ class OutagesConformance(KitFixtures):
 def _away(harness: BackendHarness, port: int) -> JobManager:
     manager = harness.unreachable("127.0.0.1", port)
     if manager is None:
-        pytest.skip("this backend has no server that could be away")
+        not_proved("what happens while its server is away: it has none, or none with an address")
     return manager
 
 

@@ -124,6 +124,9 @@ def _family(leader: int) -> set[int]:
 class ServerWorld(World):
     """A namespace on a server. An adapter's own subclass says how messages get in past the core and what to remove."""
 
+    found_in: Sequence[Path] = ()
+    """Folders of modules that its processes import, beside what is installed."""
+
     def __init__(self, url: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self.url = url
         self.folder = folder
@@ -167,6 +170,8 @@ class ServerWorld(World):
         plain = {name: value for name, value in os.environ.items() if not name.startswith("ANYJOB_")}
         # What a worker's coverage of a user's own would add to the environment stays; programs are found beside python.
         plain["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), plain.get("PATH", "")])
+        if self.found_in:
+            plain["PYTHONPATH"] = os.pathsep.join([*map(str, self.found_in), plain.get("PYTHONPATH", "")])
         log = self.folder / f"worker-{len(self._workers)}.log"
         worker = WorkerProcess([sys.executable, *arguments], plain, log)
         self._workers.append(worker)

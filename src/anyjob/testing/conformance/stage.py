@@ -36,7 +36,7 @@ Undo = Callable[[], None]
 class Stage(ABC):
     """Workers and producers, and what can be done to them: `act` is a kind of fault, done at once."""
 
-    acts: Sequence[str]
+    acts: Sequence[str] = ()
 
     def __init__(self, world: World, seed: str) -> None:
         self.world = world
@@ -88,11 +88,10 @@ class _ThreadStage(Stage):
 
 
 class _Post:
-    """A place where a worker is, with its way to the server."""
+    """A place where a worker is."""
 
-    def __init__(self, start: Callable[[], WorkerProcess], proxy: Proxy) -> None:
+    def __init__(self, start: Callable[[], WorkerProcess]) -> None:
         self._start = start
-        self.proxy = proxy
         self.worker = start()
         self.orphans: set[int] = set()
         """Processes whose parent was killed here: they may go on for a while, by the same way."""
@@ -106,25 +105,38 @@ class _Post:
         return {*self.worker.pids, *self.orphans}
 
 
-class _ServerStage(Stage):
-    """Processes, each with a way of its own to the server.
+class _ProcessStage(Stage):
+    """Processes, each with a way of its own to the server, if there is one.
 
     Two workers serve what may be delayed or fail. A third, whose wall clock is stepped by an hour back and forth,
     serves the queue `STEADY` alone: what it would say about due times and back-off is an hour off, rightly, so that
     nobody could tell what is early; what it runs must neither run twice nor be ended by its time limit.
     """
 
-    acts = ("kill", "kill parent", "kill child", "stop", "stop", "cut", "cut", "swallow", "step", "kill producer")
+    acts: Sequence[str] = (
+        "kill",
+        "kill parent",
+        "kill child",
+        "stop",
+        "stop",
+        "cut",
+        "cut",
+        "swallow",
+        "step",
+        "kill producer",
+    )
 
-    def __init__(self, harness: ServerHarness, world: ServerWorld, seed: str) -> None:
+    def __init__(self, harness: ServerHarness | None, world: ServerWorld, seed: str) -> None:
         super().__init__(world, seed)
         self._harness = harness
         self._server = world
+        if harness is None:
+            self.acts = [act for act in self.acts if act not in ("cut", "swallow")]
         self._lease: float = SHORT["lease"]
         self._names = (f"{letter}{number}" for number in range(1_000) for letter in "ab")
 
     def open(self) -> None:
-        self._ways = [self._proxy() for _ in range(4)]
+        self._ways = [self._way() for _ in range(4)]
         *_, steady, producing = self._ways
         self._posts = [self._post(way, ("default", "a"), CHORES) for way in self._ways[:2]]
         self._posts.append(self._post(steady, (STEADY,), _STEPPED, CHORES))
@@ -132,14 +144,14 @@ class _ServerStage(Stage):
         self._producers = [self._producer() for _ in range(2)]
 
     def act(self, kind: str, dice: random.Random) -> tuple[float, Undo]:
-        post = dice.choice(self._posts)
+        post, way = dice.choice([*zip(self._posts, self._ways, strict=False)])
         hit: dict[str, Callable[[], tuple[float, Undo]]] = {
             "kill": lambda: self._kill(post),
             "kill parent": lambda: self._kill_parent(post),
             "kill child": lambda: self._kill_child(post, dice),
             "stop": lambda: self._stop(post, self._lease + dice.uniform(0.3, 1.5)),
-            "cut": lambda: self._cut(post),
-            "swallow": lambda: self._swallow(post, dice.uniform(0.5, self._lease + 1)),
+            "cut": lambda: self._cut(post, way),
+            "swallow": lambda: self._swallow(post, way, dice.uniform(0.5, self._lease + 1)),
             "step": lambda: self._step(dice.choice([-3_600.0, 3_600.0])),
             "kill producer": lambda: self._kill_producer(dice.randrange(len(self._producers))),
         }
@@ -161,25 +173,30 @@ class _ServerStage(Stage):
             self._complain(code not in _STOPPED, f"a worker was stopped, and ended with {code}", post.worker)
         self._see_to_orphans()
         for way in self._ways:
-            way.close()
+            if way is not None:
+                way.close()
 
-    def _proxy(self) -> Proxy:
+    def _way(self) -> Proxy | None:
+        if self._harness is None:
+            return None
         address = urlsplit(self._harness.url)
         assert address.hostname is not None
         assert address.port is not None
         return Proxy(address.hostname, address.port)
 
-    def _through(self, way: Proxy) -> dict[str, Any]:
-        queues = ["default", "a", STEADY]
-        return {"backends": {"main": {"url": self._harness.url_at("127.0.0.1", way.port), "queues": queues}}}
+    def _through(self, way: Proxy | None) -> dict[str, Any]:
+        queues, url = ["default", "a", STEADY], self._server.url
+        if self._harness is not None and way is not None:
+            url = self._harness.url_at("127.0.0.1", way.port)
+        return {"backends": {"main": {"url": url, "queues": queues}}}
 
-    def _post(self, way: Proxy, queues: Sequence[str], *imports: str) -> _Post:
+    def _post(self, way: Proxy | None, queues: Sequence[str], *imports: str) -> _Post:
         def start() -> WorkerProcess:
             return self._server.start_worker(
                 queues=queues, concurrency=2, imports=[*imports, JOBS], **self._through(way)
             )
 
-        return _Post(start, way)
+        return _Post(start)
 
     def _producer(self) -> WorkerProcess:
         paths = (self._settings, self.ledger.path, self.world.journal.path)
@@ -226,20 +243,22 @@ class _ServerStage(Stage):
 
         return seconds, resume
 
-    def _cut(self, post: _Post) -> tuple[float, Undo]:
+    def _cut(self, post: _Post, way: Proxy | None) -> tuple[float, Undo]:
+        assert way is not None
         fault = self._hit("cut", post)
-        post.proxy.cut()
+        way.cut()
         fault.pids |= post.pids  # who was just being started
         fault.end = time.time()
         return 0.0, lambda: None
 
-    def _swallow(self, post: _Post, seconds: float) -> tuple[float, Undo]:
+    def _swallow(self, post: _Post, way: Proxy | None, seconds: float) -> tuple[float, Undo]:
+        assert way is not None
         fault = self._hit("swallow", post)
-        post.proxy.swallow()
+        way.swallow()
 
         def release() -> None:
             fault.pids |= post.pids
-            post.proxy.release()
+            way.release()
             fault.end = time.time()
 
         return seconds, release
@@ -285,8 +304,8 @@ class _ServerStage(Stage):
 
 def stage_on(harness: BackendHarness, world: World, seed: str) -> Stage:
     """Return the stage of a world: where there are no processes to be hit, a smaller one."""
-    if isinstance(harness, ServerHarness) and isinstance(world, ServerWorld):
-        return _ServerStage(harness, world, seed)
+    if isinstance(world, ServerWorld):
+        return _ProcessStage(harness if isinstance(harness, ServerHarness) else None, world, seed)
     return _ThreadStage(world, seed)
 
 
