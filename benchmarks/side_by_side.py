@@ -71,8 +71,9 @@ class Library(ABC):
     def __init__(self, transport: str) -> None:
         self.transport = transport
         self.url = URLS[transport]
+        self.backend_url = f"{self.name}+{self.url}" if self.name else self.url
         self.manager = anyjob.configure(
-            backends={"main": {"url": f"{self.name}+{self.url}", "queues": ["default"]}},
+            backends={"main": {"url": self.backend_url, "queues": ["default"]}},
             namespace=NAMESPACE,
             imports=["side_by_side"],
         )
@@ -120,11 +121,10 @@ class Library(ABC):
         """Return how to run jobs in a worker that finds its queue full."""
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
         settings = {
-            "ANYJOB_BACKEND": f"{self.name}+{self.url}",
+            "ANYJOB_BACKEND": self.backend_url,
             "ANYJOB_NAMESPACE": NAMESPACE,
             "ANYJOB_IMPORTS": "side_by_side",
         }
-
         numbers = range(1, workers.jobs + 1)
 
         def worked() -> Cost:
@@ -162,6 +162,7 @@ class Library(ABC):
                 channel.queue_purge(queue)
                 if for_good:
                     channel.queue_delete(queue)
+                    channel.queue_delete(f"{queue.rpartition('.')[0]}:queues")  # our note of the queues' names
 
 
 def lines_of(side: Library) -> Mapping[str, Callable[[], Mapping[str, Callable[[], Cost]]]]:
