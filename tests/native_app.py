@@ -16,7 +16,7 @@ from anyjob import (
 )
 from anyjob.base.clock import SystemClock
 from anyjob.base.envelope import JobEnvelope
-from anyjob.define.registry import JobConfiguration
+from anyjob.define.configuration import JobConfiguration
 from anyjob.migration import MigrationOptions, MigrationReport
 from anyjob.seams.backend import JobBackend
 from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality

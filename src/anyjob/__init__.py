@@ -23,9 +23,11 @@ from anyjob.base.errors import (
 )
 from anyjob.base.job_id import JobId
 from anyjob.current import configure, default_registry, get_manager, override
+from anyjob.define.configuration import JobConfiguration
 from anyjob.define.context import JobExecutionContext, current_job
+from anyjob.define.names import job_name
 from anyjob.define.options import EnqueueOptions
-from anyjob.define.registry import JobConfiguration, JobRegistry, job_name
+from anyjob.define.registry import JobRegistry
 from anyjob.define.retry import GiveUp, RetryLater, RetryPolicy, Snooze
 from anyjob.define.serializer import JobSerializer, JsonJobSerializer
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob, background_job

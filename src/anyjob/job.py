@@ -14,18 +14,12 @@ from anyjob.base.envelope import JobEnvelope, JobPriority
 from anyjob.base.errors import JobDefinitionError
 from anyjob.base.job_id import JobId
 from anyjob.current import default_registry, get_manager
+from anyjob.define.configuration import JobConfiguration, args_type_of, seconds_or_none, type_variables
+from anyjob.define.names import as_aliases, name_after
 from anyjob.define.options import EnqueueOptions, PrepareOptions
-from anyjob.define.registry import (
-    JobConfiguration,
-    JobRegistry,
-    args_type_of,
-    as_aliases,
-    name_after,
-    seconds_or_none,
-    type_variables,
-)
+from anyjob.define.registry import JobRegistry
 from anyjob.define.retry import RetryPolicy
-from anyjob.define.signature import JobFunction, describe_place
+from anyjob.define.signature import JobFunction, source_location_of
 from anyjob.define.upgrades import JobUpgrade
 from anyjob.send.calls import JobCall
 from anyjob.send.manager import JobManager
@@ -79,7 +73,7 @@ class _Job(_Hints, ABC, Generic[TArgs]):
             return
         if isinstance(args_type, str) or args_type is Any or getattr(args_type, "__forward_arg__", None):
             raise JobDefinitionError(
-                f"{describe_place(cls)}: say what the job takes, by a class that is defined above it: "
+                f"{source_location_of(cls)}: say what the job takes, by a class that is defined above it: "
                 f"class {cls.__name__}(BackgroundJob[Email])."
             )
         registry.register(JobConfiguration.of_class(cls, args_type))

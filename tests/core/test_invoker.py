@@ -27,7 +27,7 @@ from anyjob import (
 )
 from anyjob.base.clock import SystemClock
 from anyjob.base.envelope import write_envelope
-from anyjob.define.registry import JobConfiguration
+from anyjob.define.configuration import JobConfiguration
 from anyjob.run.invoker import JobInvoker, construct
 from anyjob.run.loop import JobLoop
 from anyjob.run.timelimit import TimeLimits

@@ -489,7 +489,7 @@ def test_an_async_handler_is_awaited(manager: JobManager, registry: JobRegistry)
 def test_handlers_come_and_go(registry: JobRegistry) -> None:
     registry.register_handler("plugin.run", print)
     registry.register_handler("plugin.run", repr)
-    assert registry.get("plugin.run").place == "builtins.repr"
+    assert registry.get("plugin.run").source_location == "builtins.repr"
 
     assert registry.unregister_handler("plugin.run")
     assert not registry.unregister_handler("plugin.run")

@@ -14,7 +14,7 @@ import msgspec
 
 from anyjob.base.errors import InvalidArgsError, JobDefinitionError
 
-__all__ = ["JobFunction", "describe_place", "is_unrun", "refuse_generator"]
+__all__ = ["JobFunction", "is_unrun", "refuse_generator", "source_location_of"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -50,13 +50,13 @@ class JobFunction(Generic[P, R]):
         for parameter in self._parameters:
             if parameter.kind in _REFUSED:
                 raise JobDefinitionError(
-                    f"{describe_place(function)}: {_REFUSED[parameter.kind]} {parameter.name!r} can't be a job's "
+                    f"{source_location_of(function)}: {_REFUSED[parameter.kind]} {parameter.name!r} can't be a job's "
                     "argument: every argument travels under its name. Give it a name, or take a dict or a list."
                 )
         if self._parameters and self._parameters[0].name in ("self", "cls"):
             raise JobDefinitionError(
-                f"{describe_place(function)}: a method can't be a job, for its {self._parameters[0].name!r} doesn't "
-                "travel. Use a function, or a class with an `execute`."
+                f"{source_location_of(function)}: a method can't be a job, for its {self._parameters[0].name!r} "
+                "doesn't travel. Use a function, or a class with an `execute`."
             )
         self._positional = tuple(p.name for p in self._parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
@@ -67,7 +67,7 @@ class JobFunction(Generic[P, R]):
             hints = self._hints()
         except (NameError, TypeError) as error:
             raise JobDefinitionError(
-                f"{describe_place(self.function)}: {error}. "
+                f"{source_location_of(self.function)}: {error}. "
                 "The annotations of a job must be importable names, not only under TYPE_CHECKING."
             ) from error
         fields = [
@@ -120,7 +120,7 @@ def refuse_generator(function: Callable[..., Any]) -> None:
     else:
         return
     raise JobDefinitionError(
-        f"{describe_place(function)} is {kind}. Called as a job it would be done, and nothing run."
+        f"{source_location_of(function)} is {kind}. Called as a job it would be done, and nothing run."
     )
 
 
@@ -149,7 +149,7 @@ def _default(value: Any) -> Any:
     return msgspec.field(default_factory=lambda: copy.deepcopy(value))
 
 
-def describe_place(thing: Any) -> str:
+def source_location_of(thing: Any) -> str:
     """Return `module.qualname (file:line)`, as far as it can be told."""
     name = f"{getattr(thing, '__module__', '?')}.{getattr(thing, '__qualname__', repr(thing))}"
     try:

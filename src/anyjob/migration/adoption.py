@@ -14,9 +14,9 @@ from anyjob.base.clock import Clock
 from anyjob.base.envelope import MAX_COUNT, JobEnvelope, write_envelope
 from anyjob.base.errors import AnyjobError, InvalidArgsError
 from anyjob.base.moments import plain_moment
+from anyjob.define.configuration import JobConfiguration
 from anyjob.define.options import EnqueueOptions
 from anyjob.define.pydantic_models import is_pydantic_model
-from anyjob.define.registry import JobConfiguration
 from anyjob.define.signature import JobFunction
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.inspector import JobInspector

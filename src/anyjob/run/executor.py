@@ -30,8 +30,9 @@ from anyjob.base.errors import (
 )
 from anyjob.base.log import JobLogger, log_event
 from anyjob.base.moments import plain_moment
+from anyjob.define.configuration import JobConfiguration
 from anyjob.define.context import JobExecutionContext, running_job
-from anyjob.define.registry import JobConfiguration, JobRegistry
+from anyjob.define.registry import JobRegistry
 from anyjob.define.retry import DEFAULT_RETRY, GiveUp, RetryLater, RetryPolicy, Snooze
 from anyjob.define.serializer import JobSerializer, JsonJobSerializer
 from anyjob.define.upgrades import args_version

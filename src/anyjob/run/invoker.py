@@ -12,8 +12,8 @@ from anyjob.base.clock import Clock
 from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import ConfigurationError, JobDefinitionError, JobResolutionError
 from anyjob.base.named import NamedObject
-from anyjob.define.registry import JobConfiguration
-from anyjob.define.signature import JobFunction, describe_place, is_unrun
+from anyjob.define.configuration import JobConfiguration
+from anyjob.define.signature import JobFunction, is_unrun, source_location_of
 from anyjob.run.loop import JobLoop
 from anyjob.run.timelimit import TimeIsUp, TimeLimits
 
@@ -37,7 +37,7 @@ def construct(job: type[Any]) -> Any:
             inspect.signature(job).bind()
         except TypeError as mismatch:
             raise JobResolutionError(
-                f"{describe_place(job)} can't be built without arguments: {mismatch}. "
+                f"{source_location_of(job)} can't be built without arguments: {mismatch}. "
                 "Give the manager a resolver that knows them."
             ) from error
         raise
@@ -59,7 +59,7 @@ class NamedResolver:
             found = self._named.load()
             if isinstance(found, type) or not callable(found):
                 raise ConfigurationError(
-                    f"{self._named} is {describe_place(found)}: a resolver is a function that takes a job class."
+                    f"{self._named} is {source_location_of(found)}: a resolver is a function that takes a job class."
                 )
             self._found = found
         return self._found

@@ -7,7 +7,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from anyjob.base.errors import InvalidArgsError
 from anyjob.define.options import EnqueueOptions
-from anyjob.define.signature import JobFunction, describe_place
+from anyjob.define.signature import JobFunction, source_location_of
 
 __all__ = ["JobCall", "TypedJob"]
 
@@ -56,7 +56,7 @@ class JobCall(Generic[P]):
             given, options = _read(*args, **kwargs)
         except TypeError:
             raise InvalidArgsError(
-                f"{describe_place(self.job)} takes one object, its arguments, and options by their names; "
+                f"{source_location_of(self.job)} takes one object, its arguments, and options by their names; "
                 f"{len(args)} given."
             ) from None
         return given, cast("EnqueueOptions", {**self._options, **options})

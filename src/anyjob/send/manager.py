@@ -22,8 +22,9 @@ from anyjob.base.job_id import JobId
 from anyjob.base.log import JobLogger, log_event
 from anyjob.base.named import NamedObject, import_application
 from anyjob.base.plain import plain_text
+from anyjob.define.configuration import JobConfiguration
 from anyjob.define.options import EnqueueOptions, PrepareOptions, plain_options
-from anyjob.define.registry import JobConfiguration, JobRegistry
+from anyjob.define.registry import JobRegistry
 from anyjob.define.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.define.serializer import JobSerializer, JsonJobSerializer
 from anyjob.define.signature import JobFunction

@@ -11,8 +11,9 @@ from anyjob.base.clock import Clock
 from anyjob.base.envelope import ENVELOPE_VERSION, JobEnvelope, JobIds, read_envelope, write_envelope
 from anyjob.base.errors import EnvelopeError, InvalidArgsError, InvalidOptionError
 from anyjob.base.moments import plain_moment
+from anyjob.define.configuration import JobConfiguration
 from anyjob.define.options import EnqueueOptions, PrepareOptions, due_at, plain_options
-from anyjob.define.registry import JobConfiguration, JobRegistry
+from anyjob.define.registry import JobRegistry
 from anyjob.define.serializer import JobSerializer
 from anyjob.define.upgrades import ARGS_VERSION_HEADER
 from anyjob.send.calls import JobCall

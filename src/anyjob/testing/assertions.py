@@ -8,7 +8,7 @@ from typing import Any, TypeVar, Unpack
 
 from msgspec import UNSET
 
-from anyjob.define.registry import JobConfiguration
+from anyjob.define.configuration import JobConfiguration
 from anyjob.testing.matching import ExpectedJob, ExpectedRun, JobExpectation, Matcher, describe
 from anyjob.testing.record import AbandonedJob, EnqueuedJob, JobRecord, RanJob
 

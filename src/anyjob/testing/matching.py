@@ -10,8 +10,8 @@ from msgspec import UNSET
 
 from anyjob.base.envelope import QUEUE_NAME, QUEUE_RULE, JobPriority
 from anyjob.base.errors import InvalidArgsError, InvalidOptionError, UnknownJobError, did_you_mean
+from anyjob.define.configuration import JobConfiguration
 from anyjob.define.plain_data import refuse_unknown_fields
-from anyjob.define.registry import JobConfiguration
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob
 from anyjob.testing.record import AbandonedJob, EnqueuedJob, RanJob
 

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from anyjob.base.envelope import JobEnvelope, JobPriority
+from anyjob.define.configuration import JobConfiguration
 from anyjob.define.context import JobExecutionContext
-from anyjob.define.registry import JobConfiguration, JobRegistry
+from anyjob.define.registry import JobRegistry
 from anyjob.define.serializer import JobSerializer
 from anyjob.run.executor import JobExecutor
 from anyjob.seams.observer import JobObserver, JobObservers

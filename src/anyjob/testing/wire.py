@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from anyjob.current import default_registry
-from anyjob.define.registry import JobConfiguration, JobRegistry
+from anyjob.define.configuration import JobConfiguration
+from anyjob.define.registry import JobRegistry
 from anyjob.define.signature import JobFunction
 from anyjob.testing.narrowing import narrowings
 from anyjob.testing.schema import schema_of

@@ -10,8 +10,8 @@ from typing import Any, Final
 from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import InvalidOptionError
 from anyjob.current import default_registry
+from anyjob.define.configuration import JobConfiguration
 from anyjob.define.context import running_job
-from anyjob.define.registry import JobConfiguration
 from anyjob.run.worker import JobWorker
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.worker_options import WorkerOptions

@@ -211,7 +211,7 @@ def _registry_of(imports: Sequence[str]) -> JobRegistry:
     for name in imports:
         import_module(name)
     for configuration in default_registry:
-        if configuration.place.startswith(tuple(f"{name}." for name in imports)):
+        if configuration.source_location.startswith(tuple(f"{name}." for name in imports)):
             registry.register(configuration)
     return registry
 

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 
 from anyjob.define.context import current_job
-from anyjob.define.registry import job_name
+from anyjob.define.names import job_name
 from anyjob.define.retry import RetryPolicy
 from anyjob.job import AsyncBackgroundJob, BackgroundJob
 from anyjob.testing.probes.jobs import NAME, ConformanceError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anyjob.define.registry import job_name
+from anyjob.define.names import job_name
 from anyjob.job import BackgroundJob
 from anyjob.testing.probes.jobs import NAME
 from anyjob.testing.probes.journal import record

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from anyjob.define.context import current_job
-from anyjob.define.registry import job_name
+from anyjob.define.names import job_name
 from anyjob.define.retry import RetryLater, RetryPolicy, Snooze
 from anyjob.job import BackgroundJob
 from anyjob.testing.probes.journal import Journal, hold, record

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from anyjob.current import get_manager
 from anyjob.define.context import current_job
-from anyjob.define.registry import job_name
+from anyjob.define.names import job_name
 from anyjob.define.retry import GiveUp, RetryLater, RetryPolicy
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, background_job
 from anyjob.testing.probes.journal import hold, record
