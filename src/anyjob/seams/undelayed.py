@@ -50,6 +50,7 @@ class UndelayedSource(JobSource):
         self._source = source
         self.clock = source.clock
         self.poll = source.poll
+        self.waits = source.waits
         self.one_thread = source.one_thread
 
     def claim(self, *, queues: Sequence[str] | None, limit: int, lease: timedelta, worker: str) -> Sequence[JobClaim]:
@@ -81,6 +82,9 @@ class UndelayedSource(JobSource):
 
     def next_due_at(self, queues: Sequence[str] | None) -> datetime | None:
         return self._source.next_due_at(queues)
+
+    def interrupt(self) -> None:
+        self._source.interrupt()
 
     def listen(self, wake: Callable[[], None]) -> None:
         self._source.listen(wake)
