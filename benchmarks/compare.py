@@ -27,7 +27,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from cost import Cost
+from cost import Cost, end_in_order
 from side_by_side import URLS, in_turn, ratio
 
 HERE = Path(__file__).parent
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="measure only the lines that this is in")
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
+    end_in_order()
     with tempfile.TemporaryDirectory() as folder:
         versions = (Version(given.before, Path(folder) / "before"), Version(given.after, Path(folder) / "after"))
         print("| | | before, us a job | after | after / before | before, us of CPU a job | after | after / before |")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,11 @@ class Cost:
     def of(cls, values: Sequence[Self]) -> Self:
         """Return the medians."""
         return cls(statistics.median(each.wall for each in values), statistics.median(each.cpu for each in values))
+
+
+def end_in_order() -> None:
+    """Have SIGTERM end this process as an exit does: with its workers ended, and what it left on servers removed."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def mark(number: int) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cost import Cost, cost_here, cost_of_worker, mark
+from cost import Cost, cost_here, cost_of_worker, end_in_order, mark
 
 import anyjob
 from anyjob_amqp import read_url
@@ -182,6 +182,7 @@ def main(library: type[Library], what: str, transports: Sequence[str] = tuple(UR
     parser.add_argument("--only", default="", metavar="TEXT", help="measure only the lines that this is in")
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)  # for compare.py
     options = parser.parse_args()
+    end_in_order()
     if not options.answer:
         print(HEAD)
     for transport in options.transports:
