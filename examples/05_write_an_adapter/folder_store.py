@@ -13,10 +13,11 @@ processes and which nobody sets. It is an example: 200 lines, no index, no fsync
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -37,8 +38,9 @@ from anyjob import (
 )
 from anyjob.base.clock import deadline_in
 from anyjob.base.envelope import JobIds, copy_id, count_loss_in, id_in, own_id, write_envelope
-from anyjob.seams.backend import BackendConfig
+from anyjob.seams.backend import BackendConfig, log_parked
 from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
+from anyjob.seams.marks import SendMarks
 from anyjob.seams.outcome import Abandoned, Completed, Outcome
 from anyjob.seams.source import JobClaim, LostJob
 from anyjob.seams.stored import JobPage
@@ -62,6 +64,36 @@ class Record(Struct, frozen=True):
         return not 0 < self.until - now < self.lease + 1
 
 
+class FolderMarks(SendMarks):
+    """A file for each mark, with a line for each job that came under it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keys(self, mark: str) -> set[str]:
+        """Return the keys of the jobs that came under a mark."""
+        return set(self._file(mark).read_text().splitlines()) if self.knows(mark) else set()
+
+    def note(self, mark: str, envelopes: Sequence[JobEnvelope]) -> None:
+        """Remember that these came."""
+        with self._file(mark).open("a") as file:
+            file.writelines(f"{SendMarks.key(envelope)}\n" for envelope in envelopes)
+
+    def begin(self, mark: str) -> None:
+        self._file(mark).touch()
+
+    def knows(self, mark: str) -> bool:
+        return self._file(mark).exists()
+
+    def forget(self, mark: str | None, ids: Collection[str] | None = None) -> None:
+        if ids is None:  # what is known of single jobs goes with their mark
+            for file in self._folder.iterdir() if mark is None else [self._file(mark)]:
+                file.unlink(missing_ok=True)
+
+    def _file(self, mark: str) -> Path:
+        return self._folder / quote(mark, safe="")
+
+
 class FolderStore(JobStore):
     """Keeps jobs in a folder."""
 
@@ -69,16 +101,20 @@ class FolderStore(JobStore):
 
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
+        self.marks: FolderMarks = FolderMarks(folder / "marks")
         self._ids = JobIds()
         self._folder = folder
-        for name in ("free", "held", "parked"):
+        for name in ("free", "held", "parked", "marks"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
     # Enqueue
 
-    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:  # noqa: ARG002
-        ids = [envelope.id for envelope in envelopes]
+    def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
         with self._lock():
+            if once is not None:
+                came = self.marks.keys(once)
+                envelopes = [envelope for envelope in envelopes if SendMarks.key(envelope) not in came]
+            ids = [envelope.id for envelope in envelopes]
             taken = {_id(name) for name in self._names("free", "held", "parked")}.intersection(ids)
             if taken or len(set(ids)) < len(ids):
                 what = ", ".join(taken) or "an id that occurs twice"
@@ -88,6 +124,8 @@ class FolderStore(JobStore):
                     self._free(envelope)
             except OSError as error:
                 raise EnqueueError(f"The folder takes no jobs: {error}", in_doubt=ids) from error
+            if once is not None:
+                self.marks.note(once, envelopes)
 
     # Work
 
@@ -104,6 +142,8 @@ class FolderStore(JobStore):
                 return False
             if isinstance(outcome, Abandoned):
                 self._park(outcome.raw, outcome.failure, claim.id)
+                if outcome.envelope is None:
+                    log_parked(claim.id, outcome.failure)
             elif not isinstance(outcome, Completed):
                 others = {_id(name) for name in self._names("free", "held", "parked")} - {claim.id}
                 if outcome.envelope.id in others:  # what was parked as unreadable turned out to be a job that is here
@@ -268,6 +308,7 @@ def folder_backend(config: BackendConfig) -> StoreBackend:
         delay=Quality.EXACT,
         bulk=BulkAtomicity.BATCH,
         unique_ids=True,
+        moves_once=True,
         durable=True,
         redelivery_bound=timedelta(seconds=config.lease * 4 / 3),
         exact_loss_count=True,

@@ -4,15 +4,13 @@ pip install pytest
 pytest examples/05_write_an_adapter
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from folder_store import FolderStore, folder_backend
+from folder_store import FolderStore
 
-from anyjob import Clock, JobStore, StoreBackend
-from anyjob.seams.backend import BackendConfig
-from anyjob.testing.conformance import BackendConformance, BackendHarness, InProcessHarness, StoreConformance
+from anyjob import Clock, JobStore
+from anyjob.testing.conformance import BackendConformance, BackendHarness, FileHarness, StoreConformance
 
 
 class TestFolderStore(StoreConformance):
@@ -25,15 +23,17 @@ class TestFolderStore(StoreConformance):
 
 
 class TestFolderBackend(BackendConformance):
+    """With `anyjob worker` in processes of their own, as users run it."""
+
     @classmethod
     def make_harness(cls, tmp_path_factory: pytest.TempPathFactory) -> BackendHarness:
-        def make(config: BackendConfig) -> StoreBackend:
-            return folder_backend(replace(config, url=f"folder:{tmp_path_factory.mktemp('jobs')}"))
+        site = tmp_path_factory.mktemp("site")
+        return FileHarness("folder:{folder}", put, site, entry_point="folder_store:folder_backend")
 
-        def put(store: JobStore, raw: bytes, queue: str) -> None:
-            """Put what no envelope could be where one would wait."""
-            assert isinstance(store, FolderStore)
-            number = store._next_number()
-            (store._folder / "free" / f"80.0.{number:012}.{queue}.raw-{number}").write_bytes(raw)
 
-        return InProcessHarness(make, put)
+def put(store: JobStore, raw: bytes, queue: str) -> None:
+    """Put what no envelope could be where one would wait."""
+    assert isinstance(store, FolderStore)
+    with store._lock():
+        number = store._next_number()
+        (store._folder / "free" / f"80.{0:020}.{number:012}.{queue}.raw-{number}").write_bytes(raw)
