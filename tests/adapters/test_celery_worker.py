@@ -28,7 +28,6 @@ from anyjob.testing.probes.jobs import AsyncProbe, FailingOnce, Later
 from anyjob.testing.probes.journal import wait_until
 from anyjob_celery import OwnCeleryBackend
 
-LONG = os.environ.get("ANYJOB_TEST_LONG") == "1"
 pytestmark = pytest.mark.timeout(90)
 
 Open = Callable[..., ServerWorld]
@@ -161,18 +160,6 @@ def test_a_stop_in_no_time_releases_nothing_if_nothing_runs(open_world: Open) ->
 
 def on_redis(world: ServerWorld) -> bool:
     return "redis" in world.url
-
-
-def test_many_for_tomorrow_hold_up_nobody(open_world: Open) -> None:
-    world = open_world()
-    world.start_worker()
-    world.enqueue("warm")
-    world.journal.wait(1)
-    world.manager.enqueue_many([world.probe("tomorrow") for _ in range(10_000 if LONG else 1_000)], delay=86_400)
-    sent = time.time()
-    world.enqueue(*["now"] * 5)
-    world.journal.wait(5, "begin", "now")
-    assert all(each.at - sent <= 2 for each in world.journal.entries("begin", "now"))
 
 
 def test_how_a_job_ended_is_shown_in_celerys_own_state_until_it_succeeds(

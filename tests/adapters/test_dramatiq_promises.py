@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 from dramatiq_worlds import dramatiq_harness, message
 
-from anyjob.base.envelope import JobPriority
 from anyjob.seams.stored import JobState
 from anyjob.testing.conformance import ServerHarness
 from anyjob.testing.probes.jobs import NAME, Failing, FailingOnce
@@ -32,30 +30,6 @@ def harness(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def world(harness: ServerHarness, tmp_path: Path) -> Iterator[Any]:
     with harness.open(tmp_path) as world:
         yield world
-
-
-def test_five_high_overtake_a_hundred_low_strictly(world: Any) -> None:
-    world.manager.enqueue_many([world.probe("low") for _ in range(100)], priority=JobPriority.LOW)
-    world.enqueue(*["high"] * 5, priority=JobPriority.HIGH)
-    world.start_worker()
-    world.journal.wait(105, timeout=60)
-    assert world.journal.begun()[:5] == ["high"] * 5
-
-
-def test_twenty_delayed_jobs_outlive_all_workers(world: Any) -> None:
-    workers = [world.start_worker(concurrency=2) for _ in range(2)]
-    world.enqueue("warm")
-    world.journal.wait(1)
-    due = time.time() + 2
-    labels = [f"{number}" for number in range(20)]
-    world.manager.enqueue_many([world.probe(label) for label in labels], delay=2)
-    for worker in workers:
-        worker.kill()
-    wait_until(lambda: time.time() > due, what="all to be due")
-    world.start_worker()
-    world.journal.wait(21, timeout=30)
-    assert sorted(world.journal.begun()[1:]) == sorted(labels)
-    assert {each.lost_count for each in world.journal.entries("begin")} == {0}
 
 
 def test_what_cant_be_decoded_strands_none_of_its_neighbours(world: Any) -> None:

@@ -59,4 +59,4 @@ def _suite(entry_point: str) -> type[BackendConformance]:
 
 
 TestFaithful = _suite("folder_store:folder_backend")
-globals().update({f"Test{name}": _suite(f"folder_mutants:{name}") for name in FOLDERS_FOUND_BY})
+globals().update({f"Test{name}": _suite(f"conformance.folder_mutants:{name}") for name in FOLDERS_FOUND_BY})

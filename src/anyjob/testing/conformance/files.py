@@ -83,6 +83,6 @@ class FileHarness(BackendHarness):
         sys.path.append(str(self._site))
         module = find_spec(entry_point.partition(":")[0].partition(".")[0])
         assert module is not None, f"{entry_point} can't be imported"
-        assert module.origin is not None
-        home = Path(module.origin).parent
-        self._found_in = (self._site, home.parent if module.submodule_search_locations else home)
+        place = next(iter(module.submodule_search_locations or ()), module.origin)
+        assert place is not None, f"{entry_point} is in no file"
+        self._found_in = (self._site, Path(place).parent)
