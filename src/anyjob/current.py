@@ -18,7 +18,7 @@ from anyjob.run.invoker import JobResolver
 from anyjob.seams.backend import JobBackend
 from anyjob.seams.observer import JobObserver
 from anyjob.send.manager import JobManager
-from anyjob.send.routing import JobWiring
+from anyjob.send.wiring import JobWiring
 
 __all__ = [
     "configure",
@@ -126,13 +126,13 @@ def redirect(wiring_of: Callable[[JobManager], JobWiring]) -> Iterator[None]:
     """
     with _lock:
         _redirects.append(wiring_of)
-        JobManager.redirect(wiring_of)
+        JobManager.redirection = wiring_of
     try:
         yield
     finally:
         with _lock:
             _redirects.remove(wiring_of)
-            JobManager.redirect(_redirects[-1] if _redirects else None)
+            JobManager.redirection = _redirects[-1] if _redirects else None
 
 
 def load_application(app: str | None = None) -> JobManager:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, ClassVar, ParamSpec, TypeVar, Unpack, overload
 
 from msgspec.structs import replace
 
@@ -19,7 +18,7 @@ from anyjob.base.errors import (
     shown,
 )
 from anyjob.base.job_id import JobId
-from anyjob.base.log import JobLogger, log_event
+from anyjob.base.log import JobLogger
 from anyjob.base.named import NamedObject, import_application
 from anyjob.base.plain import plain_text
 from anyjob.define.configuration import JobConfiguration
@@ -28,21 +27,23 @@ from anyjob.define.registry import JobRegistry
 from anyjob.define.retry import DEFAULT_RETRY, RetryPolicy
 from anyjob.define.serializer import JobSerializer, JsonJobSerializer
 from anyjob.define.signature import JobFunction
-from anyjob.migration import JobMigration, MigrationOptions, MigrationReport, NativeReader, NativeSource
+from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
 from anyjob.run.executor import DEFAULT_MAX_LOSSES, DEFER_UNKNOWN, JobExecutor
 from anyjob.run.invoker import JobResolver, NamedResolver, construct
 from anyjob.run.worker import JobWorker
 from anyjob.seams.backend import ENQUEUE_TIMEOUT, JobBackend, NativeCommand
-from anyjob.seams.capabilities import Quality
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.observer import JobObserver, JobObservers
-from anyjob.seams.undelayed import UndelayedSource
 from anyjob.seams.worker_options import WorkerOptions
+from anyjob.send.backends import JobBackends
 from anyjob.send.calls import JobCall, TypedJob
+from anyjob.send.moving import make_adoption, make_migration
 from anyjob.send.preparing import NO_ID, JobPreparer, kept
-from anyjob.send.routing import JobBackends, JobRoute, JobRouter, JobWiring, OffLoop
+from anyjob.send.routing import JobRoute, JobRouter
 from anyjob.send.senders import JobSenders
 from anyjob.send.sending import asend, asend_many, send, send_many
+from anyjob.send.wiring import JobWirer, JobWiring, OffLoop
+from anyjob.send.workers import make_worker
 
 __all__ = ["JobManager"]
 
@@ -63,7 +64,8 @@ class JobManager:
     `aenqueue` succeeds or fails, also where others wait before it.
     """
 
-    _wiring: JobWiring
+    redirection: ClassVar[Callable[[JobManager], JobWiring] | None] = None
+    """What stands behind each manager in place of its own, if anything does. Only `anyjob.current.redirect` sets it."""
 
     def __init__(
         self,
@@ -97,42 +99,33 @@ class JobManager:
         self._resolver = resolver
         self._preparer = JobPreparer(registry, serializer or JsonJobSerializer())
         self._senders = JobSenders(enqueue_timeout)
-        self._make_executor = partial(
-            JobExecutor,
-            registry,
-            serializer=self._preparer.serializer,
-            resolver=resolver,
-            retry=retry,
-            max_losses=max_losses,
-            defer_unknown=defer_unknown,
+        self._wirer = JobWirer(
+            partial(
+                JobExecutor,
+                registry,
+                serializer=self._preparer.serializer,
+                resolver=resolver,
+                retry=retry,
+                max_losses=max_losses,
+                defer_unknown=defer_unknown,
+            ),
+            partial(JobRouter, default=self.default, routes=routes, queues=queues or {}),
         )
-        self._make_router = partial(JobRouter, default=self.default, routes=routes, queues=queues or {})
-        self._own = self._wire(own, clock or SystemClock(), self.observers, self._senders.send)
+        self._own = self._wirer.wire(
+            own, clock=clock or SystemClock(), observers=self.observers, off_loop=self._senders.send
+        )
         self._own.router.refuse_unknown_alias(self.worker_backend)
-        self._wiring = self._own
+
+    @property
+    def _wiring(self) -> JobWiring:
+        redirection = JobManager.redirection
+        return self._own if redirection is None else redirection(self)
 
     def rewired(
         self, make: Callable[[str], JobBackend], *, clock: Clock, observers: JobObservers, off_loop: OffLoop
     ) -> JobWiring:
         """Return a wiring of the same aliases, routes, policies and jobs over other backends, made on first use."""
-        backends = JobBackends({alias: partial(make, alias) for alias in self._own.backends})
-        return self._wire(backends, clock, observers, off_loop)
-
-    def _wire(self, backends: JobBackends, clock: Clock, observers: JobObservers, off_loop: OffLoop) -> JobWiring:
-        executor = self._make_executor(clock=clock, observers=observers)
-        router = self._make_router(backends, executor=executor)
-        return JobWiring(clock, backends, executor, router, observers, off_loop)
-
-    @classmethod
-    def redirect(cls, wiring_of: Callable[[JobManager], JobWiring] | None) -> None:
-        """Let another wiring stand behind every manager, or again its own; for `anyjob.current.redirect` alone.
-
-        A property of the class goes before what the managers hold themselves, so whoever never redirects pays nothing.
-        """
-        if wiring_of is not None:
-            cls._wiring = property(wiring_of, _keep_wiring)  # type: ignore[assignment]
-        elif "_wiring" in vars(cls):
-            del cls._wiring
+        return self._wirer.rewire(self._own, make, clock=clock, observers=observers, off_loop=off_loop)
 
     @property
     def backends(self) -> JobBackends:
@@ -263,27 +256,10 @@ class JobManager:
         looks like one that somebody does, or to exclude that nobody knows;
         `UnsupportedCapabilityError` for a burst, or a number of jobs, where the worker doesn't end by itself.
         """
-        backend, router = self.backend(alias), self._wiring.router
+        self._wiring.router.refuse_unknown_alias(alias)
         if options.stop_timeout is None:
             options = replace(options, stop_timeout=self.worker_options.stop_timeout)
-        if options.burst or options.max_jobs is not None:
-            backend.capabilities.refuse_bounded_worker(alias)
-        if options.exclude_queues:
-            queues = router.queues_but(alias, options.exclude_queues, self.registry.queues())
-            options = replace(options, queues=queues, exclude_queues=())
-            log_event(logger, logging.INFO, "serves", backend=alias, queues=",".join(queues))
-        for queue in options.queues or ():
-            router.refuse_unknown_queue(alias, queue)
-            router.refuse_misspelt_queue(queue, self.registry.queues())
-        native = backend.native_worker(options)
-        if native is not None:
-            return native
-        source = backend.source()
-        if source is None:
-            raise ConfigurationError(f"Backend {alias!r} has no worker that anyjob could start.")
-        if backend.capabilities.delay is Quality.NONE:
-            source = UndelayedSource(source)
-        return JobWorker(source, self.executor, options, lease=backend.lease)
+        return make_worker(self._wiring, alias, options)
 
     def start_worker(self, alias: str | None = None, options: WorkerOptions | None = None) -> JobWorker:
         """Start a worker in threads of this process and return it; `stop` it, or use it in a `with`.
@@ -310,15 +286,8 @@ class JobManager:
         Raises `UnsupportedCapabilityError` if the source can't give them away.
         """
         self.import_jobs()  # some systems can't tell which queues there are: the jobs do
-        wiring = self._wiring
-        return JobMigration(
-            (source, self.backend(source)),
-            (destination, self.backend(destination)),
-            options or MigrationOptions(),
-            clock=wiring.clock,
-            refuse=lambda envelope: wiring.router.refuse_unknown_queue(destination, envelope.queue),
-            progress=progress,
-        )
+        self._refuse_unknown_aliases(source, destination)
+        return make_migration(self._wiring, source, destination, options, progress)
 
     def adoption(
         self,
@@ -338,17 +307,10 @@ class JobManager:
 
         Raises `UnknownJobError`, and `UnsupportedCapabilityError` if nobody can read those queues.
         """
-        wiring, alias = self._wiring, destination or self.default
+        alias = destination or self.default
         found = {task: self._named(name) for task, name in tasks.items()}
-        inspector = self.backend(source).native_inspector(NativeReader(found, self._prepare, wiring.clock), queues)
-        return JobMigration(
-            (source, NativeSource(inspector)),
-            (alias, self.backend(alias)),
-            options or MigrationOptions(),
-            clock=wiring.clock,
-            refuse=lambda envelope: wiring.router.refuse_unknown_queue(alias, envelope.queue),
-            progress=progress,
-        )
+        self._refuse_unknown_aliases(source, alias)
+        return make_adoption(self._wiring, self._preparer, source, found, alias, options, queues, progress)
 
     def drain(self, alias: str | None = None) -> int:
         """Run in this thread all jobs that are due; return how many ran. For tests and bursts.
@@ -380,11 +342,13 @@ class JobManager:
             worker.stop()
         self._senders.close()
         for each in every:
-            for backend in each.backends.made.values():
-                backend.close()
-            each.executor.close()
+            each.close()
 
     # Inside
+
+    def _refuse_unknown_aliases(self, *aliases: str) -> None:
+        for alias in aliases:
+            self._wiring.router.refuse_unknown_alias(alias)
 
     def _named(self, name: str) -> JobConfiguration:
         name = plain_text(name)
@@ -422,8 +386,3 @@ class JobManager:
 
     async def _asend(self, envelope: JobEnvelope, options: EnqueueOptions) -> JobId:
         return await asend(self._wiring, envelope, self._alias(envelope, options))
-
-
-def _keep_wiring(manager: JobManager, wiring: JobWiring) -> None:
-    """Give a manager that is made under a redirect its own wiring for afterwards."""
-    vars(manager)["_wiring"] = wiring

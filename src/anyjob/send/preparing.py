@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Raw
@@ -62,6 +63,10 @@ class JobPreparer:
             due_at=due,
             headers=_headers(configuration, options),
         )
+
+    def at(self, clock: Clock) -> Callable[[JobConfiguration, object, PrepareOptions], JobEnvelope]:
+        """Return `prepare` by that clock."""
+        return partial(self.prepare, clock=clock)
 
     def prepare_for(
         self, job: object, args: Sequence[Any], kwargs: Mapping[str, Any], clock: Clock

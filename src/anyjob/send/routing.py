@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import Any, Final
-from weakref import WeakSet
+from typing import Final
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import force_setattr
 
-from anyjob.base.clock import Clock
 from anyjob.base.envelope import JobEnvelope, JobPriority
 from anyjob.base.errors import (
     ConfigurationError,
@@ -22,62 +19,18 @@ from anyjob.base.errors import (
     UnsupportedCapabilityError,
     did_you_mean,
 )
-from anyjob.base.forks import forks_wait, in_each_process
 from anyjob.base.log import JobLogger, log_event
 from anyjob.base.plain import plain_text
 from anyjob.run.executor import JobExecutor
-from anyjob.run.worker import JobWorker
 from anyjob.seams.backend import JobBackend
 from anyjob.seams.capabilities import Quality
-from anyjob.seams.observer import JobObservers
 
-__all__ = ["JobBackends", "JobRoute", "JobRouter", "JobTarget", "JobWiring"]
+__all__ = ["JobRoute", "JobRouter", "JobTarget"]
 
 
 logger = JobLogger("anyjob.worker")
 
 _MANY: Final = 10_000
-_FOR_URLS: Final = "For a URL: anyjob.configure(backend=...)."
-
-OffLoop = Callable[[str, Sequence[str], Callable[[], Any]], Awaitable[Any]]
-"""Runs a blocking call, which sends jobs of these ids to the backend of an alias, away from the event loop."""
-
-
-class JobBackends(Mapping[str, JobBackend]):
-    """The backends by alias. One that is given as a function is made when it is first asked for, so that a process pays
-    only for those it uses. Thread-safe.
-    """
-
-    def __init__(self, backends: Mapping[str, JobBackend | Callable[[], JobBackend]]) -> None:
-        if not isinstance(backends, Mapping):
-            raise ConfigurationError(f"JobManager takes a JobBackend, not a {type(backends).__name__}. {_FOR_URLS}")
-        for alias, each in backends.items():
-            if not isinstance(each, JobBackend) and not callable(each):
-                raise ConfigurationError(f"Backend {alias!r} is a {type(each).__name__}, no JobBackend. {_FOR_URLS}")
-        self._makers = {alias: each for alias, each in backends.items() if not isinstance(each, JobBackend)}
-        self._aliases = tuple(backends)
-        in_each_process(self._begin)
-        self.made = {alias: each for alias, each in backends.items() if isinstance(each, JobBackend)}
-
-    def _begin(self) -> None:
-        self._lock = threading.Lock()
-
-    def __getitem__(self, alias: str) -> JobBackend:
-        backend = self.made.get(alias)
-        if backend is None:
-            with forks_wait(), self._lock:
-                backend = self.made.get(alias) or self._makers[alias]()
-                self.made[alias] = backend
-        return backend
-
-    def __contains__(self, alias: object) -> bool:
-        return alias in self._aliases
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._aliases)
-
-    def __len__(self) -> int:
-        return len(self._aliases)
 
 
 class JobRoute(Struct, frozen=True, kw_only=True):
@@ -219,20 +172,3 @@ class JobRouter:
 
 def _no_such(alias: str, known: Mapping[str, object]) -> str:
     return f"{alias!r}.{did_you_mean(alias, known)} Defined: {', '.join(known)}."
-
-
-class JobWiring(Struct, frozen=True):
-    """What stands behind a manager: where its jobs go, by which clock, what runs them, who hears of it.
-
-    A value of its own, for a test puts another in its place while everything in front (registry, routes, codec, checks)
-    stays the application's.
-    """
-
-    clock: Clock
-    backends: JobBackends
-    executor: JobExecutor
-    router: JobRouter
-    observers: JobObservers
-    off_loop: OffLoop
-    workers: WeakSet[JobWorker] = field(default_factory=WeakSet)
-    """Those that were made for this process and may still run."""

@@ -11,7 +11,7 @@ from anyjob.base.envelope import JobEnvelope
 from anyjob.base.errors import EnqueueError
 from anyjob.base.job_id import JobId
 from anyjob.base.log import JobLogger, log_event
-from anyjob.send.routing import JobWiring
+from anyjob.send.wiring import JobWiring
 
 __all__ = ["asend", "asend_many", "send", "send_many"]
 

@@ -16,7 +16,7 @@ from anyjob.run.worker import JobWorker
 from anyjob.seams.capabilities import Capabilities
 from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.manager import JobManager
-from anyjob.send.routing import JobWiring
+from anyjob.send.wiring import JobWiring
 from anyjob.testing.faults import SandboxFaults
 from anyjob.testing.record import JobRecord, JobWatcher, WatchedObservers
 from anyjob.testing.runner import EVERY_JOB, JobLine, SandboxRunner
