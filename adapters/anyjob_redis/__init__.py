@@ -4,6 +4,7 @@ from anyjob_redis.connection import connect, translated
 from anyjob_redis.inspector import ON_REDIS, RedisInspector
 from anyjob_redis.layout import Layout, SortedLayout
 from anyjob_redis.levels import KnownQueues, NotedNames
+from anyjob_redis.lists import ListLayout
 from anyjob_redis.moved import MOVED, RedisMarks
 from anyjob_redis.native import NativeKey, NativeLayout, NativePlaces, inspector_of_natives, risks_of_held
 from anyjob_redis.parked import ParkedJobs
@@ -26,6 +27,7 @@ __all__ = [
     "ClockSkew",
     "KnownQueues",
     "Layout",
+    "ListLayout",
     "NativeKey",
     "NativeLayout",
     "NativePlaces",

@@ -46,8 +46,8 @@ class RedisJobStore(JobStore):
 
     `insert` is atomic for each 500 jobs, and succeeds or fails `within` so many seconds. Jobs are due by `clock`'s
     `now`, and by the server's if that is earlier; leases end by the server's. A clock that a test moves stands for the
-    server's as well. `lease` is what workers here claim for, in seconds: that long somebody must have looked after the
-    leases before one is lost, for after an absence of the server all are over.
+    server's as well. `lease` is what workers here claim for, in seconds: after an absence of the server, when all
+    are over, nobody's is lost before a third of that: who lives renews in that time.
     """
 
     poll = 1.0
@@ -165,10 +165,9 @@ class RedisJobStore(JobStore):
         lost: list[LostJob] = []
         if self._unanswered:
             self._release_unanswered()
-        lease = self._lease * 1_000_000
-        watched = int(lease * _WATCHED) if self._is_of_a_machine else 0
+        look = int(self._lease / 3 * 1_000_000) if self._is_of_a_machine else 0
         with translated():
-            while told := self._run(scripts.EXPIRED, SLICE, watched, int(lease)):
+            while told := self._run(scripts.EXPIRED, SLICE, look):
                 found = [_Expired(*told[first : first + 4]) for first in range(0, len(told), 4)]
                 messages = [self.layout.count_loss(each.message) for each in found]
                 pairs = zip([each.member for each in found], messages, strict=True)
@@ -301,7 +300,7 @@ class RedisJobStore(JobStore):
 
     def _walk(self, queue: str, level: str, chosen: JobFilter) -> Iterator[_Row]:
         # All of it, for it is about to change: of a set that shrinks meanwhile some would be passed over.
-        ids = list(self.layout.walk(self._client, f"{self.root}:{queue}.{level}"))
+        ids = list(self.layout.walk(self._client, self.root, queue, level))
         for first in range(0, len(ids), CHUNK):
             for row, job in self._read([each.encode() for each in ids[first : first + CHUNK]]):
                 if row.state == "w" and chosen.matches(job):
@@ -331,18 +330,22 @@ class RedisJobStore(JobStore):
         copies: Sequence[bytes] = self._client.zrangebylex(self._keys.copies, first, last, start=0, num=1)
         return copies
 
+    def _messages(self, waiting: Sequence[tuple[bytes, str, str]]) -> Sequence[bytes | None]:
+        return self.layout.messages(self._client, self.root, waiting) if waiting else ()
+
     def _read(self, ids: Sequence[bytes]) -> list[tuple[_Row, StoredJob]]:
         if not ids:
             return []
         records: Sequence[bytes | None] = self._client.hmget(self._keys.jobs, ids)
         rows = [_Row.parse(job_id, record) for job_id, record in zip(ids, records, strict=True) if record is not None]
-        bodies = self.layout.messages(self._client, self.root, [(row.id, row.queue, row.level) for row in rows])
+        elsewhere = [(row.id, row.queue, row.level) for row in rows if row.state == "w" and not row.body]
+        kept = dict(zip((each for each, *_ in elsewhere), self._messages(elsewhere), strict=True))
         parked = [row.id for row in rows if row.state in _PARKED]
         failures = dict(zip(parked, self._client.hmget(self._keys.failures, parked), strict=True)) if parked else {}
         now = _score(self.clock.now())
         return [
-            (row, row.shown(self.layout.unwrap(body or row.body), now, failures.get(row.id)))
-            for row, body in zip(rows, bodies, strict=True)
+            (row, row.shown(self.layout.unwrap(kept.get(row.id) or row.body), now, failures.get(row.id)))
+            for row in rows
         ]
 
 
@@ -439,8 +442,6 @@ _PARKED: Final = frozenset("pq")
 _RANKS: Final = {level: int(priority) for priority, level in LEVELS.items()}
 _COUNTED: Final = (JobState.WAITING, JobState.SCHEDULED, JobState.RUNNING, JobState.ABANDONED)
 _BEHIND_ALL: Final = "\x7f"
-_WATCHED: Final = 2 / 3
-"""Of a lease: who lives renews twice in that time."""
 _DRAINING: Final = (
     scripts.CLAIM,
     scripts.COUNT,

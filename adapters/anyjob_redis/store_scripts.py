@@ -45,11 +45,6 @@ _KEYS: Final = (
     + """
 local jobs, order, leases = ns .. ':jobs', ns .. ':order', ns .. ':leases'
 local parked, failures, copies = ns .. ':parked', ns .. ':failures', ns .. ':copies'
-local function key_of(queue, level) return ns .. ':' .. queue .. '.' .. level end
-"""
-)
-
-_FUNCTIONS: Final = """
 local function time_text(microseconds) return string.format('%.0f', microseconds) end
 local server_time
 if ARGV[2] ~= '' then server_time = tonumber(ARGV[2])
@@ -60,6 +55,24 @@ end
 -- A worker whose clock runs ahead claims nothing before its time.
 local now = ARGV[1]
 if ARGV[2] == '' and tonumber(now) > server_time then now = time_text(server_time) end
+local function write(id, state, queue, level, due, seq, call, worker, body)
+    local head = table.concat({state, queue, level, due, seq, call, #worker}, ' ')
+    redis.call('HSET', jobs, id, head .. '\\n' .. worker .. body)
+end
+-- What is no record of ours is the message of a job that waits in no place in particular.
+local function read(id)
+    local record = redis.call('HGET', jobs, id)
+    if not record then return end
+    local state, queue, level, due, seq, call, length, from =
+        string.match(record, '^([wrhpq]) ([a-z0-9_-]+) ([a-z_]+) (-?%d+) (%d+) (%S+) (%d+)\\n()')
+    if not state then return '?', 'default', 'normal', now, '0', '-', record, '' end
+    local body = from + length
+    return state, queue, level, due, seq, call, string.sub(record, body), string.sub(record, from, body - 1)
+end
+"""
+)
+
+_FUNCTIONS: Final = """
 local function store_fits()
     return fits('hash', jobs) and fits('zset', order) and fits('zset', leases) and fits('zset', parked)
         and fits('hash', failures) and fits('zset', copies) and fits('set', ns .. ':queues')
@@ -88,25 +101,11 @@ local function reserve(count)
     number = last - count
     return true
 end
-local function write(id, state, queue, level, due, seq, call, worker, body)
-    local head = table.concat({state, queue, level, due, seq, call, #worker}, ' ')
-    redis.call('HSET', jobs, id, head .. '\\n' .. worker .. body)
-end
--- What is no record of ours is the message of a job that waits in no place in particular.
-local function read(id)
-    local record = redis.call('HGET', jobs, id)
-    if not record then return end
-    local state, queue, level, due, seq, call, length, from =
-        string.match(record, '^([wrhpq]) ([a-z0-9_-]+) ([a-z_]+) (-?%d+) (%d+) (%S+) (%d+)\\n()')
-    if not state then return '?', 'default', 'normal', now, '0', '-', record, '' end
-    local body = from + length
-    return state, queue, level, due, seq, call, string.sub(record, body), string.sub(record, from, body - 1)
-end
 local function wake()
     if redis.call('DEL', ns .. ':idle') == 1 then redis.call('PUBLISH', ns .. ':wake', '') end
 end
-local function wait_again(id, queue, level, due, seq, message)
-    write(id, 'w', queue, level, due, seq, '-', '', put_waiting(queue, level, due, seq, id, message))
+local function wait_again(id, queue, level, due, seq, message, back)
+    write(id, 'w', queue, level, due, seq, '-', '', put_waiting(queue, level, due, seq, id, message, back))
 end
 local function add(id, queue, level, due, message)
     local seq = time_text(next_number())
@@ -143,7 +142,7 @@ local function put_back(id, message)
     local state, queue, level, due, seq, _, body = read(id)
     if not state then return end -- somebody else removed it
     if state == 'q' or state == 'p' then write(id, 'p', queue, level, due, seq, '-', '', body)
-    else wait_again(id, queue, level, due, seq, message or body) end
+    else wait_again(id, queue, level, due, seq, message or body, true) end
 end
 """
 
@@ -205,6 +204,7 @@ function settle.done(id, kind)
     if kind == 'r' then return drop(id) end
     local state, queue, level = read(id)
     if state == 'q' then return drop_parked(id) end
+    if state == 'h' then forget_held(queue, level, id) end
     drop(id)
 end
 function settle.put(id, kind, i)
@@ -213,7 +213,8 @@ function settle.put(id, kind, i)
     add(ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], ARGV[i + 7])
 end
 function settle.park(id, _, i)
-    local _, queue, level, due, seq = read(id)
+    local state, queue, level, due, seq = read(id)
+    if state == 'h' then forget_held(queue, level, id) end
     if not queue then -- somebody removed it: what is told of it is kept all the same
         queue, level, due, seq = 'default', 'normal', now, time_text(next_number())
         redis.call('ZADD', order, seq, id)
@@ -343,19 +344,20 @@ end
 return told
 """
 
-# limit, microseconds for which somebody must have looked (0: none), microseconds for which a look is remembered.
+# limit, microseconds between the looks of each who lives (0: by a test's clock, and no server was away).
 # Puts back what was held. Returns of each lease of a worker that ended: what it is in the set, message, worker, and
 # for how long it is over.
 EXPIRED: Final = """
 if not store_fits() then return wrong end
-local told, watched = {}, ARGV[4]
-if watched ~= '0' then
-    -- If nobody looked, the server was away, or nobody was there: who lives must first have had the time to renew.
+local told, look = {}, tonumber(ARGV[4])
+if look > 0 then
+    -- If nobody looked for twice that time, the server was away, or nobody was there: then who lives has to have the
+    -- time to renew first.
     local sign = ns .. ':watched'
     if not fits('string', sign) then return wrong end
     local since = tonumber(redis.call('GET', sign) or '') or server_time
-    redis.call('SET', sign, time_text(since), 'PX', string.format('%.0f', ARGV[5] / 1000))
-    if server_time - since < tonumber(watched) then return told end
+    redis.call('SET', sign, time_text(since), 'PX', math.ceil(look * 2 / 1000))
+    if server_time - since < look then return told end
 end
 local over = redis.call('ZRANGEBYSCORE', leases, '-inf', time_text(server_time), 'WITHSCORES', 'LIMIT', 0, ARGV[3])
 for i = 1, #over, 2 do
@@ -471,8 +473,8 @@ for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
     local kind, id = string.match(member, '^([rh]) %d+ (.+)$')
     if kind == 'r' then running = running + 1
     elseif kind == 'h' then
-        local state, _, _, due = read(id)
-        if state == 'h' then
+        local state, queue, level, due = read(id)
+        if state == 'h' and not is_counted(queue, level, id) then
             if tonumber(due) > tonumber(ARGV[1]) then scheduled = scheduled + 1 else waiting = waiting + 1 end
         end
     end

@@ -18,7 +18,7 @@ from anyjob import JobStore
 from anyjob.base.clock import Clock
 from anyjob.testing.conformance import StoreConformance
 from anyjob.testing.conformance.store_machine import StoreMachine
-from anyjob_redis import RedisJobStore
+from anyjob_redis import ListLayout, RedisJobStore
 
 fakeredis = pytest.importorskip("fakeredis")
 
@@ -74,3 +74,20 @@ def remove(client: Any, root: str) -> None:
     if keys:
         client.delete(*keys)
     client.close()
+
+
+class TestListLayout(_OnRedis):
+    """Lists of ids, and hashes of messages."""
+
+    def make_store(self, clock: Clock) -> JobStore:
+        return RedisJobStore(self.client, self.root, clock, layout=ListLayout())
+
+
+class ListMachine(RedisMachine):
+    def make_store(self, clock: Clock) -> JobStore:
+        self.client, self.root = Redis.from_url(redis_url()), f"kit{secrets.token_hex(6)}"
+        return RedisJobStore(self.client, self.root, clock, layout=ListLayout())
+
+
+TestListMachine = ListMachine.TestCase
+TestListMachine.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
