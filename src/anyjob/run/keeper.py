@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from datetime import timedelta
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from anyjob.base.clock import deadline_in
 from anyjob.base.errors import AnyjobError, DuplicateJobIdError
 from anyjob.base.forks import in_each_process
 from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.run.absence import FIRST_PAUSE, next_pause
 from anyjob.run.combining import Combiner
 from anyjob.run.executor import JobExecutor
 from anyjob.run.one_thread import callable_anywhere
@@ -20,18 +21,9 @@ from anyjob.run.recurring import RecurringThread
 from anyjob.seams.outcome import Outcome
 from anyjob.seams.source import DEFAULT_LEASE, JobClaim, JobSource
 
-__all__ = ["ClaimKeeper", "log_fenced", "next_pause"]
+__all__ = ["ClaimKeeper", "log_fenced"]
 
 logger = JobLogger("anyjob.worker")
-
-FIRST_PAUSE: Final = 0.1
-"""Seconds, before a server that did not answer is asked again."""
-_LONGEST_PAUSE: Final = 5.0
-
-
-def next_pause(pause: float) -> float:
-    """Return how long to wait, after a pause of so many seconds, for a server that still does not answer."""
-    return min(2 * pause, _LONGEST_PAUSE)
 
 
 class ClaimKeeper:
@@ -42,7 +34,7 @@ class ClaimKeeper:
     times a lease; `start` begins a thread that does so. `hand_back` and `close` end it all.
 
     Errors of the server reach who claims; an outcome is settled later instead, as soon as the server is back: what ran
-    must not count as a crash. If not `patient`, they reach who settles, too.
+    must not count as a crash. Where nobody `insists`, they reach who settles, too.
 
     Thread-safe. A forked child holds nothing of its parent's; it may execute and settle a claim of that, which goes on
     to keep the lease.
@@ -55,15 +47,17 @@ class ClaimKeeper:
         *,
         queues: Sequence[str] | None = None,
         lease: float = DEFAULT_LEASE,
-        patient: bool = True,
+        insists: Callable[[], bool] = lambda: True,
         wake: Callable[[], None] | None = None,
     ) -> None:
-        """`queues` are those to claim from, None: all; `lease` is in seconds; `wake` is called if jobs were rescued."""
+        """`queues` are those to claim from, None: all; `lease` is in seconds; `insists` says whether to settle later;
+        `wake` is called if jobs were rescued.
+        """
         self._source = source = callable_anywhere(source)
         self._executor = executor
         self._queues = queues
         self._lease = timedelta(seconds=lease)
-        self._is_patient = patient
+        self._insists = insists
         self._wake = wake
         self._thread: RecurringThread | None = None
         # What a source can't do in one step is done by each thread for itself.
@@ -103,7 +97,7 @@ class ClaimKeeper:
         try:
             return Context().run(self._executor.execute, claim.raw, redelivered=claim.redelivered, stop=stop)
         except BaseException:
-            self.release([claim])
+            self._let_go([claim])
             raise
 
     def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
@@ -169,8 +163,9 @@ class ClaimKeeper:
         """Rescue the jobs whose lease ended."""
         lost = self._source.recover()
         for job in lost:
-            expired = float(job.expired_for)
-            log_event(logger, logging.WARNING, "rescued", id=job.id, lost_by=job.worker, lease_expired=expired)
+            expired = None if job.expired_for is None else float(job.expired_for)
+            facts: dict[str, Any] = {"lost_by": job.worker, "lease_expired": expired, "reason": "its worker vanished"}
+            log_event(logger, logging.WARNING, "rescued", id=job.id, **facts)
             self._executor.tell("lost", job.raw)
         if lost and self._wake is not None:
             self._wake()
@@ -183,10 +178,7 @@ class ClaimKeeper:
     def hand_back(self) -> Sequence[JobClaim]:
         """Give back, uncharged, all that still runs when the time to stop is up; return it, for the exit code."""
         left = self.held
-        try:
-            self.release(left)
-        except AnyjobError as error:
-            log_event(logger, logging.WARNING, "left without a word", worker=self._worker, reason=error)
+        self._let_go(left)
         for claim in left:
             log_event(logger, logging.WARNING, "released", id=claim.id, reason="it still ran")
             self._executor.tell("released", claim.raw)
@@ -200,6 +192,13 @@ class ClaimKeeper:
             self._closed = True
             self._changed.notify_all()
 
+    def _let_go(self, claims: Sequence[JobClaim]) -> None:
+        """Release claims, or else leave them to the end of their leases."""
+        try:
+            self.release(claims)
+        except AnyjobError as error:
+            log_event(logger, logging.WARNING, "left without a word", worker=self._worker, reason=error)
+
     def _exchange(
         self, ended: Sequence[tuple[JobClaim, Outcome]], limit: int
     ) -> tuple[Sequence[bool], Sequence[JobClaim]]:
@@ -211,7 +210,7 @@ class ClaimKeeper:
         """Settle once the server is back, and keep the lease meanwhile. Nobody knows what the lost call did."""
         pause, refused_for = FIRST_PAUSE, 0.0
         try:
-            while self._is_patient and not self._closed and refused_for < _PATIENCE:
+            while self._insists() and not self._closed and refused_for < _PATIENCE:
                 refused_for += 0.0 if _is_absence(error) else pause
                 known = {"reason": error} if isinstance(error, AnyjobError) else {"exc_info": error}
                 log_event(logger, logging.WARNING, "not settled", id=claim.id, pause=pause, **known)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 from anyjob.base.clock import deadline_in
-from anyjob.base.errors import AnyjobError, InvalidOptionError
+from anyjob.base.errors import InvalidOptionError
 from anyjob.base.forks import in_each_process
 from anyjob.base.interrupt import stopped_by_interrupt
-from anyjob.base.log import JobLogger, log_event
+from anyjob.base.log import JobLogger
+from anyjob.run.absence import FIRST_PAUSE, log_pause, next_pause
 from anyjob.run.executor import JobExecutor
-from anyjob.run.keeper import FIRST_PAUSE, ClaimKeeper, next_pause
+from anyjob.run.keeper import ClaimKeeper
 from anyjob.run.one_thread import callable_anywhere
 from anyjob.run.stopping import stop_in_time
 from anyjob.seams.outcome import Deferred, Retry
@@ -170,7 +170,7 @@ class JobWorker:
         `max_jobs` at most; None: those of the options, if they say so.
         A Ctrl-C meanwhile is raised here as KeyboardInterrupt; the job that ran goes back, uncharged.
         """
-        keeper, stop = self._keeper(patient=False), threading.Event()
+        keeper, stop = self._keeper(insists=lambda: False), threading.Event()
         keeper.recover()
         max_jobs = self._options.max_jobs if max_jobs is None else max_jobs
         claims = keeper.claim() if max_jobs != 0 else ()
@@ -202,11 +202,9 @@ class JobWorker:
     ) -> None:
         self.stop()
 
-    def _keeper(self, *, patient: bool = True) -> ClaimKeeper:
-        options = self._options
-        return ClaimKeeper(
-            *(self._source, self._executor), queues=options.queues, lease=self._lease, patient=patient, wake=self.wake
-        )
+    def _keeper(self, **more: Callable[[], bool]) -> ClaimKeeper:
+        queues = self._options.queues
+        return ClaimKeeper(self._source, self._executor, queues=queues, lease=self._lease, wake=self.wake, **more)
 
     def _serve(self, shift: _Shift) -> None:
         pause, claim, seen = FIRST_PAUSE, None, None
@@ -333,8 +331,7 @@ class JobWorker:
 
     def _go_on(self, shift: _Shift, pause: float, error: BaseException) -> None:
         """Log what failed, and wait before it is tried again."""
-        known = {"reason": error} if isinstance(error, AnyjobError) else {"exc_info": error}
-        log_event(logger, logging.ERROR, "goes on", pause=pause, worker=self._executor.worker, **known)
+        log_pause(error, pause, self._executor.worker)
         until = deadline_in(self._clock, pause)
         with self._changed:
             while not shift.is_over and self._clock.monotonic() < until:

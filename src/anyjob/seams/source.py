@@ -37,11 +37,12 @@ class LostJob(Struct, frozen=True):
     """A job whose worker vanished; it is waiting again, with one more in its `lost_count`."""
 
     id: str
-    worker: str
-    expired_for: float
-    """Seconds since its lease ended."""
+    worker: str | None
+    """None: the server does not say."""
+    expired_for: float | None
+    """Seconds since its lease ended. None: the server does not say."""
     raw: bytes
-    """As it is kept now."""
+    """As it is kept now; empty if the server does not say."""
 
 
 class JobSource(ABC):
