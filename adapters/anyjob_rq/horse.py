@@ -47,13 +47,15 @@ class ForkingMixin(JobWorkerMixin, Worker):
     def monitor_work_horse(self, job: Job, queue: Queue, execution: Execution | None = None) -> None:  # noqa: ARG002
         """Wait for the child; while we stop, for `stop_timeout` at most, and for a job's time limit and a grace."""
         begun, began_at, kill_at = time.monotonic(), self._executor.clock.now(), None
-        limit = None if self._message is None else self._executor.time_limit_of(self._message.raw)
+        limit = None if self._claim is None else self._executor.time_limit_of(self._claim.raw)
         late_at = math.inf if limit is None else begun + limit + TIME_LIMIT_GRACE
         killed = late = False
         while not self._has_ended():
             if self.is_told_to_stop and kill_at is None:
                 kill_at = time.monotonic() + self._stop_timeout
-                log_event(logger, logging.INFO, "stopping", id=self._shown(job.id), timeout=float(self._stop_timeout))
+                log_event(
+                    logger, logging.INFO, "stopping", id=self._source.shown(job.id), timeout=float(self._stop_timeout)
+                )
                 self._tell_horse()
             now = time.monotonic()
             late = late or (not killed and now >= late_at)
@@ -69,12 +71,12 @@ class ForkingMixin(JobWorkerMixin, Worker):
 
     def _charge_for_time(self, limit: float | None, began_at: datetime) -> None:
         """Settle a try whose process was killed, for nothing in it could end it: it may be in a call of C code."""
-        message = self._message
-        if message is None or not self._insist(partial(self._messages.holds, self.name, message.entry)):
+        claim = self._claim
+        if claim is None or not self._insist(partial(self._source.holds, claim)):
             return  # it ended just then
-        log_event(logger, logging.WARNING, "killed", id=self._shown(message.native_id), time_limit=limit)
+        log_event(logger, logging.WARNING, "killed", id=claim.id, time_limit=limit)
         error = JobTimeLimitError(f"The job ran longer than its time limit of {limit:g} s; its process was killed.")
-        self._settle(message, self._executor.fail(message.raw, error, started_at=began_at))
+        self._keeper.settle(claim, self._executor.fail(claim.raw, error, started_at=began_at))
 
     def perform_job(self, job: Job, queue: Queue, *execution: Execution) -> bool:
         try:
@@ -120,17 +122,16 @@ class ForkingMixin(JobWorkerMixin, Worker):
             return True
 
     def _see_to_what_is_left(self, job: Job, *, lost: bool) -> None:
-        message = self._message
-        if message is not None and self.take_stopped(job.id):  # not to be run again by itself
-            if self._insist(partial(self._messages.holds, self.name, message.entry)):
-                self._settle(message, self._executor.refuse(message.raw, "RQ was told to stop it (stop-job)."))
-            return
-        for native_id in self._insist(partial(self._messages.give_back, self.name, lost=lost)):
-            why = "its process ended while it ran" if lost else "it still ran"
-            log_event(logger, logging.WARNING, "lost" if lost else "released", id=self._shown(native_id), reason=why)
-            self.handed_back |= not lost
-            if message is not None and not lost:
-                self._executor.tell("released", message.raw)
+        claim = self._claim
+        if claim is not None and self.take_stopped(job.id):  # not to be run again by itself
+            if self._insist(partial(self._source.holds, claim)):
+                self._keeper.settle(claim, self._executor.refuse(claim.raw, "RQ was told to stop it (stop-job)."))
+        elif lost:
+            for job_id in self._insist(partial(self._source.give_back, lost=True)):
+                log_event(logger, logging.WARNING, "lost", id=job_id, reason="its process ended while it ran")
+        elif claim is not None and self._insist(partial(self._source.holds, claim)):
+            self._keeper.hand_back()
+            self.handed_back = True
 
 
 _LONGEST_WAIT: Final = 1.0  # should the application have taken the signals that wake us

@@ -12,7 +12,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -33,17 +33,18 @@ from rq.worker_pool import WorkerPool
 from anyjob.base.clock import SystemClock
 from anyjob.base.envelope import QUEUE_NAME
 from anyjob.base.errors import ConfigurationError, EnqueueError
-from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.base.log import JobLogger, log_event
+from anyjob.run.absence import insist
 from anyjob.run.executor import JobExecutor
-from anyjob.seams.outcome import Completed, Deferred, Outcome
+from anyjob.run.keeper import ClaimKeeper
+from anyjob.seams.outcome import Deferred, Outcome
 from anyjob.seams.worker_options import DEFAULT_STOP_TIMEOUT
-from anyjob_redis.presence import Presence
 from anyjob_redis.recurring import RecurringThread
 from anyjob_redis.skew import ClockSkew
 from anyjob_rq.backend import ALL_QUEUES, RQBackend
 from anyjob_rq.frame import EnvelopeSerializer
-from anyjob_rq.messages import HeldMessage
 from anyjob_rq.performing import JobRun, PerformingMixin
+from anyjob_rq.source import RQClaim, RQSource
 from anyjob_rq.wake import Wake
 
 __all__ = ["JobWorkerMixin"]
@@ -75,12 +76,10 @@ class JobWorkerMixin(PerformingMixin):
         self._executor = executor
         self._stop_timeout = stop_timeout
         self._serves = _logical_names(queues, backend)
-        self._rotates = not self._serves
-        self._turn = 0
         self._look_for_suspension_at = 0.0
         self._stop = threading.Event()
         self._wake: Wake
-        self._message: HeldMessage | None = None
+        self._claim: RQClaim | None = None
         self.handed_back = False
         """Whether a job that ran went back, for the worker was told to stop."""
         shown = self._serves or self._known_queues() or ("default",)
@@ -91,7 +90,15 @@ class JobWorkerMixin(PerformingMixin):
             serializer=EnvelopeSerializer,
             **{key: options[key] for key in _KEPT_OPTIONS if key in options},
         )
-        self._presence = Presence(backend.client, backend.config.namespace, self.name, backend.config.lease)
+        self._source = RQSource(backend, self.name, rotates=not self._serves)
+        self._keeper = ClaimKeeper(
+            self._source,
+            executor,
+            queues=self._serves,
+            lease=backend.config.lease,
+            insists=lambda: not self.is_told_to_stop,
+            away=(EnqueueError,),
+        )
         self._skew = ClockSkew(backend.client, backend.config.clock)
 
     # RQ's life of a worker
@@ -113,7 +120,7 @@ class JobWorkerMixin(PerformingMixin):
         """
         if with_scheduler:  # worker-pool always asks for it
             logger.debug("RQ's scheduler is not needed: every worker promotes what is due")
-        self._rotates = self._rotates or dequeue_strategy != DequeueStrategy.DEFAULT
+        self._source.rotates |= dequeue_strategy != DequeueStrategy.DEFAULT
         if logging.getLogger("anyjob").level == logging.NOTSET:
             setup_loghandlers(logging_level or "INFO", date_format, log_format, name="anyjob")
         before = signal.getsignal(signal.SIGINT)
@@ -132,19 +139,19 @@ class JobWorkerMixin(PerformingMixin):
         try:
             while done != max_jobs and not self.is_told_to_stop:
                 self._wait_while_suspended(burst)
-                message = self._insist(partial(self._take, promote=burst))
-                if message is None:
+                claim = self._insist(partial(self._take, promote=burst))
+                if claim is None:
                     idle = time.monotonic() - idle_since
                     if burst or (max_idle_time is not None and idle >= max_idle_time):
                         break
                     self._wake.wait(pause)
                     pause = min(2 * pause, _LONGEST_POLL)
                 elif not self.is_told_to_stop:
-                    done += self._run(message)
+                    done += self._run(claim)
                     pause, idle_since = _SHORTEST_POLL, time.monotonic()
         except StopRequested:
             log_event(logger, logging.INFO, "suspended", worker=self.name)  # and this is a burst
-        except (RedisError, EnqueueError) as error:
+        except _AWAY as error:
             if not self.is_told_to_stop:
                 raise
             log_event(logger, logging.WARNING, "stops without Redis", worker=self.name, reason=error)
@@ -162,32 +169,30 @@ class JobWorkerMixin(PerformingMixin):
     @contextmanager
     def _threads(self) -> Iterator[None]:
         self._insist(self._skew.measure)
-        self._insist(self._presence.beat)
+        self._insist(self._source.presence.beat)
         # RQ made sure that nobody else alive has this name: what is held by it was held by one who died.
-        self._insist(partial(self._messages.give_back, self.name, lost=True))
+        self._insist(partial(self._source.give_back, lost=True))
         keeper = RecurringThread(f"anyjob-presence-{self.name}", self._keep_alive, SystemClock())
         promoter = RecurringThread(f"anyjob-promoter-{self.name}", self._promote, self._backend.config.clock)
         with keeper, promoter:
             yield
 
     def _leave(self) -> None:
-        for step in (partial(self._messages.give_back, self.name, lost=False), self._presence.leave, self.teardown):
+        for step in (partial(self._source.give_back, lost=False), self._source.presence.leave, self.teardown):
             try:
                 step()
-            except RedisError as error:  # the lease will end by itself
+            except _AWAY as error:  # the lease will end by itself
                 log_event(logger, logging.WARNING, "left without a word", worker=self.name, reason=error)
 
     def _keep_alive(self) -> float:
         """Beat for ourselves, to Redis and to RQ's monitors, and give back what the dead hold."""
-        if self._presence.beat():
-            for native_id in self._messages.sweep():
-                log_event(logger, logging.WARNING, "rescued", id=self._shown(native_id), reason="its worker vanished")
+        pause = self._keeper.keep()
         self._skew.measure()
         if self.connection.exists(self.key):
             self.heartbeat()
         else:
             self._register_birth()  # Redis forgot us
-        return self._backend.config.lease / 3
+        return pause
 
     def _promote(self) -> float:
         due_in = self._messages.promote()
@@ -256,84 +261,63 @@ class JobWorkerMixin(PerformingMixin):
 
     # One message
 
-    def _take(self, *, promote: bool) -> HeldMessage | None:
+    def _take(self, *, promote: bool) -> RQClaim | None:
         if promote:
             self._messages.promote()
-        message = self._presence.revived(partial(self._messages.take, self.name, self._serves, self._turn))
-        self._turn += self._rotates and message is not None
-        return message
+        for claim in self._keeper.claim():
+            assert isinstance(claim, RQClaim)  # noqa: S101  # for mypy
+            return claim
+        return None
 
-    def _run(self, message: HeldMessage) -> bool:
+    def _run(self, claim: RQClaim) -> bool:
         """See to a message; return whether a job ran."""
-        if message.fault is not None:
-            self._settle(message, self._executor.refuse(message.raw, message.fault))
-        elif (early := self._skew.early(message.raw)) is not None:
-            self._settle(message, Deferred(early))
+        if claim.message.fault is not None:
+            self._keeper.settle(claim, self._executor.refuse(claim.raw, claim.message.fault))
+        elif (early := self._skew.early(claim.raw)) is not None:
+            self._keeper.settle(claim, Deferred(early))
             self._wake.wait(_PAUSE_AFTER_EARLY)
-        elif message.redelivered:  # counted, and sent anew: the next look runs it
-            self._settle(message, self._executor.execute(message.raw, redelivered=True))
+        elif claim.redelivered:  # counted, and sent anew: the next look runs it
+            self._keeper.run(claim)
         else:
-            self._message = message
-            queue = Queue(message.queue, connection=self.connection, serializer=EnvelopeSerializer)
+            self._claim = claim
+            queue = Queue(claim.message.queue, connection=self.connection, serializer=EnvelopeSerializer)
             try:
-                self.execute_job(JobRun(message, self.connection, self._perform), queue)
-            except (RedisError, EnqueueError):  # while we stop: it goes back when its lease ends
+                self.execute_job(JobRun(claim.message, self.connection, self._perform), queue)
+            except _AWAY:  # while we stop: it goes back when its lease ends
                 self.handed_back = True
                 raise
+            finally:
+                self._keeper.forget(claim)
             self.forget_execution()
             return True
         return False
 
     def _perform(self, job: JobRun) -> Outcome | None:
         """Execute a message and settle it; None: it goes back, as lost."""
-        message, begun = job.message, time.monotonic()
+        claim = self._claim
+        assert claim is not None  # noqa: S101  # for mypy
+        self._source.begin()
         try:
-            outcome = self._executor.execute(message.raw, stop=self._stop)
-            self._settle(message, outcome, time.monotonic() - begun)
+            outcome = self._keeper.run(claim, stop=self._stop)
         except BaseException as error:
             # While we stop it was meant for the process. Else something between the job's begin and its end broke: it
             # comes again, counted as a loss.
             stopping = self._stop.is_set()
-            self._insist(partial(self._messages.give_back, self.name, lost=not stopping))
+            self._insist(partial(self._source.give_back, lost=not stopping))
             if stopping:
                 self.handed_back = True
                 raise
-            log_event(logger, logging.ERROR, "lost", id=self._shown(message.native_id), exc_info=error)
+            log_event(logger, logging.ERROR, "lost", id=self._source.shown(job.message.native_id), exc_info=error)
             return None
         return outcome
-
-    def _settle(self, message: HeldMessage, outcome: Outcome, seconds: float = 0.0) -> None:
-        counter = _COUNTERS.get(type(outcome), "failed_job_count")
-
-        def settle() -> bool:
-            if not isinstance(outcome, Completed):
-                if not self._messages.holds(self.name, message.entry):
-                    return False
-                with self._messages.settling(self.name, message.entry):
-                    self._backend.settle(outcome)
-            return self._messages.acknowledge(self.name, message.entry, counter, seconds)
-
-        if not self._insist(settle):
-            log_event(logger, logging.WARNING, "fenced", id=self._shown(message.native_id), reason=FENCED)
 
     def _insist(self, action: Callable[[], T]) -> T:
         """Do it, again and again while Redis is away: what ran must not count as a crash.
 
         Raises what the action raises if the worker is to stop; what it holds then goes back when its lease ends.
         """
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return action()
-            except (RedisError, EnqueueError) as error:
-                if self.is_told_to_stop:
-                    raise
-                log_event(logger, logging.WARNING, "goes on", pause=pause, reason=error, worker=self.name)
-                self._wake.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _shown(self, native_id: str) -> str:
-        return self._messages.names.job_id(native_id) or native_id
+        goes_on = lambda: not self.is_told_to_stop  # noqa: E731
+        return insist(action, goes_on=goes_on, wait=self._wake.wait, away=_AWAY, worker=self.name)
 
     def _native_queue(self, name: str) -> Queue:
         return Queue(name, connection=self._backend.client, serializer=EnvelopeSerializer)
@@ -369,11 +353,9 @@ _KEPT_OPTIONS: Final = (
     *("default_worker_ttl", "worker_ttl", "maintenance_interval", "job_monitoring_interval"),
     *("log_job_description", "prepare_for_work", "exception_handlers"),
 )
-_COUNTERS: Final[Mapping[type, str]] = {Completed: "successful_job_count", Deferred: ""}
+_AWAY: Final = (RedisError, EnqueueError)
 _PAUSE_AFTER_EARLY: Final = 1.0
 _SHORTEST_POLL: Final = 0.01
 _LONGEST_POLL: Final = 0.1
 _LONGEST_TICK: Final = 0.2
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
 _YEAR: Final = 365 * 86_400

@@ -308,7 +308,8 @@ def test_a_redis_that_comes_and_goes_loses_and_repeats_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("anyjob_rq.worker._FIRST_PAUSE", 0.001)
+    for module in ("absence", "keeper"):
+        monkeypatch.setattr(f"anyjob.run.{module}.FIRST_PAUSE", 0.001)
     ran: list[Any] = []
 
     def note(word: int) -> None:

@@ -48,16 +48,18 @@ class ClaimKeeper:
         queues: Sequence[str] | None = None,
         lease: float = DEFAULT_LEASE,
         insists: Callable[[], bool] = lambda: True,
+        away: tuple[type[Exception], ...] = (Exception,),
         wake: Callable[[], None] | None = None,
     ) -> None:
-        """`queues` are those to claim from, None: all; `lease` is in seconds; `insists` says whether to settle later;
-        `wake` is called if jobs were rescued.
+        """`queues` are those to claim from, None: all; `lease` is in seconds; `insists` says whether to settle later,
+        after what errors of the source `away`; `wake` is called if jobs were rescued.
         """
         self._source = source = callable_anywhere(source)
         self._executor = executor
         self._queues = queues
         self._lease = timedelta(seconds=lease)
         self._insists = insists
+        self._away = away
         self._wake = wake
         self._thread: RecurringThread | None = None
         # What a source can't do in one step is done by each thread for itself.
@@ -210,7 +212,7 @@ class ClaimKeeper:
         """Settle once the server is back, and keep the lease meanwhile. Nobody knows what the lost call did."""
         pause, refused_for = FIRST_PAUSE, 0.0
         try:
-            while self._insists() and not self._closed and refused_for < _PATIENCE:
+            while self._goes_on(error) and refused_for < _PATIENCE:
                 refused_for += 0.0 if _is_absence(error) else pause
                 known = {"reason": error} if isinstance(error, AnyjobError) else {"exc_info": error}
                 log_event(logger, logging.WARNING, "not settled", id=claim.id, pause=pause, **known)
@@ -227,6 +229,9 @@ class ClaimKeeper:
             raise error
         finally:
             self.forget(claim)
+
+    def _goes_on(self, error: Exception) -> bool:
+        return isinstance(error, self._away) and not self._closed and self._insists()
 
     def _pause(self, seconds: float) -> None:
         clock = self._source.clock

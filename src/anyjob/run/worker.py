@@ -202,9 +202,11 @@ class JobWorker:
     ) -> None:
         self.stop()
 
-    def _keeper(self, **more: Callable[[], bool]) -> ClaimKeeper:
+    def _keeper(self, insists: Callable[[], bool] = lambda: True) -> ClaimKeeper:
         queues = self._options.queues
-        return ClaimKeeper(self._source, self._executor, queues=queues, lease=self._lease, wake=self.wake, **more)
+        return ClaimKeeper(
+            self._source, self._executor, queues=queues, lease=self._lease, wake=self.wake, insists=insists
+        )
 
     def _serve(self, shift: _Shift) -> None:
         pause, claim, seen = FIRST_PAUSE, None, None
