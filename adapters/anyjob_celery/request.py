@@ -18,8 +18,9 @@ from celery.exceptions import Terminated
 from celery.worker.state import task_ready
 
 from anyjob.base.errors import EnqueueError, JobTimeLimitError
-from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.base.log import JobLogger, log_event
 from anyjob.define.retry import GiveUp
+from anyjob.run.claim_log import log_fenced
 from anyjob.seams.outcome import Outcome
 from anyjob_celery.private import RequestParts
 from anyjob_celery.tracing import added_in, error_in, outcome_in
@@ -94,7 +95,7 @@ class JobRequest(RequestParts):
             self.task.stop.handed_back |= self.task.is_stopping()
             return False
         if not held:
-            log_event(logger, logging.WARNING, "fenced", id=self.id, reason=FENCED)
+            log_fenced(self.id)
             self.acknowledged = True  # there is nothing to acknowledge
         self.acknowledge()
         return bool(held)

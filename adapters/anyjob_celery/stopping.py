@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import signal
@@ -18,9 +17,10 @@ from celery import bootsteps, signals
 from celery.worker.request import Request
 from celery.worker.state import active_requests, reserved_requests
 
-from anyjob.base.log import JobLogger, log_event
+from anyjob.base.log import JobLogger
+from anyjob.run.claim_log import log_released
 from anyjob.run.executor import JobExecutor
-from anyjob.run.stopping import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK, end_at_once
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.private import is_told_to_end
 from anyjob_celery.request import JobRequest
@@ -157,11 +157,9 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
     except Exception:
         logger.exception("what is held comes back when the broker misses this worker")
     for request in held:
-        log_event(logger, logging.WARNING, "released", id=request.id, reason="it still ran")
+        log_released(request.id)
         request.tell_released()
-    options.executor.end_process()
-    logging.shutdown()
-    os._exit(options.stop.exit_code)
+    end_at_once(options.executor, options.stop.exit_code)
 
 
 def _held() -> Sequence[JobRequest]:

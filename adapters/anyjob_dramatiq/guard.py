@@ -11,7 +11,8 @@ from dramatiq.middleware import Retries
 
 from anyjob.base.envelope import JobEnvelope, read_envelope
 from anyjob.base.errors import EnqueueError, EnvelopeError
-from anyjob.base.log import JobLogger, log_event
+from anyjob.base.log import JobLogger
+from anyjob.run.absence import insist
 from anyjob.run.executor import JobExecutor
 from anyjob.run.stopping import HANDED_BACK
 from anyjob.run.supervisor import say_up
@@ -131,15 +132,10 @@ class JobGuard(Middleware):
         return self._executor.execute(delivery.raw, stop=self._stop)
 
     def _settle(self, outcome: Outcome) -> None:
-        while True:
-            try:
-                self._backend.settle(outcome)
-            except EnqueueError as error:
-                if self._stop.wait(_PAUSE):
-                    raise
-                log_event(logger, logging.WARNING, "goes on", pause=_PAUSE, reason=error)
-            else:
-                return
+        def settle() -> None:
+            self._backend.settle(outcome)
+
+        insist(settle, goes_on=lambda: not self._stop.is_set(), wait=self._stop.wait, away=(EnqueueError,))
 
 
 def _bytes_of(argument: object) -> bytes:
@@ -156,6 +152,3 @@ def _envelope_of(message: MessageProxy) -> JobEnvelope | None:
     except EnvelopeError:
         return None
     return envelope if envelope.id == message.message_id else None
-
-
-_PAUSE = 1.0

@@ -7,7 +7,6 @@ to. A message is taken when a thread is free to begin it: whatever is held when 
 
 from __future__ import annotations
 
-import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -17,7 +16,9 @@ from typing import Any, Final, TypeVar
 from dramatiq import Consumer, Message, MessageProxy
 
 from anyjob.base.errors import EnqueueError
-from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.base.log import JobLogger
+from anyjob.run.absence import insist, log_pause
+from anyjob.run.claim_log import log_fenced, log_not_settled
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.private import error_of
 
@@ -144,16 +145,7 @@ class JobIntake:
 
         Raises `EnqueueError` once the time to stop is up; what is held then goes back in the server's own time.
         """
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return action()
-            except EnqueueError as error:
-                if self.over.is_set():
-                    raise
-                log_event(logger, logging.WARNING, "goes on", pause=pause, reason=error)
-                self.over.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+        return insist(action, goes_on=lambda: not self.over.is_set(), wait=self.over.wait, away=(EnqueueError,))
 
     def _wait(self) -> None:
         with self._changed:
@@ -168,7 +160,7 @@ class JobIntake:
         try:
             taken = self.source.take(queues, self._threads - self._busy)
         except EnqueueError as error:
-            log_event(logger, logging.WARNING, "goes on", pause=_PAUSE, reason=error)
+            log_pause(error, _PAUSE)
             self.stop.wait(_PAUSE)
             return
         with self._changed:
@@ -215,9 +207,9 @@ class JobConsumer(Consumer):
 
         try:
             if not self._intake.insist(end):
-                log_event(logger, logging.WARNING, "fenced", id=delivery.id, reason=FENCED)
+                log_fenced(delivery.id)
         except EnqueueError as error:
-            log_event(logger, logging.WARNING, "not settled", id=delivery.id, reason=error)
+            log_not_settled(delivery.id, error)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         self._intake.source.give_back(*(message.args[0] for message in messages))
@@ -234,5 +226,3 @@ def _why(message: MessageProxy) -> str:
 _MOMENT: Final = 0.005
 _LONGEST_WAIT: Final = 0.2
 _PAUSE: Final = 1.0
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -16,9 +15,10 @@ from typing import Any, Final
 from dramatiq import Broker, MessageProxy, Middleware, Worker
 
 from anyjob.base.errors import EnqueueError
-from anyjob.base.log import JobLogger, log_event
+from anyjob.base.log import JobLogger
+from anyjob.run.claim_log import log_released
 from anyjob.run.executor import JobExecutor
-from anyjob.run.stopping import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK, end_at_once, stop_in_time
 from anyjob.run.supervisor import say_up
 from anyjob_dramatiq.intake import JobIntake
 from anyjob_dramatiq.private import Processor, boot_event, consumer_of, surround, threads_of
@@ -138,17 +138,21 @@ class JobLifecycle(Middleware):
     def _stop_in_time(self) -> None:
         self._received.get()
         self._intake.begin_stop()
-        log_event(logger, logging.INFO, "stopping", timeout=float(self._stop_timeout))
+        stop_in_time(
+            self._executor, self._intake.stop, self._stop_timeout, ended=self._has_ended, hand_back=self._end_at_once
+        )
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Wait so long, or until a signal hurries us; return whether the worker has shut down."""
         with suppress(Empty):
-            if self._received.get(timeout=self._stop_timeout) is None:
-                return
+            if self._received.get(timeout=seconds) is None:
+                return True
         self._intake.handed_back |= bool(self._intake.running)
-        self._executor.cancel_async_jobs(self._intake.stop)
-        with suppress(Empty):
-            if self._received.get(timeout=_GRACE) is None:
-                return
+        return False
+
+    def _end_at_once(self) -> None:
         self._leave()
-        os._exit(HANDED_BACK if self._intake.handed_back else 0)  # threads that go on regardless keep nothing alive
+        end_at_once(self._executor, HANDED_BACK if self._intake.handed_back else 0)
 
     def _leave(self) -> None:
         self._intake.over.set()
@@ -157,7 +161,7 @@ class JobLifecycle(Middleware):
             self._executor.tell("released", delivery.raw)
         try:
             for job_id in self._intake.source.give_back_all():
-                log_event(logger, logging.WARNING, "released", id=job_id, reason="it still ran")
+                log_released(job_id)
             self._intake.source.close()
         except EnqueueError as error:  # the lease will end by itself
             logger.warning("left without a word: %s", error)
@@ -170,4 +174,3 @@ _SIGNALS: Final = [
 _LONGEST_WAIT: Final = 200
 _SOON: Final = 0.001
 _LOOK_EVERY: Final = 0.5
-_GRACE: Final = 1.0

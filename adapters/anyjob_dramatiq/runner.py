@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -12,7 +11,8 @@ from dramatiq.middleware import SkipMessage
 from anyjob.base.envelope import MAX_ERROR_LENGTH
 from anyjob.base.error_text import describe_error
 from anyjob.base.errors import AnyjobError, EnqueueError
-from anyjob.base.log import JobLogger, log_event
+from anyjob.base.log import JobLogger
+from anyjob.run.claim_log import log_not_settled
 from anyjob.run.executor import JobExecutor
 from anyjob.seams.outcome import Abandoned, Completed, Outcome, Retry
 from anyjob_dramatiq.frame import Delivery
@@ -58,7 +58,7 @@ class JobRunner:
             self._intake.insist(lambda: self._settle_if_held(delivery, outcome))
         except EnqueueError as error:
             delivery.released = self._intake.handed_back = True
-            log_event(logger, logging.WARNING, "not settled", id=delivery.id, reason=error)
+            log_not_settled(delivery.id, error)
             return
         delivery.again = isinstance(outcome, Retry)
         raise_error(outcome)

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from datetime import timedelta
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from anyjob.base.clock import deadline_in
 from anyjob.base.errors import AnyjobError, DuplicateJobIdError
 from anyjob.base.forks import in_each_process
-from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.base.log import JobLogger, log_event
 from anyjob.run.absence import FIRST_PAUSE, next_pause
+from anyjob.run.claim_log import log_fenced, log_not_settled, log_released, log_rescued
 from anyjob.run.combining import Combiner
 from anyjob.run.executor import JobExecutor
 from anyjob.run.one_thread import callable_anywhere
@@ -21,7 +22,7 @@ from anyjob.run.recurring import RecurringThread
 from anyjob.seams.outcome import Outcome
 from anyjob.seams.source import DEFAULT_LEASE, JobClaim, JobSource
 
-__all__ = ["ClaimKeeper", "log_fenced"]
+__all__ = ["ClaimKeeper"]
 
 logger = JobLogger("anyjob.worker")
 
@@ -166,8 +167,7 @@ class ClaimKeeper:
         lost = self._source.recover()
         for job in lost:
             expired = None if job.expired_for is None else float(job.expired_for)
-            facts: dict[str, Any] = {"lost_by": job.worker, "lease_expired": expired, "reason": "its worker vanished"}
-            log_event(logger, logging.WARNING, "rescued", id=job.id, **facts)
+            log_rescued(job.id, lost_by=job.worker, lease_expired=expired)
             self._executor.tell("lost", job.raw)
         if lost and self._wake is not None:
             self._wake()
@@ -182,7 +182,7 @@ class ClaimKeeper:
         left = self.held
         self._let_go(left)
         for claim in left:
-            log_event(logger, logging.WARNING, "released", id=claim.id, reason="it still ran")
+            log_released(claim.id)
             self._executor.tell("released", claim.raw)
         return left
 
@@ -214,8 +214,7 @@ class ClaimKeeper:
         try:
             while self._goes_on(error) and refused_for < _PATIENCE:
                 refused_for += 0.0 if _is_absence(error) else pause
-                known = {"reason": error} if isinstance(error, AnyjobError) else {"exc_info": error}
-                log_event(logger, logging.WARNING, "not settled", id=claim.id, pause=pause, **known)
+                log_not_settled(claim.id, error, pause=pause)
                 self._pause(pause)
                 pause = next_pause(pause)
                 try:
@@ -239,11 +238,6 @@ class ClaimKeeper:
         with self._changed:
             while not self._closed and clock.monotonic() < until:
                 clock.wait(self._changed, until)
-
-
-def log_fenced(job_id: str) -> None:
-    """Log that the outcome of a job was not settled, for somebody else has it by now."""
-    log_event(logger, logging.WARNING, "fenced", id=job_id, reason=FENCED)
 
 
 def _is_absence(error: Exception) -> bool:

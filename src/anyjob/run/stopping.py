@@ -33,19 +33,22 @@ def stop_in_time(
     """Wait `timeout` seconds for the jobs that were executed with `stop`, which is set; return whether they ended.
 
     `ended` waits so long and tells. If they did not, async ones are cancelled, all get a second more, and `hand_back`
-    is called. `running` is how many they are, for the log.
+    is called if that was not enough. `running` is how many they are, for the log.
     """
     log_event(logger, logging.INFO, "stopping", running=running, timeout=float(timeout))
     if ended(timeout):
         return True
     executor.cancel_async_jobs(stop)
-    ended(_GRACE)
-    hand_back()
+    if not ended(_GRACE):
+        hand_back()
     return False
 
 
 def end_at_once(executor: JobExecutor, code: int) -> NoReturn:
     """End the process whatever its threads do: nothing else ends a job that doesn't want to."""
     executor.end_process()
-    logging.shutdown()
+    # In a thread: whoever still runs may hold the lock of a handler.
+    flush = threading.Thread(target=logging.shutdown, name="anyjob-flush", daemon=True)
+    flush.start()
+    flush.join(_GRACE)
     os._exit(code)
