@@ -15,8 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from anyjob.base.log import JobLogger, log_event
-from anyjob.seams.outcome import Abandoned, Completed, Outcome
-from anyjob.seams.outcome import Retry as RetryOutcome
+from anyjob.seams.outcome import Completed, Deferred, Outcome
 from anyjob_celery.private import TaskParts, Tracer
 
 __all__ = ["LED_TO", "LedTo", "TracedTask", "added_in", "error_in", "outcome_in"]
@@ -62,9 +61,9 @@ class TracedTask(TaskParts):
             return trace_ok_t(None, None, traced.runtime, traced.retstr)
         if told is None:
             told = _told(error)
-        told.outcome = replace(outcome, error=None) if isinstance(outcome, Abandoned | RetryOutcome) else outcome
+        told.outcome = replace(outcome, error=None)  # which need not go through a pipe
         told.added = led_to.added
-        told.exception = _shown(error_in(told), getattr(outcome, "error", None))
+        told.exception = _shown(error_in(told), None if isinstance(outcome, Deferred) else outcome.error)
         told.type = type(told.exception)
         return trace_ok_t(told, traced.info or TraceInfo(FAILURE), traced.runtime, None)
 
