@@ -169,7 +169,7 @@ class FolderStore(JobStore):
                 if file is None:
                     lost.append(claim)
                 else:
-                    _write(file, replace(_read(file), **self._from_now(lease)))
+                    self._write(file, replace(_read(file), **self._from_now(lease)))
         return lost
 
     def recover(self) -> Sequence[LostJob]:
@@ -235,7 +235,7 @@ class FolderStore(JobStore):
     def _next_number(self) -> int:
         counter = self._folder / "number"
         number = int(counter.read_text()) + 1 if counter.exists() else 1
-        counter.write_text(str(number))
+        self._replace(counter, str(number).encode())
         return number
 
     def _names(self, *folders: str) -> Iterable[str]:
@@ -247,16 +247,17 @@ class FolderStore(JobStore):
     def _free(self, envelope: JobEnvelope) -> None:
         due = envelope.due_at or envelope.first_due_at
         place = f"{95 - envelope.priority}.{_microseconds(due):020}.{self._next_number():012}"
-        (self._folder / "free" / f"{place}.{envelope.queue}.{envelope.id}").write_bytes(write_envelope(envelope))
+        file = self._folder / "free" / f"{place}.{envelope.queue}.{envelope.id}"
+        self._replace(file, write_envelope(envelope))
 
     def _park(self, raw: bytes, failure: JobFailure, job_id: str) -> None:
         home = f"parked/{self._next_number():012}.{job_id}"
-        _write(self._folder / home, Record(raw, home, failure))
+        self._write(self._folder / home, Record(raw, home, failure))
 
     def _hold(self, path: str, worker: str, lease: timedelta, *, running: bool) -> JobClaim:
         held = replace(self._record(path), token=self._next_number(), worker=worker, running=running)
         record = replace(held, **self._from_now(lease))
-        _write(self._folder / "held" / Path(path).name, record)
+        self._write(self._folder / "held" / Path(path).name, record)
         (self._folder / path).unlink()
         return JobClaim(_id(path), record.raw, record.token)
 
@@ -268,10 +269,18 @@ class FolderStore(JobStore):
     def _put_back(self, file: Path, record: Record) -> None:
         home = self._folder / record.home
         if record.home.startswith("parked/"):
-            _write(home, Record(record.raw, record.home, record.failure))
+            self._write(home, Record(record.raw, record.home, record.failure))
         else:
-            home.write_bytes(record.raw)
+            self._replace(home, record.raw)
         file.unlink()
+
+    def _write(self, file: Path, record: Record) -> None:
+        self._replace(file, msgspec.json.encode(record))
+
+    def _replace(self, file: Path, content: bytes) -> None:
+        new = self._folder / "new"  # whole or not at all, though the process be killed; under the lock, nobody else's
+        new.write_bytes(content)
+        new.rename(file)
 
     def _record(self, path: str) -> Record:
         file = self._folder / path
@@ -337,10 +346,6 @@ def _id(path: str) -> str:
 
 def _read(file: Path) -> Record:
     return _decoder.decode(file.read_bytes())
-
-
-def _write(file: Path, record: Record) -> None:
-    file.write_bytes(msgspec.json.encode(record))
 
 
 _decoder = msgspec.json.Decoder(Record)
