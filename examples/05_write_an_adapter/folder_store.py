@@ -7,7 +7,7 @@ A job is a file. Its name says where it stands in line, so that listing a folder
     parked/<number>.<id>                                  given up; the content has the reason too
 
 One lock file makes every operation atomic. Leases end by the machine's monotonic clock, which is one for all its
-processes and which nobody sets. It is an example: 200 lines, no index, no fsync.
+processes and which nobody sets. It is an example: no index, no fsync.
 """
 
 from __future__ import annotations
