@@ -23,13 +23,14 @@ class Layout(ABC):
 
     `lua` is the text of functions, which find the store's `ns` (what its keys begin with), `now`, `fits`, `read` and
     `write`. A due time is in microseconds, as text; `seq` is a number that no other job has; the order of a level is
-    that of (due, seq). None but `put_waiting`, `remove_waiting` and `pop_waiting` writes.
+    that of (due, seq). None but `put_waiting`, `remove_waiting`, `pop_waiting`, `forget_held` and `first_due` writes.
 
     - `level_fits(queue, level)`: whether the keys of a level can be used (`fits` of each).
     - `key_of(queue, level)`: the key that `key` returns.
     - `put_waiting(queue, level, due, seq, id, message, back)`: puts a job at its place in the order; `back`: it was
       there before. Returns the message if the store is to keep it beside the job's id, '' if this keeps it.
-    - `first_due(queue, level, now)`: returns the first that is due by then, and its due time; or nothing.
+    - `first_due(queue, level, now)`: returns the first that is due by then, and its due time; or nothing, as where the
+      keys can't be used.
     - `pop_waiting(queue, level, first)`: removes what `first_due` returned. Returns the id, and the message if this
       kept it; no id for what is not a job.
     - `remove_waiting(queue, level, due, seq, id)`: removes a job. Returns whether it was there, and the message as
@@ -72,24 +73,6 @@ class Layout(ABC):
         return count_loss_in(message)
 
 
-class SortedLayout(Layout):
-    """A sorted set for each level of a queue, of what is due and of what is due later: `<ns>:mail.high`.
-
-    Nothing has to be promoted, an id goes back to its very place, and the order is exact. The score is the due time;
-    a member is the sequence number and the id.
-    """
-
-    @property
-    def lua(self) -> str:  # type: ignore[override]
-        return _SORTED
-
-    def walk(self, client: Any, root: str, queue: str, level: str) -> Iterator[str]:
-        key, start = self.key(root, queue, level), 0
-        while chunk := client.zrange(key, start, start + CHUNK - 1):
-            yield from (each.decode("utf-8", "replace").partition(" ")[2] for each in chunk)
-            start += len(chunk)
-
-
 _SORTED: Final = (
     KEY_OF
     + """
@@ -100,8 +83,8 @@ local function put_waiting(queue, level, due, seq, id, message)
     return message
 end
 local function first_due(queue, level, now)
-    local found = redis.call('ZRANGEBYSCORE', key_of(queue, level), '-inf', now, 'WITHSCORES', 'LIMIT', 0, 1)
-    return found[1], found[2]
+    local found = try('zset', key_of(queue, level), 'ZRANGEBYSCORE', '-inf', now, 'WITHSCORES', 'LIMIT', 0, 1)
+    if found then return found[1], found[2] end
 end
 local function pop_waiting(queue, level, first)
     redis.call('ZREM', key_of(queue, level), first)
@@ -122,3 +105,19 @@ local function count_waiting(queue, level, now)
 end
 """
 )
+
+
+class SortedLayout(Layout):
+    """A sorted set for each level of a queue, of what is due and of what is due later: `<ns>:mail.high`.
+
+    Nothing has to be promoted, an id goes back to its very place, and the order is exact. The score is the due time;
+    a member is the sequence number and the id.
+    """
+
+    lua = _SORTED
+
+    def walk(self, client: Any, root: str, queue: str, level: str) -> Iterator[str]:
+        key, start = self.key(root, queue, level), 0
+        while chunk := client.zrange(key, start, start + CHUNK - 1):
+            yield from (each.decode("utf-8", "replace").partition(" ")[2] for each in chunk)
+            start += len(chunk)

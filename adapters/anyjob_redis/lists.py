@@ -12,38 +12,9 @@ from anyjob_redis.places import CHUNK
 __all__ = ["ListLayout"]
 
 
-class ListLayout(Layout):
-    """A list of ids, the hash `<list>.msgs` of messages, and the sorted set `<list>.later` of what is due later.
-
-    What is due later goes to its list when its level is looked at. A mark stands in a list for an id that an operator
-    holds. What goes back, and what comes late, gets its place among the next hundred: with more than that in between,
-    it is in front, or behind.
-    """
-
-    lua = ""  # below
-
-    def walk(self, client: Any, root: str, queue: str, level: str) -> Iterator[str]:
-        key, start = self.key(root, queue, level), 0
-        while chunk := client.lrange(key, start, start + CHUNK - 1):
-            yield from (each.decode("utf-8", "replace") for each in chunk if not each.startswith(_MARK))
-            start += len(chunk)
-        start = 0
-        while chunk := client.zrange(f"{key}.later", start, start + CHUNK - 1):
-            yield from (each.decode("utf-8", "replace") for each in chunk)
-            start += len(chunk)
-
-    def messages(self, client: Any, root: str, waiting: Sequence[tuple[bytes, str, str]]) -> Sequence[bytes | None]:
-        found: dict[bytes, bytes | None] = {}
-        for (queue, level), jobs in groupby(sorted(waiting, key=lambda job: job[1:]), key=lambda job: job[1:]):
-            ids = [job_id for job_id, _, _ in jobs]
-            messages = client.hmget(f"{self.key(root, queue, level)}.msgs", ids)
-            found.update(zip(ids, messages, strict=True))
-        return [found[job_id] for job_id, _, _ in waiting]
-
-
 _MARK: Final = b"held "
 
-ListLayout.lua = (
+_LISTS: Final = (
     KEY_OF
     + f"local mark = '{_MARK.decode()}'\n"
     + """
@@ -111,6 +82,7 @@ local function put_waiting(queue, level, due, seq, id, message, back)
     return ''
 end
 local function first_due(queue, level)
+    if not level_fits(queue, level) then return end
     promote(queue, level)
     while true do
         local item = redis.call('LINDEX', key_of(queue, level), 0)
@@ -155,3 +127,32 @@ local function is_counted(queue, level, id)
 end
 """
 )
+
+
+class ListLayout(Layout):
+    """A list of ids, the hash `<list>.msgs` of messages, and the sorted set `<list>.later` of what is due later.
+
+    What is due later goes to its list when its level is looked at. A mark stands in a list for an id that an operator
+    holds. What goes back, and what comes late, gets its place among the next hundred: with more than that in between,
+    it is in front, or behind.
+    """
+
+    lua = _LISTS
+
+    def walk(self, client: Any, root: str, queue: str, level: str) -> Iterator[str]:
+        key, start = self.key(root, queue, level), 0
+        while chunk := client.lrange(key, start, start + CHUNK - 1):
+            yield from (each.decode("utf-8", "replace") for each in chunk if not each.startswith(_MARK))
+            start += len(chunk)
+        start = 0
+        while chunk := client.zrange(f"{key}.later", start, start + CHUNK - 1):
+            yield from (each.decode("utf-8", "replace") for each in chunk)
+            start += len(chunk)
+
+    def messages(self, client: Any, root: str, waiting: Sequence[tuple[bytes, str, str]]) -> Sequence[bytes | None]:
+        found: dict[bytes, bytes | None] = {}
+        for (queue, level), jobs in groupby(sorted(waiting, key=lambda job: job[1:]), key=lambda job: job[1:]):
+            ids = [job_id for job_id, _, _ in jobs]
+            messages = client.hmget(f"{self.key(root, queue, level)}.msgs", ids)
+            found.update(zip(ids, messages, strict=True))
+        return [found[job_id] for job_id, _, _ in waiting]

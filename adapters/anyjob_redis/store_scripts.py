@@ -73,10 +73,9 @@ end
 )
 
 _FUNCTIONS: Final = """
-local function store_fits()
-    return fits('hash', jobs) and fits('zset', order) and fits('zset', leases) and fits('zset', parked)
-        and fits('hash', failures) and fits('zset', copies) and fits('set', ns .. ':queues')
-end
+local function claims_fit() return fits('hash', jobs) and fits('zset', order) and fits('zset', leases) end
+local function parked_fit() return fits('zset', parked) and fits('hash', failures) and fits('zset', copies) end
+local function store_fits() return claims_fit() and parked_fit() and fits('set', ns .. ':queues') end
 local function known_queues()
     local names = {}
     for _, name in ipairs(redis.call('SMEMBERS', ns .. ':queues')) do
@@ -86,7 +85,7 @@ local function known_queues()
     return names
 end
 local function queues_from(first)
-    if ARGV[first] == '*' then return known_queues() end
+    if ARGV[first] == '*' then return fits('set', ns .. ':queues') and known_queues() or {} end
     return {unpack(ARGV, first)}
 end
 local number
@@ -118,6 +117,7 @@ local function drop(id)
 end
 local function drop_parked(id)
     drop(id)
+    if not parked_fit() then return end
     redis.call('HDEL', failures, id)
     redis.call('ZREM', parked, id)
     redis.call('ZREM', copies, id)
@@ -190,8 +190,9 @@ CLAIM: Final = """
 local ended, at = tonumber(ARGV[3]), 4
 local width = {done = 3, put = 8, park = 5}
 local limit
-if store_fits() then
+if claims_fit() then
     for _ = 1, ended do
+        if ARGV[at + 2] ~= 'done' then store_fits() end
         if ARGV[at + 2] == 'put' then level_fits(ARGV[at + 4], ARGV[at + 5]) end
         at = at + width[ARGV[at + 2]]
     end
@@ -261,17 +262,13 @@ local function take(queue, level, first)
     told[#told + 1], told[#told + 2], told[#told + 3] = id, token, message
     claimed = claimed + 1
 end
+local firsts, dues = {}, {}
+local function is_before(one, other)
+    local due, others = tonumber(dues[one]), tonumber(dues[other])
+    return due < others or due == others and firsts[one] < firsts[other]
+end
 for _, level in ipairs(levels) do
-    local firsts, dues = {}, {}
-    local function look(name)
-        firsts[name], dues[name] = nil, nil
-        if level_fits(name, level) then firsts[name], dues[name] = first_due(name, level, now) end
-    end
-    for _, name in ipairs(names) do look(name) end
-    local function is_before(one, other)
-        local due, others = tonumber(dues[one]), tonumber(dues[other])
-        return due < others or due == others and firsts[one] < firsts[other]
-    end
+    for _, name in ipairs(names) do firsts[name], dues[name] = first_due(name, level, now) end
     while claimed < limit do
         local best
         for _, name in ipairs(names) do
@@ -279,7 +276,7 @@ for _, level in ipairs(levels) do
         end
         if not best then break end
         take(best, level, firsts[best])
-        look(best)
+        if claimed < limit then firsts[best], dues[best] = first_due(best, level, now) end
     end
     if claimed == limit then break end
 end
