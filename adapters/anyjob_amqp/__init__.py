@@ -3,8 +3,7 @@
 from anyjob_amqp.backend import AmqpBackend, AmqpQueuesBackend, message_of
 from anyjob_amqp.capabilities import NATIVES_CAN, KnownQueues, NotedNames, capabilities_of
 from anyjob_amqp.consumer import AmqpConsumer
-from anyjob_amqp.consuming import HEARTBEAT
-from anyjob_amqp.deliveries import AmqpDelivery
+from anyjob_amqp.consuming import HEARTBEAT, AmqpDelivery
 from anyjob_amqp.inspector import AmqpInspector, ReadMessage, body_of, jobs_in
 from anyjob_amqp.links import Link, Links, refuse_unknown_options
 from anyjob_amqp.moves import MoveJournal

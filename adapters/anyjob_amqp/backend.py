@@ -20,8 +20,7 @@ from anyjob.seams.natives import ReadNative
 from anyjob.seams.outcome import JobFailure
 from anyjob_amqp.capabilities import KnownQueues, capabilities_of
 from anyjob_amqp.consumer import AmqpConsumer
-from anyjob_amqp.consuming import HEARTBEAT
-from anyjob_amqp.deliveries import AmqpDelivery
+from anyjob_amqp.consuming import HEARTBEAT, AmqpDelivery
 from anyjob_amqp.inspector import AmqpInspector, jobs_in
 from anyjob_amqp.links import Links, refuse_unknown_options
 from anyjob_amqp.moves import MoveJournal

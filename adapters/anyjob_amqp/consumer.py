@@ -15,9 +15,9 @@ from anyjob.base.error_text import describe_error
 from anyjob.base.errors import EnqueueError
 from anyjob.base.forks import in_each_process
 from anyjob.base.log import JobLogger, log_event
-from anyjob_amqp.consuming import HEARTBEAT, ConsumerLink
+from anyjob_amqp.consuming import HEARTBEAT, AmqpDelivery, ConsumerLink
 from anyjob_amqp.deadline import Deadline
-from anyjob_amqp.deliveries import AmqpDelivery, KnownDeliveries
+from anyjob_amqp.deliveries import KnownDeliveries
 from anyjob_amqp.links import AMQP_ERRORS, Links
 
 __all__ = ["AmqpConsumer"]

@@ -1,4 +1,4 @@
-"""One connection that consumes: a thread reads it, any thread acknowledges over it."""
+"""One connection that consumes, and what it delivers: a thread reads it, any thread acknowledges over it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from hashlib import blake2b
 from itertools import takewhile
 from time import monotonic
 from typing import Any, Final
@@ -14,16 +15,39 @@ from typing import Any, Final
 from amqp import Message
 
 from anyjob_amqp.deadline import Deadline
-from anyjob_amqp.deliveries import AmqpDelivery
 from anyjob_amqp.links import AMQP_ERRORS
 from anyjob_amqp.private import socket_of
 from anyjob_amqp.server import RabbitServer
+from anyjob_amqp.undecodable import fault_in
 
-__all__ = ["HEARTBEAT", "ConsumerLink"]
+__all__ = ["HEARTBEAT", "AmqpDelivery", "ConsumerLink"]
 
 HEARTBEAT: Final = 60
 """Seconds, whatever the server would like. RabbitMQ ends a connection that was silent for two of them, and the last
 sign of life may be half of one old when a job takes the interpreter's lock."""
+
+
+class AmqpDelivery:
+    """One message that this process holds, and what acknowledges it: a link and a tag."""
+
+    __slots__ = ("body", "digest", "ended", "fault", "id", "link", "lock", "priority", "queue", "redelivered", "tag")
+
+    def __init__(self, message: Message, queue: str, link: ConsumerLink) -> None:
+        self.queue = queue
+        """The logical one from which it came."""
+        self.body = bytes(message.body or b"")  # of none at all it is an empty text
+        self.digest = blake2b(self.body, digest_size=16).digest()
+        self.id = str(message.properties.get("message_id") or f"tag-{message.delivery_tag}")
+        self.priority = int(message.properties.get("priority") or 0)
+        self.redelivered = bool(message.delivery_info["redelivered"])
+        self.fault = fault_in(message.headers)
+        """Why it must not run: a part of it can't be decoded."""
+        self.link = link
+        self.tag = int(message.delivery_tag)
+        self.ended = False
+        """It was acknowledged, or given back: it is nobody's business here any more."""
+        self.lock = threading.Lock()
+        """Held while it is settled, and while it is given back: both would leave two of its job."""
 
 
 class ConsumerLink:

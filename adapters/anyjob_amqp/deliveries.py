@@ -1,4 +1,4 @@
-"""Messages that were delivered to a worker's process, and how they are known when they are delivered to it again.
+"""How messages that were delivered to a worker's process are known when they are delivered to it again.
 
 A job that keeps the interpreter's lock leaves no time for heartbeats: RabbitMQ closes the connection under it, and
 delivers the message again, often to this very process, in which its job still runs, or has just ended. It must not run
@@ -7,41 +7,12 @@ beside itself, nor anew.
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from amqp import Message
+from anyjob_amqp.consuming import AmqpDelivery, ConsumerLink
 
-from anyjob_amqp.undecodable import fault_in
-
-if TYPE_CHECKING:
-    from anyjob_amqp.consuming import ConsumerLink
-
-__all__ = ["AmqpDelivery", "KnownDeliveries"]
-
-
-class AmqpDelivery:
-    """One message that this process holds, and what acknowledges it: a link and a tag."""
-
-    __slots__ = ("body", "digest", "ended", "fault", "id", "link", "lock", "priority", "queue", "redelivered", "tag")
-
-    def __init__(self, message: Message, queue: str, link: ConsumerLink) -> None:
-        self.queue = queue
-        """The logical one from which it came."""
-        self.body = bytes(message.body or b"")  # of none at all it is an empty text
-        self.digest = blake2b(self.body, digest_size=16).digest()
-        self.id = str(message.properties.get("message_id") or f"tag-{message.delivery_tag}")
-        self.priority = int(message.properties.get("priority") or 0)
-        self.redelivered = bool(message.delivery_info["redelivered"])
-        self.fault = fault_in(message.headers)
-        """Why it must not run: a part of it can't be decoded."""
-        self.link = link
-        self.tag = int(message.delivery_tag)
-        self.ended = False
-        """It was acknowledged, or given back: it is nobody's business here any more."""
-        self.lock = Lock()
-        """Held while it is settled, and while it is given back: both would leave two of its job."""
+__all__ = ["KnownDeliveries"]
 
 
 class KnownDeliveries:

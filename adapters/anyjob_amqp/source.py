@@ -12,7 +12,7 @@ from anyjob.base.moments import plain_moment
 from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.seams.source import JobClaim, JobSource, Listeners, LostJob
 from anyjob_amqp.consumer import AmqpConsumer
-from anyjob_amqp.deliveries import AmqpDelivery
+from anyjob_amqp.consuming import AmqpDelivery
 
 __all__ = ["AmqpSource"]
 

@@ -164,13 +164,6 @@ class OwnCeleryBackend(CeleryBackend):
         """The broker's URL, as Celery knows it."""
         return self.config.url.partition("+")[2]
 
-    def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:
-        from anyjob_celery.application import (
-            make_application,  # Celery takes 0.2 s to import, and a producer needs none
-        )
-
-        return make_application(self, executor, stop_timeout=stop_timeout)
-
     @abstractmethod
     def native_queue(self, logical: str) -> Mapping[str, Any]:
         """Return the arguments of the kombu queue for a logical one."""

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +16,7 @@ from anyjob.base.envelope import JobEnvelope, write_envelope
 from anyjob.base.error_text import describe_error
 from anyjob.base.errors import ConfigurationError, EnqueueError
 from anyjob.base.log import JobLogger, log_event
+from anyjob.base.named import NamedObject
 from anyjob.base.urls import read_object_url
 from anyjob.run.executor import JobExecutor
 from anyjob.seams.backend import BackendConfig, NativeCommand, send_one_by_one
@@ -164,18 +164,12 @@ def _find(config: BackendConfig) -> Celery:
         named = read_object_url(config.url, "app")
     except ValueError as error:
         raise ConfigurationError(f"backends.{config.alias}.url: {error}") from None
-    module_name, _, attribute = named.partition(":")
-    where = f"backends.{config.alias}.url: app={named}"
-    if not module_name:
-        raise ConfigurationError(f"{where}: name the application, as celery://?app=shop.celery:app.")
-    try:
-        found = getattr(import_module(module_name), attribute or "app", None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # something that the module imports: its own affair
-        raise ConfigurationError(f"{where}: there is no module {module_name!r} here or on the path.") from error
+    name = NamedObject(named if ":" in named else f"{named}:app", f"backends.{config.alias}.url: app")
+    if not named:
+        raise ConfigurationError(f"{name.where}: name the application, as celery://?app=shop.celery:app.")
+    found = name.load()
     if not isinstance(found, Celery):
-        raise ConfigurationError(f"{where}: {attribute or 'app'!r} is no Celery application in {module_name}.")
+        raise ConfigurationError(f"{name}: that is no Celery application.")
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from amqp import Message
 
 from anyjob.base.envelope import JobEnvelope, write_envelope
+from anyjob.run.executor import JobExecutor
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Quality
 from anyjob_amqp import (
@@ -64,6 +65,11 @@ class AmqpCeleryBackend(AmqpQueuesBackend, OwnCeleryBackend):
 
     def limits_channels(self, server: RabbitServer) -> bool:
         return limits_channels(server)
+
+    def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:
+        from anyjob_celery.application import make_application  # with Celery, which a producer needs not
+
+        return make_application(self, executor, stop_timeout=stop_timeout)
 
     def native_queue(self, logical: str) -> Mapping[str, Any]:
         from kombu import Exchange, binding  # which a producer does without

@@ -16,6 +16,7 @@ from anyjob.base.envelope import JobEnvelope
 from anyjob.base.error_text import describe_error
 from anyjob.base.errors import ConfigurationError, EnqueueError
 from anyjob.base.urls import hide_in, read_query
+from anyjob.run.executor import JobExecutor
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Quality
 from anyjob_celery.backend import OwnCeleryBackend
@@ -82,6 +83,11 @@ class RedisCeleryBackend(OwnCeleryBackend):
 
     def close(self) -> None:
         self.client.close()
+
+    def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:
+        from anyjob_celery.application import make_application  # with Celery, which a producer needs not
+
+        return make_application(self, executor, stop_timeout=stop_timeout)
 
     def native_queue(self, logical: str) -> Mapping[str, Any]:
         return {"name": logical, "routing_key": logical}

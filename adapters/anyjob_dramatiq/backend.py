@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import sys
@@ -11,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import partial, reduce
+from functools import partial
 from typing import Any, Final
 
 from dramatiq import Broker, Message, Middleware
@@ -21,6 +20,7 @@ from anyjob.base.envelope import JobEnvelope, read_envelope
 from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError
 from anyjob.base.forks import in_each_process
 from anyjob.base.log import JobLogger, log_event
+from anyjob.base.named import NamedObject
 from anyjob.run.executor import JobExecutor
 from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
 from anyjob.seams.inspector import JobInspector
@@ -35,7 +35,7 @@ from anyjob_dramatiq.lifecycle import JobLifecycle
 from anyjob_dramatiq.runner import JobRunner
 from anyjob_redis import RedisInspector
 
-__all__ = ["DramatiqBackend", "OwnDramatiqBackend", "load_object", "native_command"]
+__all__ = ["DramatiqBackend", "OwnDramatiqBackend", "native_command"]
 
 logger = JobLogger("anyjob.worker")
 
@@ -175,18 +175,9 @@ def native_command(options: WorkerOptions) -> NativeCommand:
     return NativeCommand((*argv, *(("--queues", *options.queues) if options.queues else ())))
 
 
-def load_object(path: str, where: str) -> Any:
-    """Return what `module:attribute` names; raise `ConfigurationError` if there is no such thing."""
-    module, _, attribute = path.partition(":")
-    try:
-        return reduce(getattr, attribute.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"{where}: {path!r} can't be loaded, as 'module:attribute': {error}") from error
-
-
 def _find_middleware(path: object, where: str) -> Any:
     """Return the class, or the object, that a path names, which is known to be there before a job needs it."""
-    found = load_object(str(path), where)
+    found = NamedObject(str(path), where).load()
     if not (issubclass(found, Middleware) if isinstance(found, type) else isinstance(found, Middleware)):
         raise ConfigurationError(f"{where}: {path!r} is no middleware of Dramatiq's.")
     return found

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from dramatiq import Actor, Broker, Message, get_encoder
 from dramatiq.common import q_name
@@ -16,17 +16,18 @@ from dramatiq.errors import DramatiqError
 from anyjob.base.envelope import JobEnvelope, write_envelope
 from anyjob.base.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError
 from anyjob.base.log import JobLogger, log_event
+from anyjob.base.named import NamedObject
 from anyjob.base.urls import read_object_url
 from anyjob.run.executor import JobExecutor
 from anyjob.seams.backend import BackendConfig, send_one_by_one
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import ReadNative
 from anyjob.seams.worker_options import WorkerOptions
-from anyjob_dramatiq.backend import DramatiqBackend, load_object
+from anyjob_dramatiq.backend import DramatiqBackend
+from anyjob_dramatiq.begun import BegunMessages
 from anyjob_dramatiq.broker import ACTOR_OPTIONS
 from anyjob_dramatiq.existing_inspectors import actor_of, existing_broker, queue_of
 from anyjob_dramatiq.guard import JobGuard
-from anyjob_dramatiq.names import root_of
 from anyjob_dramatiq.safety import risks_of, risks_of_actors
 
 __all__ = ["ExistingDramatiqBackend"]
@@ -90,7 +91,8 @@ class ExistingDramatiqBackend(DramatiqBackend):
         return [*self._existing.look_for_risks(), *risks_of_actors(self.broker, self._existing.kind)]
 
     def worker_broker(self, executor: JobExecutor, options: WorkerOptions) -> Broker:  # noqa: ARG002  # as theirs is
-        guard, self._serves = JobGuard(self, executor), True
+        begun = BegunMessages(getattr(self.broker, "client", None), self.config.namespace)
+        guard, self._serves = JobGuard(self.broker, executor, self.settle, begun), True
         first = self.broker.middleware[0] if self.broker.middleware else None
         self.broker.add_middleware(guard, before=type(first) if first else None)
         queues = self.config.queues or executor.registry.queues()
@@ -107,21 +109,6 @@ class ExistingDramatiqBackend(DramatiqBackend):
                     options={**ACTOR_OPTIONS, "time_limit": math.inf, "max_age": None, "notify_shutdown": False},
                 )
         return self.broker
-
-    def mark_begun(self, native_id: str) -> bool:
-        """Note on Redis that a message's job begins; return whether that was noted before, and never settled."""
-        if not native_id:
-            return False
-        client: Any = self.broker.client  # type: ignore[attr-defined]
-        return client.set(self._mark(native_id), 1, nx=True, ex=_KEPT) is None
-
-    def unmark(self, native_id: str) -> None:
-        """Note that it was settled."""
-        if native_id:
-            self.broker.client.delete(self._mark(native_id))  # type: ignore[attr-defined]
-
-    def _mark(self, native_id: str) -> str:
-        return f"{root_of(self.config.namespace)}:begun:{native_id}"
 
     def _message(self, envelope: JobEnvelope) -> Message[Any]:
         # As text: the encoder is the application's, and what it makes of numbers is not ours to know.
@@ -153,12 +140,12 @@ def _find(config: BackendConfig) -> Broker:
         named = read_object_url(config.url, "broker")
     except ValueError as error:
         raise ConfigurationError(f"backends.{config.alias}.url: {error}") from None
-    where = f"backends.{config.alias}.url: broker={named}"
+    name = NamedObject(named, f"backends.{config.alias}.url: broker")
     if ":" not in named:
-        raise ConfigurationError(f"{where}: name the broker, as dramatiq://?broker=shop.tasks:broker.")
-    found = load_object(named, where)
+        raise ConfigurationError(f"{name}: name the broker, as dramatiq://?broker=shop.tasks:broker.")
+    found = name.load()
     if not isinstance(found, Broker):
-        raise ConfigurationError(f"{where}: that is no broker of Dramatiq's.")
+        raise ConfigurationError(f"{name}: that is no broker of Dramatiq's.")
     return found
 
 
@@ -168,6 +155,3 @@ def _errors() -> tuple[type[Exception], ...]:
     import redis
 
     return (DramatiqError, OSError, redis.RedisError, pika.exceptions.AMQPError)
-
-
-_KEPT: Final = 7 * 86_400

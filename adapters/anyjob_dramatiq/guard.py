@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from dramatiq import Broker, MessageProxy, Middleware, Worker
 from dramatiq.middleware import Retries
@@ -17,13 +18,11 @@ from anyjob.run.executor import JobExecutor
 from anyjob.run.stopping import HANDED_BACK
 from anyjob.run.supervisor import say_up
 from anyjob.seams.outcome import Outcome, Retry
+from anyjob_dramatiq.begun import BegunMessages
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.private import show_args
 from anyjob_dramatiq.runner import raise_error
-
-if TYPE_CHECKING:
-    from anyjob_dramatiq.existing import ExistingDramatiqBackend
 
 __all__ = ["JobGuard"]
 
@@ -36,14 +35,17 @@ class JobGuard(Middleware):
     On Redis Dramatiq does not say that a message was delivered before: a key per begun job does, until it is settled.
     """
 
-    def __init__(self, backend: ExistingDramatiqBackend, executor: JobExecutor) -> None:
-        self._backend = backend
+    def __init__(
+        self, broker: Broker, executor: JobExecutor, settle: Callable[[Outcome], None], begun: BegunMessages
+    ) -> None:
         self._executor = executor
+        self._settle_once = settle
+        self._begun = begun
         self._up = threading.Event()
         self._stop = threading.Event()
         self._running = threading.local()
         self._unsettled: set[Delivery] = set()
-        for each in backend.broker.middleware:
+        for each in broker.middleware:
             if isinstance(each, Retries):
                 each.logger.addFilter(self._is_true)
 
@@ -65,7 +67,7 @@ class JobGuard(Middleware):
         delivery = Delivery(message.message_id, _bytes_of(raw))
         delivery.fault = fault
         delivery.place = message.options.get("redis_message_id", "")
-        delivery.redelivered = bool(getattr(message, "redelivered", False)) or self._backend.mark_begun(delivery.place)
+        delivery.redelivered = bool(getattr(message, "redelivered", False)) or self._begun.note(delivery.place)
         self._running.delivery = delivery
         show_args(message, delivery)  # Dramatiq logs them
 
@@ -120,7 +122,7 @@ class JobGuard(Middleware):
         outcome = self._execute(delivery)
         self._settle(outcome)
         self._unsettled.discard(delivery)  # not if anything is raised: then it goes back, for the worker stops
-        self._backend.unmark(delivery.place)
+        self._begun.forget(delivery.place)
         delivery.again = isinstance(outcome, Retry)
         raise_error(outcome)
 
@@ -133,7 +135,7 @@ class JobGuard(Middleware):
 
     def _settle(self, outcome: Outcome) -> None:
         def settle() -> None:
-            self._backend.settle(outcome)
+            self._settle_once(outcome)
 
         insist(settle, goes_on=lambda: not self._stop.is_set(), wait=self._stop.wait, away=(EnqueueError,))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from anyjob_amqp.deliveries import AmqpDelivery, KnownDeliveries
+from anyjob_amqp.consuming import AmqpDelivery
+from anyjob_amqp.deliveries import KnownDeliveries
 
 
 def delivery(body: bytes = b"body", link: Any = None) -> AmqpDelivery:

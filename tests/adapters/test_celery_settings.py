@@ -344,7 +344,7 @@ def test_what_is_promised_depends_on_their_settings(shop: Celery, settings: Any,
     [
         ("celery://", "name the application"),
         ("celery://?app=no_such_module:app", "no module 'no_such_module'"),
-        ("celery://?app=shop:nothing", "'nothing' is no Celery application"),
+        ("celery://?app=shop:nothing", "has no 'nothing'"),
     ],
 )
 def test_an_application_that_isnt_there_is_told(shop: Celery, url: str, told: str) -> None:

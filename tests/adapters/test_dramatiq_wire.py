@@ -115,7 +115,7 @@ def test_the_worker_command_has_no_secret(url: str) -> None:
     [
         (["no_such_module:x"], "no_such_module"),
         (["dramatiq:Broker"], "no middleware"),
-        (["dramatiq"], "can't be loaded"),
+        (["dramatiq"], "must be 'module:name'"),
     ],
 )
 def test_middleware_that_cant_be_used_is_refused(middleware: list[str], told: str) -> None:

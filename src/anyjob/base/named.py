@@ -37,7 +37,9 @@ class NamedObject(Struct, frozen=True):
     """Which setting says so, and its place."""
 
     def load(self) -> Any:
-        """Import and return it; raise `ConfigurationError` if it is missing."""
+        """Import and return it; raise `ConfigurationError` if it is missing, or no name."""
+        if not OBJECT_NAME.fullmatch(self.text):
+            raise ConfigurationError(f"{self}: it must be 'module:name', as 'shop.container:resolver'.")
         module_name, _, path = self.text.partition(":")
         with forks_wait():
             module = import_application(module_name, str(self))

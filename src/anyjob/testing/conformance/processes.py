@@ -134,7 +134,7 @@ class ServerWorld(World):
         self.journal = Journal(folder / "journal")
         backends = {"main": {"url": url, "queues": list(QUEUES)}}
         plain = {"backends": backends, "namespace": self.namespace, **SHORT}
-        self._settings = {**plain, **_retry_of(plain), **settings}
+        self._settings = {**plain, **_retry_of({**plain, **settings}), **settings}
         self._workers: list[WorkerProcess] = []
         self._file = self.write_settings(*PROBES)
         self.manager = _manager_of({}, self._file)
