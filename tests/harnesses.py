@@ -15,8 +15,10 @@ from redis import Redis
 from rq import Callback, Queue
 from servers import RedisHarness
 
-from anyjob import InMemoryJobStore, JobEnvelope, JobPriority, JobStore, StoreBackend
+from anyjob import JobEnvelope, JobPriority
+from anyjob.extend import JobStore, StoreBackend
 from anyjob.seams.backend import BackendConfig
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import memory_backend
 from anyjob.testing.conformance import InProcessHarness, ServerWorld
 from anyjob_rq.frame import ENTRY, EnvelopeSerializer

@@ -7,16 +7,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from anyjob import (
-    InMemoryJobStore,
-    JobManager,
-    JobRegistry,
-    StoreBackend,
-    background_job,
-)
+from anyjob import JobManager, JobRegistry, background_job
 from anyjob.base.clock import SystemClock
 from anyjob.base.envelope import JobEnvelope
 from anyjob.define.configuration import JobConfiguration
+from anyjob.extend import StoreBackend
 from anyjob.migration import MigrationOptions, MigrationReport
 from anyjob.seams.backend import JobBackend
 from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
@@ -24,6 +19,7 @@ from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.natives import NativeMessage, ReadNative
 from anyjob.seams.outcome import JobFailure
 from anyjob.seams.stored import JobFilter, JobPage, JobState, StoredJob
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.testing.clock import FakeClock
 
 __all__ = ["NOW", "Jobs", "message"]

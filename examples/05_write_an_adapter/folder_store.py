@@ -31,13 +31,12 @@ from anyjob import (
     JobFailure,
     JobFilter,
     JobState,
-    JobStore,
-    StoreBackend,
     StoredJob,
     SystemClock,
 )
 from anyjob.base.clock import deadline_in
 from anyjob.base.envelope import JobIds, copy_id, count_loss_in, id_in, own_id, write_envelope
+from anyjob.extend import JobStore, StoreBackend
 from anyjob.seams.backend import BackendConfig, log_parked
 from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
 from anyjob.seams.marks import SendMarks

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from folder_store import FolderStore
 
-from anyjob import Clock, JobStore
+from anyjob import Clock
+from anyjob.extend import JobStore
 from anyjob.testing.conformance import BackendConformance, BackendHarness, FileHarness, StoreConformance
 
 

@@ -31,17 +31,17 @@ from anyjob.define.registry import JobRegistry
 from anyjob.define.retry import GiveUp, RetryLater, RetryPolicy, Snooze
 from anyjob.define.serializer import JobSerializer, JsonJobSerializer
 from anyjob.job import AsyncBackgroundJob, BackgroundJob, FunctionJob, background_job
+from anyjob.migration import JobMigration, MigrationOptions
+from anyjob.run.invoker import JobResolver
 from anyjob.run.worker import JobWorker
-from anyjob.seams.backend import JobBackend
+from anyjob.seams.capabilities import Capabilities, Quality
+from anyjob.seams.inspector import JobInspector
 from anyjob.seams.observer import JobObserver
 from anyjob.seams.outcome import JobFailure
-from anyjob.seams.store import JobStore
 from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob.seams.worker_options import WorkerOptions
 from anyjob.send.manager import JobManager
 from anyjob.send.routing import JobRoute
-from anyjob.stores.memory import InMemoryJobStore
-from anyjob.stores.store_backend import StoreBackend
 
 __version__ = "0.1.0.dev0"
 
@@ -52,11 +52,14 @@ __all__ = [  # noqa: RUF022  # grouped as they are met
     "FunctionJob",
     "JobConfiguration",
     "JobRegistry",
+    "JobSerializer",
+    "JsonJobSerializer",
     "background_job",
     "default_registry",
     "job_name",
     # Enqueue
     "EnqueueOptions",
+    "JobEnvelope",
     "JobId",
     "JobManager",
     "JobPriority",
@@ -65,30 +68,28 @@ __all__ = [  # noqa: RUF022  # grouped as they are met
     "get_manager",
     "override",
     # Run
+    "Clock",
     "GiveUp",
     "JobExecutionContext",
     "JobObserver",
+    "JobResolver",
     "JobWorker",
     "RetryLater",
     "RetryPolicy",
     "Snooze",
+    "SystemClock",
     "WorkerOptions",
     "current_job",
-    # Look
-    "JobEnvelope",
+    # Operate
+    "Capabilities",
     "JobFailure",
     "JobFilter",
+    "JobInspector",
+    "JobMigration",
     "JobState",
+    "MigrationOptions",
+    "Quality",
     "StoredJob",
-    # Extend
-    "Clock",
-    "InMemoryJobStore",
-    "JobBackend",
-    "JobSerializer",
-    "JobStore",
-    "JsonJobSerializer",
-    "StoreBackend",
-    "SystemClock",
     # Errors
     "AnyjobError",
     "BackendNotInstalledError",

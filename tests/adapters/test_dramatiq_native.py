@@ -24,15 +24,17 @@ from rabbit import amqp_url, connect
 from raw_amqp import UNDECODABLE, publish_raw
 from servers import redis_url
 
-from anyjob import InMemoryJobStore, StoreBackend, UnsupportedCapabilityError
+from anyjob import UnsupportedCapabilityError
 from anyjob.base.clock import SystemClock
 from anyjob.base.envelope import JobEnvelope, JobPriority, write_envelope
+from anyjob.extend import StoreBackend
 from anyjob.migration import JobMigration, MigrationOptions, MigrationReport
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.inspector import JobInspector
 from anyjob.seams.natives import NativeJob, NativeMessage
 from anyjob.seams.stored import JobFilter, JobState, StoredJob
 from anyjob.settings.loader import load_backend
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing.probes.journal import wait_until
 from anyjob_dramatiq.existing import ExistingDramatiqBackend

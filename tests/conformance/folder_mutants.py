@@ -14,7 +14,8 @@ sys.path.append(str(Path(__file__).parents[2] / "examples" / "05_write_an_adapte
 from folder_store import FolderStore, folder_backend
 from test_folder_store import put
 
-from anyjob import JobEnvelope, StoreBackend
+from anyjob import JobEnvelope
+from anyjob.extend import StoreBackend
 from anyjob.seams.backend import BackendConfig
 from anyjob.testing.conformance import BackendConformance, BackendHarness, FileHarness
 

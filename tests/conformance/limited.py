@@ -9,13 +9,15 @@ from typing import Any
 
 from msgspec import structs
 
-from anyjob import InMemoryJobStore, JobEnvelope, JobState, StoreBackend
+from anyjob import JobEnvelope, JobState
+from anyjob.extend import StoreBackend
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.inspector import HeldJob, JobInspector
 from anyjob.seams.outcome import Deferred, Outcome, Retry
 from anyjob.seams.source import JobClaim
 from anyjob.seams.stored import JobFilter, JobPage
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import memory_capabilities
 
 __all__ = ["HasNoDelay", "limited", "park_only", "without_delay"]

@@ -14,23 +14,15 @@ from harnesses import memory_harness
 from msgspec import Raw
 from msgspec.structs import replace
 
-from anyjob import (
-    Clock,
-    DuplicateJobIdError,
-    InMemoryJobStore,
-    JobEnvelope,
-    JobFailure,
-    JobFilter,
-    JobPriority,
-    JobState,
-    JobStore,
-)
+from anyjob import Clock, DuplicateJobIdError, JobEnvelope, JobFailure, JobFilter, JobPriority, JobState
 from anyjob.base.envelope import id_in
+from anyjob.extend import JobStore
 from anyjob.run.postponing import SNOOZES_HEADER
 from anyjob.seams.capabilities import BulkAtomicity, Quality
 from anyjob.seams.outcome import Abandoned, Completed, Deferred, Outcome, Retry
 from anyjob.seams.source import JobClaim, LostJob
 from anyjob.seams.stored import JobPage
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.testing.conformance import BackendConformance, BackendHarness, StoreConformance
 
 

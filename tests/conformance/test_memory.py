@@ -6,8 +6,9 @@ import pytest
 from harnesses import memory_harness
 from hypothesis import settings
 
-from anyjob import InMemoryJobStore, JobStore
 from anyjob.base.clock import Clock
+from anyjob.extend import JobStore
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.testing.conformance import BackendConformance, BackendHarness, StoreConformance
 from anyjob.testing.conformance.store_machine import StoreMachine
 

@@ -14,8 +14,8 @@ pytest.importorskip("redis")
 from redis import Redis
 from servers import redis_url
 
-from anyjob import JobStore
 from anyjob.base.clock import Clock
+from anyjob.extend import JobStore
 from anyjob.testing.conformance import StoreConformance
 from anyjob.testing.conformance.store_machine import StoreMachine
 from anyjob_redis import ListLayout, RedisJobStore

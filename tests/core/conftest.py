@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anyjob import JobManager, JobRegistry, JobStore, StoreBackend, current
+from anyjob import JobManager, JobRegistry, current
+from anyjob.extend import JobStore, StoreBackend
 from anyjob.seams.backend import BackendConfig
 from anyjob.stores.store_backend import memory_backend
 from anyjob.testing import FakeClock

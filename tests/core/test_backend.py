@@ -11,19 +11,11 @@ import pytest
 from envelopes import make_envelope
 from msgspec.structs import replace
 
-from anyjob import (
-    EnqueueError,
-    InMemoryJobStore,
-    JobEnvelope,
-    JobFilter,
-    JobManager,
-    JobRegistry,
-    JobState,
-    StoreBackend,
-    background_job,
-)
+from anyjob import EnqueueError, JobEnvelope, JobFilter, JobManager, JobRegistry, JobState, background_job
+from anyjob.extend import StoreBackend
 from anyjob.seams.capabilities import Quality
 from anyjob.seams.outcome import Deferred, Retry
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing import FakeClock
 from anyjob.testing.probes.journal import wait_until

@@ -24,11 +24,11 @@ from anyjob import (
     JobPriority,
     JobRegistry,
     JobState,
-    StoreBackend,
     job_name,
     override,
 )
 from anyjob.cli.commands import ExitCode
+from anyjob.extend import StoreBackend
 from anyjob.seams.backend import JobBackend, NativeCommand
 from anyjob.seams.stored import JobFilter
 from anyjob.seams.worker_options import WorkerOptions
@@ -450,7 +450,9 @@ def test_doctor_on_memory(anyjob: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 TOY = '''
 import os, sys, threading
-from anyjob import InMemoryJobStore, JobManager, StoreBackend, background_job, current_job, default_registry
+from anyjob import JobManager, background_job, current_job, default_registry
+from anyjob.stores.memory import InMemoryJobStore
+from anyjob.extend import StoreBackend
 from anyjob.seams.backend import NativeCommand
 from anyjob.seams.capabilities import Capabilities, Quality
 

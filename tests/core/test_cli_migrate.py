@@ -13,9 +13,11 @@ import pytest
 from click.testing import Result
 from envelopes import make_envelope
 
-from anyjob import EnqueueError, InMemoryJobStore, JobEnvelope, JobManager, JobState, StoreBackend, override
+from anyjob import EnqueueError, JobEnvelope, JobManager, JobState, override
 from anyjob.cli.commands import ExitCode
+from anyjob.extend import StoreBackend
 from anyjob.seams.capabilities import Quality
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing import FakeClock
 

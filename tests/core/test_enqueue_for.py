@@ -23,10 +23,10 @@ from anyjob import (
     JobManager,
     JobRegistry,
     JobRoute,
-    StoreBackend,
     UnknownJobError,
     background_job,
 )
+from anyjob.extend import StoreBackend
 from anyjob.seams.backend import BackendConfig
 from anyjob.stores.store_backend import memory_backend
 from anyjob.testing import FakeClock

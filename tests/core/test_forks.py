@@ -19,19 +19,12 @@ from typing import Any
 
 import pytest
 
-from anyjob import (
-    InMemoryJobStore,
-    JobFilter,
-    JobManager,
-    JobRegistry,
-    WorkerOptions,
-    background_job,
-    current,
-)
+from anyjob import JobFilter, JobManager, JobRegistry, WorkerOptions, background_job, current
 from anyjob.base import forks
 from anyjob.base.clock import SystemClock
 from anyjob.run.executor import JobExecutor
 from anyjob.seams.backend import BackendConfig
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import _report_unrun, memory_backend
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -14,21 +14,21 @@ import pytest
 
 from anyjob import (
     EnqueueError,
-    InMemoryJobStore,
     JobEnvelope,
     JobManager,
     JobRegistry,
     JobWorker,
-    StoreBackend,
     SystemClock,
     WorkerOptions,
     background_job,
     current_job,
 )
+from anyjob.extend import StoreBackend
 from anyjob.run.keeper import ClaimKeeper
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.outcome import Completed, Outcome
 from anyjob.seams.source import JobClaim
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.testing import FakeClock
 
 WaitUntil = Callable[[Callable[[], object]], None]

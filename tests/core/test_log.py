@@ -23,12 +23,12 @@ from anyjob import (
     RetryLater,
     RetryPolicy,
     Snooze,
-    StoreBackend,
     background_job,
 )
 from anyjob.base.envelope import write_envelope
 from anyjob.base.errors import JobTimeLimitError
 from anyjob.base.log import JobLogger, log_event
+from anyjob.extend import StoreBackend
 from anyjob.seams.outcome import Abandoned
 from anyjob.testing import FakeClock
 

@@ -24,7 +24,6 @@ from anyjob import (
     EnqueueError,
     InvalidArgsError,
     InvalidOptionError,
-    JobBackend,
     JobDefinitionError,
     JobEnvelope,
     JobManager,
@@ -32,7 +31,6 @@ from anyjob import (
     JobPriority,
     JobRegistry,
     JobRoute,
-    StoreBackend,
     UnknownJobError,
     UnsupportedCapabilityError,
     WorkerOptions,
@@ -40,6 +38,7 @@ from anyjob import (
     job_name,
 )
 from anyjob.define.options import due_at, plain_options
+from anyjob.extend import JobBackend, StoreBackend
 from anyjob.seams.backend import NativeCommand, send_one_by_one
 from anyjob.seams.capabilities import Capabilities, Quality
 from anyjob.seams.outcome import Abandoned, Completed, Deferred, JobFailure, Retry

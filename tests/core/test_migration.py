@@ -12,13 +12,15 @@ import pytest
 from envelopes import make_envelope
 from msgspec import structs
 
-from anyjob import InMemoryJobStore, JobEnvelope, JobState, StoreBackend, UnsupportedCapabilityError
+from anyjob import JobEnvelope, JobState, UnsupportedCapabilityError
 from anyjob.base.errors import ConfigurationError, EnqueueError, InvalidOptionError
 from anyjob.define.registry import JobRegistry
+from anyjob.extend import StoreBackend
 from anyjob.migration import JobMigration, MigrationError, MigrationOptions, MigrationReport
 from anyjob.seams.capabilities import Quality
 from anyjob.seams.stored import JobFilter
 from anyjob.send.manager import JobManager
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing import FakeClock
 

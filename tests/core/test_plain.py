@@ -22,13 +22,13 @@ from anyjob import (
     JobRegistry,
     JobState,
     RetryPolicy,
-    StoreBackend,
     WorkerOptions,
     background_job,
     job_name,
 )
 from anyjob.base.errors import UnknownJobError
 from anyjob.base.plain import plain_number
+from anyjob.extend import StoreBackend
 from anyjob.seams.backend import BackendConfig
 from anyjob.send.routing import JobRoute
 from anyjob.settings import load_settings

@@ -8,10 +8,11 @@ import pytest
 from envelopes import make_envelope
 from msgspec.structs import replace
 
-from anyjob import InMemoryJobStore, JobFilter, JobState, UnknownJobError
+from anyjob import JobFilter, JobState, UnknownJobError
 from anyjob.seams.outcome import Abandoned, Completed, Deferred, Outcome, Retry
 from anyjob.seams.source import JobClaim
 from anyjob.seams.undelayed import UndelayedSource
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.testing import FakeClock
 
 LEASE = timedelta(seconds=60)

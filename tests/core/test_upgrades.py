@@ -17,12 +17,12 @@ from anyjob import (
     JobManager,
     JobRegistry,
     JobState,
-    JobStore,
     RetryPolicy,
     background_job,
     job_name,
 )
 from anyjob.define.upgrades import ARGS_VERSION_HEADER, args_version
+from anyjob.extend import JobStore
 from anyjob.testing import FakeClock
 
 paid: list[Any] = []

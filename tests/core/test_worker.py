@@ -17,7 +17,6 @@ import pytest
 
 import anyjob
 from anyjob import (
-    InMemoryJobStore,
     InvalidOptionError,
     JobEnvelope,
     JobExecutionContext,
@@ -28,17 +27,18 @@ from anyjob import (
     JobState,
     JobWorker,
     RetryPolicy,
-    StoreBackend,
     SystemClock,
     UnsupportedCapabilityError,
     WorkerOptions,
     background_job,
     current_job,
 )
+from anyjob.extend import StoreBackend
 from anyjob.seams.backend import BackendConfig
 from anyjob.seams.outcome import Completed, Outcome, Retry
 from anyjob.seams.source import JobClaim
 from anyjob.seams.store import JobStore
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import memory_backend
 from anyjob.testing import FakeClock
 
@@ -392,7 +392,7 @@ def _logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
 
 
 def _manager_of(store: JobStore, registry: JobRegistry, lease: float = 30.0) -> JobManager:
-    from anyjob import StoreBackend
+    from anyjob.extend import StoreBackend
     from anyjob.seams.capabilities import Capabilities, Quality
 
     can = Capabilities(priority=Quality.EXACT, delay=Quality.EXACT, in_process=True)

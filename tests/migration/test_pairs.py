@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import pytest
 from migration.pairs import LONG, Pair, in_line, mixed, pairs
 
-from anyjob import InMemoryJobStore, JobEnvelope, JobFilter, JobState, StoreBackend
+from anyjob import JobEnvelope, JobFilter, JobState
 from anyjob.base.envelope import write_envelope
+from anyjob.extend import StoreBackend
+from anyjob.stores.memory import InMemoryJobStore
 from anyjob.stores.store_backend import memory_capabilities
 from anyjob.testing.conformance.fixtures import move
 
