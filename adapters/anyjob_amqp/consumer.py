@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -60,6 +61,7 @@ class AmqpConsumer:
         self._asked = 0
         self._waiting = 0
         self._asked_at = 0.0
+        self._owed_at = 0.0
         self._declared: set[str] = set()
         self._known = KnownDeliveries()
         self._limits_channels = True
@@ -70,6 +72,7 @@ class AmqpConsumer:
 
         If there are none, some are waited for `patience` seconds. Raises `EnqueueError`.
         """
+        self._flush()
         if found := self._pop(queues, count):
             return found
         with self._changed:
@@ -97,10 +100,15 @@ class AmqpConsumer:
         """Whether the connection that delivered a message is gone, and the message was not delivered here again."""
         return not self._holds(delivery.link)
 
-    def acknowledge(self, delivery: AmqpDelivery) -> bool:
-        """Remove a message for good, as its outcome was settled; return whether it was still held."""
+    def acknowledge(self, delivery: AmqpDelivery, *, at_once: bool = True) -> bool:
+        """Remove a message for good, as its outcome was settled; return whether it was still held.
+
+        If not `at_once`, the next `take` tells the broker, which delivers another message then: none to a worker that
+        stops. If nobody takes any more, nothing more is delivered, and the broker is told within a second.
+        """
         self._known.settle(delivery)
-        return self._end(delivery, delivery.link.acknowledge)
+        self._owed_at = monotonic()
+        return self._end(delivery, partial(delivery.link.acknowledge, at_once=at_once))
 
     def give_back(self, deliveries: Collection[AmqpDelivery]) -> None:
         """Give messages back, uncharged.
@@ -134,9 +142,18 @@ class AmqpConsumer:
                 return
             with suppress(*AMQP_ERRORS):
                 link.stop_consuming()
+                link.flush()
             self.give_back(self._all_arrived())
             self._forget(link)
         link.close()
+
+    def _flush(self) -> None:
+        link = self._link
+        if link is not None and link.owes:
+            try:
+                link.flush()
+            except AMQP_ERRORS as error:
+                self._lose(link, error)
 
     def _pop(self, queues: Sequence[str], count: int) -> Sequence[AmqpDelivery]:
         with self._changed:
@@ -216,14 +233,17 @@ class AmqpConsumer:
             self._let_go_of_unclaimed(link)
 
     def _let_go_of_unclaimed(self, link: ConsumerLink) -> None:
-        """Give back what was delivered, if nobody asks for it any more: the worker was stopped, the process goes on."""
-        if not self._arrived or monotonic() < self._asked_at + _UNCLAIMED:
+        """Have nothing more delivered, and give back what was, if nobody asks any more: the worker stops."""
+        now = monotonic()
+        owes = link.owes and now > max(self._asked_at, self._owed_at) + _SOON
+        if not owes and (not self._arrived or now < self._asked_at + _UNCLAIMED):
             return
         with self._opening:
             if self._link is not link:
                 return
             try:
                 link.stop_consuming()
+                link.flush()
             except AMQP_ERRORS as error:
                 self._lose(link, error)
             self.give_back(self._all_arrived())

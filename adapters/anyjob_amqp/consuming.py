@@ -194,9 +194,19 @@ class ConsumerLink:
             self._room.clear()
             self._limit = 0
 
-    def acknowledge(self, delivery: AmqpDelivery) -> None:
-        """Remove a message for good. What others want to acknowledge meanwhile goes along."""
+    def acknowledge(self, delivery: AmqpDelivery, *, at_once: bool = True) -> None:
+        """Remove a message for good: at once, with what others want to acknowledge meanwhile, or by `flush`."""
         self._done.append(delivery.tag)
+        if at_once:
+            self.flush()
+
+    @property
+    def owes(self) -> bool:
+        """Whether there is something that `flush` has to acknowledge."""
+        return bool(self._done)
+
+    def flush(self) -> None:
+        """Acknowledge what is left to be."""
         with self._lock:
             self._acknowledge_done()
 

@@ -81,7 +81,7 @@ class AmqpSource(JobSource):
                     return False
                 self._settle(outcome)
             self._claimed.pop(claim.token, None)
-            return self.consumer.acknowledge(delivery)
+            return self.consumer.acknowledge(delivery, at_once=False)
 
     def release(self, claims: Sequence[JobClaim]) -> None:
         for claim in claims:

@@ -135,13 +135,13 @@ def test_what_is_released_goes_back_uncharged(backend: AmqpBackend, source: Amqp
 def test_what_was_delivered_and_not_claimed_goes_back_uncharged_at_the_end(
     backend: AmqpBackend, source: AmqpSource
 ) -> None:
-    backend.send([job("a"), job("b")])
+    backend.send([job("b")])
     (found,) = claim(source)
-    source.settle(found, Completed())  # which lets the broker deliver the next
-    wait_until(lambda: waiting(backend) == 0, what="it to be delivered")
+    source.release([found])
+    wait_until(lambda: waiting(backend) == 0, what="it to be delivered again")
     source.close()
     wait_until(lambda: waiting(backend) == 1, what="it to be back")
-    (again,) = claim(backend.source())
+    (again,) = claim_many(backend.source(), 1)
     assert (again.id, again.redelivered) == ("b", False)
 
 
@@ -149,12 +149,33 @@ def test_so_it_does_when_nobody_claims_any_more(
     backend: AmqpBackend, source: AmqpSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer, "_UNCLAIMED", 0.1)
-    backend.send([job("a"), job("b")])
+    backend.send([job("b")])
     (found,) = claim(source)
-    source.settle(found, Completed())
+    source.release([found])
     wait_until(lambda: waiting(backend) == 1, what="it to be back")
-    (again,) = claim(source)  # who asks again is served again
+    (again,) = claim_many(source, 1)  # who asks again is served again
     assert (again.id, again.redelivered) == ("b", False)
+
+
+@pytest.mark.parametrize("closes", [True, False], ids=["at its end", "within a second"])
+def test_a_worker_that_settles_and_asks_for_no_more_gets_no_more(
+    backend: AmqpBackend, source: AmqpSource, closes: bool
+) -> None:
+    backend.send([job("a"), job("b"), job("c")])
+    (found,) = claim(source)
+    assert source.settle(found, Completed())
+    if closes:
+        source.close()
+    else:
+        link = source.consumer._link  # noqa: SLF001
+        assert link is not None
+        wait_until(lambda: not link.owes, what="the broker to be told")
+    assert waiting(backend) == 2
+    other = backend.source()
+    for expected in ("b", "c"):
+        (again,) = claim_many(other, 1)
+        assert (again.id, again.redelivered) == (expected, False)
+        other.settle(again, Completed())
 
 
 def test_a_claim_goes_with_its_connection(backend: AmqpBackend, source: AmqpSource, proxy: Proxy) -> None:
