@@ -186,7 +186,7 @@ def test_a_worker_does_not_run_in_a_child_and_can_be_started_there(own: JobManag
                 assert ran.wait(10)
             own.close()
 
-        with held(worker._changed):
+        with held(worker._lock):
             in_child(child)
         assert worker.running
 
