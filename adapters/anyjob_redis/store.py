@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -18,21 +17,20 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from anyjob.base.clock import Clock
-from anyjob.base.envelope import JobEnvelope, JobIds, copy_id, id_in, own_id
+from anyjob.base.envelope import JobEnvelope, JobIds, copy_id, id_in
 from anyjob.base.errors import DuplicateJobIdError, EnqueueError, InvalidOptionError
 from anyjob.base.forks import in_each_process
 from anyjob.seams.backend import log_parked
 from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
 from anyjob.seams.source import DEFAULT_LEASE, JobClaim, LostJob
 from anyjob.seams.store import JobStore
-from anyjob.seams.stored import JobFilter, JobPage, JobState, StoredJob
+from anyjob.seams.stored import JobFilter, JobPage, JobState
 from anyjob_redis import store_scripts as scripts
 from anyjob_redis.connection import translated
 from anyjob_redis.layout import Layout, SortedLayout
-from anyjob_redis.levels import LEVELS, KnownQueues
+from anyjob_redis.levels import LEVELS
 from anyjob_redis.moved import RedisMarks
-from anyjob_redis.parked import read_failure
-from anyjob_redis.places import CHUNK
+from anyjob_redis.records import RecordReader, microseconds, moment_of, score_of_due, text_of
 from anyjob_redis.scripts import SLICE, register
 from anyjob_redis.sending import send_in_batches
 from anyjob_redis.skew import is_of_a_machine
@@ -70,8 +68,7 @@ class RedisJobStore(JobStore):
         self._lease = lease
         self._within = within
         self._ids = JobIds()
-        self._queues = KnownQueues(client, f"{root}:queues")
-        self._keys = _Keys(root)
+        self._reader = RecordReader(client, root, self.layout, clock)
         prelude = scripts.prelude(root, self.layout.lua)
         self._insert = register(client, prelude + scripts.INSERT)
         self._scripts: Mapping[str, Script] = {
@@ -134,7 +131,7 @@ class RedisJobStore(JobStore):
                     scripts.CLAIM,
                     len(ended),
                     *settled,
-                    *(limit, _microseconds(lease), worker, call),
+                    *(limit, microseconds(lease), worker, call),
                     *(("*",) if queues is None else queues),
                 )
         except EnqueueError as error:
@@ -157,7 +154,7 @@ class RedisJobStore(JobStore):
         for some in _in_slices(claims):
             with translated():
                 pairs = (part for each in some for part in (each.id, each.token))
-                told = self._run(scripts.RENEW, _microseconds(lease), *pairs)
+                told = self._run(scripts.RENEW, microseconds(lease), *pairs)
             lost += [claim for claim, held in zip(some, told, strict=True) if not held]
         return lost
 
@@ -174,8 +171,8 @@ class RedisJobStore(JobStore):
                 were_over = self._run(scripts.RECOVER, *(part for pair in pairs for part in pair))
                 lost += [
                     LostJob(
-                        _text(each.member.split(b" ", 2)[2]),
-                        _text(each.worker),
+                        text_of(each.member.split(b" ", 2)[2]),
+                        text_of(each.worker),
                         int(each.over) / 1e6,
                         self.layout.unwrap(message),
                     )
@@ -190,9 +187,9 @@ class RedisJobStore(JobStore):
             found = self._run(scripts.NEXT_DUE, *(("*",) if queues is None else queues))
         if not found:
             return None
-        due = _moment(int(found[0]))
+        due = moment_of(int(found[0]))
         if self._is_of_a_machine:  # it is claimed when the server's clock has come so far, too
-            ahead = before - _moment(int(found[1]))
+            ahead = before - moment_of(int(found[1]))
             return due + max(ahead, timedelta())
         return due
 
@@ -209,9 +206,9 @@ class RedisJobStore(JobStore):
         claims: list[JobClaim] = []
         call = self._new_call()
         with translated():
-            found = self._free(chosen)
+            found = self._reader.free(chosen)
             while len(claims) < limit and (ids := list(itertools.islice(found, min(limit - len(claims), SLICE)))):
-                told = self._run(scripts.HOLD, _microseconds(lease), worker, call, *ids)
+                told = self._run(scripts.HOLD, microseconds(lease), worker, call, *ids)
                 claims += self._claims(told)
         return claims
 
@@ -223,13 +220,13 @@ class RedisJobStore(JobStore):
         new = self._ids.new(self.clock.now())
         own = id_in(raw) or new
         with translated():
-            return _text(self._run(scripts.PARK, own, copy_id(own, new), raw, msgspec.json.encode(failure)))
+            return text_of(self._run(scripts.PARK, own, copy_id(own, new), raw, msgspec.json.encode(failure)))
 
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         if limit < 1 or not (cursor or "0").isdecimal():
             raise InvalidOptionError(f"scan(cursor={cursor!r}, limit={limit!r}): a cursor of a page, and at least 1.")
         with translated():
-            rows = self._by_id(chosen) if chosen.ids is not None else self._in_order(int(cursor or 0))
+            rows = self._reader.by_id(chosen) if chosen.ids is not None else self._reader.in_order(int(cursor or 0))
             found = (pair for pair in rows if pair[0].seq > int(cursor or 0) and chosen.matches(pair[1]))
             page = list(itertools.islice(found, limit + 1))
         more = str(page[limit - 1][0].seq) if len(page) > limit else None
@@ -246,14 +243,14 @@ class RedisJobStore(JobStore):
 
     def _times(self) -> tuple[int, int | str]:
         """Return the time by which jobs are due, and what stands for the server's."""
-        return _score(self.clock.now()), "" if self._is_of_a_machine else round(self.clock.monotonic() * 1e6)
+        return score_of_due(self.clock.now()), "" if self._is_of_a_machine else round(self.clock.monotonic() * 1e6)
 
     def _new_call(self) -> str:
         return f"{self._process}-{next(self._calls)}"
 
     def _written(self, envelope: JobEnvelope) -> tuple[Any, ...]:
         due = envelope.due_at or envelope.first_due_at
-        return envelope.queue, LEVELS[envelope.priority], _score(due), self.layout.wrap(envelope)
+        return envelope.queue, LEVELS[envelope.priority], score_of_due(due), self.layout.wrap(envelope)
 
     def _ended(self, claim: JobClaim, outcome: Outcome) -> tuple[Any, ...]:
         if isinstance(outcome, Completed):
@@ -281,127 +278,12 @@ class RedisJobStore(JobStore):
                 if self._unanswered.get(call, 0) <= self.clock.monotonic():
                     self._unanswered.pop(call, None)
 
-    def _free(self, chosen: JobFilter) -> Iterator[bytes | str]:
-        """Come past the ids of what nobody runs or holds, in the order in which it would run, and then the parked."""
-        states = chosen.states
-        if chosen.ids is not None:
-            rows = [(row, job) for row, job in self._by_id(chosen) if row.state in _FREE and chosen.matches(job)]
-            rows.sort(key=lambda pair: (pair[0].state == "p", -_RANKS.get(pair[0].level, 0), pair[0].due, pair[0].seq))
-            yield from (row.id for row, _ in rows)
-            return
-        if states is None or states & {JobState.WAITING, JobState.SCHEDULED}:
-            queues = [each for each in self._queues.names() if chosen.queues is None or each in chosen.queues]
-            for level in LEVELS.values():
-                walks = (self._walk(queue, level, chosen) for queue in queues)
-                yield from (row.id for row in heapq.merge(*walks, key=lambda row: (row.due, row.seq)))
-        if states is None or JobState.ABANDONED in states:
-            for ids in self._ids_after(self._keys.parked, 0):
-                yield from (row.id for row, job in self._read(ids) if row.state == "p" and chosen.matches(job))
-
-    def _walk(self, queue: str, level: str, chosen: JobFilter) -> Iterator[_Row]:
-        # All of it, for it is about to change: of a set that shrinks meanwhile some would be passed over.
-        ids = list(self.layout.walk(self._client, self.root, queue, level))
-        for first in range(0, len(ids), CHUNK):
-            for row, job in self._read([each.encode() for each in ids[first : first + CHUNK]]):
-                if row.state == "w" and chosen.matches(job):
-                    yield row
-
-    def _in_order(self, after: int) -> Iterator[tuple[_Row, StoredJob]]:
-        for ids in self._ids_after(self._keys.order, after):
-            yield from self._read(ids)
-
-    def _ids_after(self, key: str, after: int) -> Iterator[Sequence[bytes]]:
-        last = f"({after}"
-        while found := self._client.zrangebyscore(key, last, "+inf", start=0, num=CHUNK, withscores=True):
-            yield [each for each, _ in found]
-            last = f"({int(found[-1][1])}"
-
-    def _by_id(self, chosen: JobFilter) -> Sequence[tuple[_Row, StoredJob]]:
-        """Return the chosen ids' jobs, in the order of their insertion: a copy for what is not there itself."""
-        wanted = [each.encode() for each in chosen.ids or ()]
-        found = self._read(wanted)
-        missing = {each.decode() for each in wanted} - {job.id for _, job in found}
-        copies = [copy for each in sorted(missing) for copy in self._first_copy(each)]
-        found += [(row, _renamed(job, own_id(job.id))) for row, job in self._read(copies)]
-        return sorted(found, key=lambda pair: pair[0].seq)
-
-    def _first_copy(self, job_id: str) -> Sequence[bytes]:
-        first, last = f"[{copy_id(job_id, '')}", f"({copy_id(job_id, _BEHIND_ALL)}"
-        copies: Sequence[bytes] = self._client.zrangebylex(self._keys.copies, first, last, start=0, num=1)
-        return copies
-
-    def _messages(self, waiting: Sequence[tuple[bytes, str, str]]) -> Sequence[bytes | None]:
-        return self.layout.messages(self._client, self.root, waiting) if waiting else ()
-
-    def _read(self, ids: Sequence[bytes]) -> list[tuple[_Row, StoredJob]]:
-        if not ids:
-            return []
-        records: Sequence[bytes | None] = self._client.hmget(self._keys.jobs, ids)
-        rows = [_Row.parse(job_id, record) for job_id, record in zip(ids, records, strict=True) if record is not None]
-        elsewhere = [(row.id, row.queue, row.level) for row in rows if row.state == "w" and not row.body]
-        kept = dict(zip((each for each, *_ in elsewhere), self._messages(elsewhere), strict=True))
-        parked = [row.id for row in rows if row.state in _PARKED]
-        failures = dict(zip(parked, self._client.hmget(self._keys.failures, parked), strict=True)) if parked else {}
-        now = _score(self.clock.now())
-        return [
-            (row, row.shown(self.layout.unwrap(kept.get(row.id) or row.body), now, failures.get(row.id)))
-            for row in rows
-        ]
-
-
-class _Keys:
-    def __init__(self, root: str) -> None:
-        self.jobs = f"{root}:jobs"
-        self.order = f"{root}:order"
-        self.parked = f"{root}:parked"
-        self.failures = f"{root}:failures"
-        self.copies = f"{root}:copies"
-
 
 class _Expired(Struct, frozen=True):
     member: bytes
     message: bytes
     worker: bytes
     over: bytes
-
-
-class _Row(Struct, frozen=True):
-    """A job's record."""
-
-    id: bytes
-    state: str
-    queue: str
-    level: str
-    due: int
-    seq: int
-    worker: str
-    body: bytes
-
-    @classmethod
-    def parse(cls, job_id: bytes, record: bytes) -> _Row:
-        """Return what a record says; what is none of ours waits, and is parked when it is claimed."""
-        head, _, rest = record.partition(b"\n")
-        try:
-            state, queue, level, due, seq, _, length = head.decode().split(" ")
-            size = int(length)
-            return cls(job_id, state, queue, level, int(due), int(seq), _text(rest[:size]), rest[size:])
-        except ValueError:
-            return cls(job_id, "w", "default", "normal", 0, 0, "", record)
-
-    def shown(self, raw: bytes, now: int, failure: bytes | None) -> StoredJob:
-        why: JobFailure | None = None
-        if self.state in _PARKED:
-            state, why = JobState.ABANDONED, None if failure is None else read_failure(failure)
-        elif self.state == "r":
-            state = JobState.RUNNING
-        else:
-            state = JobState.SCHEDULED if self.due > now else JobState.WAITING
-        return StoredJob(_text(self.id), state, raw, why, self.worker or None)
-
-
-def _renamed(job: StoredJob, job_id: str) -> StoredJob:
-    """Return a job as it is shown under another id."""
-    return msgspec.structs.replace(job, id=job_id)
 
 
 def _may_be_taken(claim: JobClaim, outcome: Outcome) -> bool:
@@ -418,30 +300,8 @@ def _in_slices(claims: Iterable[JobClaim]) -> Iterator[Sequence[JobClaim]]:
     return (every[first : first + SLICE] for first in range(0, len(every), SLICE))
 
 
-def _score(when: datetime) -> int:
-    return (when - _EPOCH) // _MICROSECOND
-
-
-def _moment(score: int) -> datetime:
-    return _EPOCH + score * _MICROSECOND
-
-
-def _microseconds(duration: timedelta) -> int:
-    return duration // _MICROSECOND
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 _TAKEN: Final = 2
-_FREE: Final = frozenset("wp")
-_PARKED: Final = frozenset("pq")
-_RANKS: Final = {level: int(priority) for priority, level in LEVELS.items()}
 _COUNTED: Final = (JobState.WAITING, JobState.SCHEDULED, JobState.RUNNING, JobState.ABANDONED)
-_BEHIND_ALL: Final = "\x7f"
 _DRAINING: Final = (
     scripts.CLAIM,
     scripts.COUNT,
