@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from redis import Redis
 from redis.commands.core import Script
+from redis.exceptions import NoScriptError
 
 __all__ = ["FITS", "SLICE", "register", "run_each", "run_in_slices"]
 
@@ -29,10 +30,23 @@ def run_each(
     client: Redis, script: Script, calls: Iterable[Sequence[Any]], *, keys: Sequence[str] = ()
 ) -> Sequence[bool]:
     """Run a script once for the arguments of each call, in one round trip; return whether each returned 1."""
+    # Not by the script's own call: in a pipeline that asks the server first whether it knows the script, each time.
+    every = list(calls)
+    if len(every) == 1:
+        return [bool(script(keys, every[0]))]
     with client.pipeline(transaction=False) as pipe:
-        for args in calls:
-            script(keys, args, client=pipe)
-        return [bool(each) for each in pipe.execute()]
+        for args in every:
+            pipe.evalsha(script.sha, len(keys), *keys, *args)
+        answers = pipe.execute(raise_on_error=False)
+    return [bool(_answer(each, script, keys, args)) for each, args in zip(answers, every, strict=True)]
+
+
+def _answer(answer: Any, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    if isinstance(answer, NoScriptError):
+        return script(keys, args)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def run_in_slices(run: Callable[[int], Sequence[Any]]) -> list[bytes]:
