@@ -172,8 +172,9 @@ def test_what_an_app_fails_to_import_is_its_own_affair(anyjob: Run) -> None:
 
 def test_an_app_brings_its_manager(anyjob: Run) -> None:
     Path("shop.py").write_text(
-        "from anyjob import InMemoryJobStore, JobManager, JobRegistry, StoreBackend\n"
-        "from anyjob.seams.capabilities import Capabilities\n"
+        "from anyjob import Capabilities, JobManager, JobRegistry\n"
+        "from anyjob.extend import StoreBackend\n"
+        "from anyjob.stores.memory import InMemoryJobStore\n"
         "registry = JobRegistry()\n"
         "registry.register_handler('plugin', print)\n"
         "manager = JobManager(StoreBackend(InMemoryJobStore(), Capabilities()), registry=registry, retry=None)\n"
