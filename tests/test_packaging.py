@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.util
@@ -9,6 +10,7 @@ import pkgutil
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Final, NoReturn
 import pytest
 
 import anyjob
+from anyjob import extend
 from anyjob.base.errors import BackendNotInstalledError
 from anyjob.base.versions import check_versions
 from anyjob.seams.backend import BackendConfig
@@ -51,6 +54,29 @@ def test_nothing_public_is_left_out_of_the_package() -> None:
     named = {name for name in vars(anyjob) if name.isidentifier() and not name.startswith("_")}  # not pytest's own
     submodules = {name.split(".")[1] for name in MODULES} | {"cli"}
     assert named - submodules == set(anyjob.__all__) - submodules
+
+
+def test_the_names_for_authors_are_those_that_authors_use() -> None:
+    """Adapters and the example of one import from `anyjob.extend` alone, and it has nothing that nobody uses."""
+    taken, elsewhere = set(), set()
+    for path in (*(ROOT / "adapters").rglob("*.py"), *(ROOT / "examples" / "05_write_an_adapter").rglob("*.py")):
+        for module, names in _imports_of_anyjob(path):
+            if module == "anyjob.extend":
+                taken |= names
+            elif (module, path.name) != ("anyjob.current", "app.py") and not module.startswith("anyjob.testing"):
+                elsewhere.add(f"{path.relative_to(ROOT)}: {module}")
+    page = (ROOT / "docs" / "write_an_adapter.md").read_text(encoding="utf-8")
+    named = {word for code in re.findall(r"```.*?```|`[^`]+`", page, re.DOTALL) for word in re.findall(r"\w+", code)}
+    assert not elsewhere
+    assert taken <= set(extend.__all__) <= taken | named
+
+
+def _imports_of_anyjob(path: Path) -> Iterator[tuple[str, set[str]]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "anyjob":
+            yield str(node.module), {each.name for each in node.names}
+        elif isinstance(node, ast.Import):
+            yield from ((each.name, set()) for each in node.names if each.name.partition(".")[0] == "anyjob")
 
 
 def test_all_errors_have_one_root_and_end_in_error() -> None:

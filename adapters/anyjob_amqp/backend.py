@@ -11,13 +11,17 @@ from weakref import WeakSet
 
 from amqp import Message
 
-from anyjob.base.envelope import JobEnvelope, write_envelope
-from anyjob.base.errors import UnsupportedCapabilityError
-from anyjob.seams.backend import BackendConfig, JobBackend
-from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.inspector import JobInspector
-from anyjob.seams.natives import ReadNative
-from anyjob.seams.outcome import JobFailure
+from anyjob.extend import (
+    BackendConfig,
+    Capabilities,
+    JobBackend,
+    JobEnvelope,
+    JobFailure,
+    JobInspector,
+    ReadNative,
+    UnsupportedCapabilityError,
+    write_envelope,
+)
 from anyjob_amqp.capabilities import KnownQueues, capabilities_of
 from anyjob_amqp.consumer import AmqpConsumer
 from anyjob_amqp.consuming import HEARTBEAT, AmqpDelivery

@@ -6,10 +6,7 @@ from collections.abc import Collection, Iterator
 from datetime import timedelta
 from typing import Final
 
-from anyjob.base.envelope import QUEUE_NAME
-from anyjob.seams.backend import BackendConfig
-from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.seams.stored import JobState
+from anyjob.extend import ALL_STATES, QUEUE_NAME, BackendConfig, Capabilities, JobState, Quality
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.notes import noted_names

@@ -12,10 +12,7 @@ from typing import Any, Final
 
 from amqp.exceptions import NotFound
 
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import EnqueueError
-from anyjob.base.forks import in_each_process
-from anyjob.base.log import JobLogger, log_event
+from anyjob.extend import EnqueueError, JobLogger, describe_error, in_each_process, log_event
 from anyjob_amqp.consuming import HEARTBEAT, AmqpDelivery, ConsumerLink
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.deliveries import KnownDeliveries

@@ -19,14 +19,29 @@ from amqp import Message
 from amqp.exceptions import NotFound
 from msgspec import Struct
 
-from anyjob.base.clock import Clock
-from anyjob.base.envelope import UNREADABLE, JobEnvelope, JobIds, copy_id, id_in, read_envelope
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import EnqueueError, EnvelopeError, InvalidOptionError
-from anyjob.seams.capabilities import ALL_STATES, Capabilities
-from anyjob.seams.inspector import HeldJob, JobInspector
-from anyjob.seams.outcome import JobFailure
-from anyjob.seams.stored import JobFilter, JobPage, JobState, PageCursor, StoredJob
+from anyjob.extend import (
+    ALL_STATES,
+    UNREADABLE,
+    Capabilities,
+    Clock,
+    EnqueueError,
+    EnvelopeError,
+    HeldJob,
+    InvalidOptionError,
+    JobEnvelope,
+    JobFailure,
+    JobFilter,
+    JobIds,
+    JobInspector,
+    JobPage,
+    JobState,
+    PageCursor,
+    StoredJob,
+    copy_id,
+    describe_error,
+    id_in,
+    read_envelope,
+)
 from anyjob_amqp.links import AMQP_ERRORS, Links, translated
 from anyjob_amqp.notes import is_away
 from anyjob_amqp.publisher import Parcel, Publisher

@@ -13,8 +13,7 @@ import amqp
 from amqp.exceptions import AMQPError, NotFound
 from amqp.spec import Basic
 
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import ConfigurationError, EnqueueError, did_you_mean
+from anyjob.extend import ConfigurationError, EnqueueError, describe_error, did_you_mean
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.notes import note_names
 from anyjob_amqp.topology import BindingDeclaration, ExchangeDeclaration, Note, Place, QueueDeclaration, Route

@@ -11,9 +11,7 @@ from amqp import Message
 from amqp.exceptions import NotFound
 from msgspec import Struct
 
-from anyjob.base.envelope import UNREADABLE
-from anyjob.base.errors import EnqueueError
-from anyjob.seams.marks import SendMarks
+from anyjob.extend import UNREADABLE, EnqueueError, SendMarks
 from anyjob_amqp.links import Links, translated
 from anyjob_amqp.publisher import Parcel, Publisher
 from anyjob_amqp.topology import AmqpNames

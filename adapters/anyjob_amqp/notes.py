@@ -16,9 +16,7 @@ import msgspec
 from amqp import Message
 from amqp.exceptions import AccessRefused, AMQPError, NotFound
 
-from anyjob.base.envelope import UNREADABLE
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import EnqueueError
+from anyjob.extend import UNREADABLE, EnqueueError, describe_error
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.topology import QueueDeclaration
 

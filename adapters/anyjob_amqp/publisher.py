@@ -11,8 +11,7 @@ from amqp import Message
 from amqp.spec import Basic
 from msgspec import Struct
 
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import EnqueueError
+from anyjob.extend import EnqueueError, describe_error
 from anyjob_amqp.deadline import Deadline
 from anyjob_amqp.links import AMQP_ERRORS, Link, Links
 from anyjob_amqp.topology import Route

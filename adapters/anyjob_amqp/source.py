@@ -6,11 +6,19 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from anyjob.base.clock import Clock
-from anyjob.base.errors import EnvelopeError
-from anyjob.base.moments import plain_moment
-from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
-from anyjob.seams.source import JobClaim, JobSource, Listeners, LostJob
+from anyjob.extend import (
+    Abandoned,
+    Clock,
+    Completed,
+    EnvelopeError,
+    JobClaim,
+    JobFailure,
+    JobSource,
+    Listeners,
+    LostJob,
+    Outcome,
+    plain_moment,
+)
 from anyjob_amqp.consumer import AmqpConsumer
 from anyjob_amqp.consuming import AmqpDelivery
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
-from anyjob.base.envelope import JobPriority
+from anyjob.extend import JobPriority
 
 __all__ = [
     "JOB_QUEUE",

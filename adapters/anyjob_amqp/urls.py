@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-from anyjob.base.errors import ConfigurationError
-from anyjob.base.urls import refuse_unreadable
+from anyjob.extend import ConfigurationError, refuse_unreadable
 
 __all__ = ["AmqpAddress", "read_url"]
 

@@ -1,6 +1,6 @@
 """Runs jobs on Celery: over RabbitMQ, over Redis, or in an application of yours."""
 
-from anyjob.base.versions import check_versions
+from anyjob.extend import check_versions
 
 check_versions("celery")
 

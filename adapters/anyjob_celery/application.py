@@ -10,8 +10,7 @@ from celery import Celery
 from celery.app.amqp import Queues
 from kombu import Connection, Exchange, Queue
 
-from anyjob.base.envelope import QUEUE_NAME
-from anyjob.run.executor import JobExecutor
+from anyjob.extend import QUEUE_NAME, JobExecutor
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.safety import SAFE
 from anyjob_celery.stopping import StopBound, StopFlag

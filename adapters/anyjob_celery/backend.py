@@ -11,15 +11,24 @@ from datetime import timedelta
 from threading import Event
 from typing import Any, Final
 
-from anyjob.base.envelope import JobEnvelope
-from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError, did_you_mean
-from anyjob.run.executor import JobExecutor
-from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
-from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.inspector import JobInspector
-from anyjob.seams.natives import ReadNative
-from anyjob.seams.outcome import Deferred, JobFailure, Outcome, Retry
-from anyjob.seams.worker_options import WorkerOptions
+from anyjob.extend import (
+    BackendConfig,
+    Capabilities,
+    ConfigurationError,
+    Deferred,
+    JobBackend,
+    JobEnvelope,
+    JobExecutor,
+    JobFailure,
+    JobInspector,
+    NativeCommand,
+    Outcome,
+    ReadNative,
+    Retry,
+    UnsupportedCapabilityError,
+    WorkerOptions,
+    did_you_mean,
+)
 from anyjob_amqp import AmqpInspector
 from anyjob_celery.publishing import Publication
 from anyjob_celery.safety import REFUSED, REMOTE_CONTROL

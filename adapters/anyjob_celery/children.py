@@ -7,7 +7,7 @@ from time import monotonic
 from types import GeneratorType
 from typing import Any, Final
 
-from anyjob.base.log import JobLogger
+from anyjob.extend import JobLogger
 from anyjob_celery.private import ChildParts
 
 __all__ = ["hear_children"]

@@ -12,19 +12,29 @@ import msgspec
 from celery import Celery
 from kombu.exceptions import KombuError
 
-from anyjob.base.envelope import JobEnvelope, write_envelope
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import ConfigurationError, EnqueueError
-from anyjob.base.log import JobLogger, log_event
-from anyjob.base.named import NamedObject
-from anyjob.base.urls import read_object_url
-from anyjob.run.executor import JobExecutor
-from anyjob.seams.backend import BackendConfig, NativeCommand, send_one_by_one
-from anyjob.seams.capabilities import ALL_STATES, BulkAtomicity, Capabilities, Quality
-from anyjob.seams.inspector import JobInspector
-from anyjob.seams.natives import ReadNative
-from anyjob.seams.stored import JobState
-from anyjob.seams.worker_options import WorkerOptions
+from anyjob.extend import (
+    ALL_STATES,
+    BackendConfig,
+    BulkAtomicity,
+    Capabilities,
+    ConfigurationError,
+    EnqueueError,
+    JobEnvelope,
+    JobExecutor,
+    JobInspector,
+    JobLogger,
+    JobState,
+    NamedObject,
+    NativeCommand,
+    Quality,
+    ReadNative,
+    WorkerOptions,
+    describe_error,
+    log_event,
+    read_object_url,
+    send_one_by_one,
+    write_envelope,
+)
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.existing_amqp import AppOnAmqp
 from anyjob_celery.existing_queues import AppQueues, read_natives

@@ -10,10 +10,7 @@ from typing import Any, Final
 
 from amqp import Message
 
-from anyjob.base.envelope import JobEnvelope
-from anyjob.seams.backend import BackendConfig
-from anyjob.seams.capabilities import Capabilities, Quality
-from anyjob.seams.stored import JobState, StoredJob
+from anyjob.extend import BackendConfig, Capabilities, JobEnvelope, JobState, Quality, StoredJob
 from anyjob_amqp import (
     LEVELS,
     NATIVES_CAN,

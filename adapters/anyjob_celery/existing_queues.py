@@ -7,12 +7,16 @@ from typing import Any
 
 from celery import Celery
 
-from anyjob.base.clock import Clock
-from anyjob.base.envelope import read_envelope
-from anyjob.base.errors import EnvelopeError, InvalidOptionError
-from anyjob.seams.backend import BackendConfig
-from anyjob.seams.natives import ReadNative
-from anyjob.seams.stored import JobState, StoredJob
+from anyjob.extend import (
+    BackendConfig,
+    Clock,
+    EnvelopeError,
+    InvalidOptionError,
+    JobState,
+    ReadNative,
+    StoredJob,
+    read_envelope,
+)
 from anyjob_amqp import NotedNames as NamesOnAmqp
 from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
 from anyjob_celery.native_messages import CarriedMessage, call_in

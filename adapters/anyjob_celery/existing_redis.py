@@ -8,11 +8,17 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
-from anyjob.base.envelope import JobEnvelope, JobPriority
-from anyjob.seams.backend import BackendConfig
-from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.seams.inspector import JobInspector
-from anyjob.seams.stored import JobState, StoredJob
+from anyjob.extend import (
+    ALL_STATES,
+    BackendConfig,
+    Capabilities,
+    JobEnvelope,
+    JobInspector,
+    JobPriority,
+    JobState,
+    Quality,
+    StoredJob,
+)
 from anyjob_celery.existing_queues import AppQueues, ReadCarried, read_jobs
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.native_messages import CarriedMessage

@@ -8,8 +8,7 @@ from typing import Any, Final
 from amqp import spec
 from amqp.exceptions import AMQPError
 
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import EnqueueError
+from anyjob.extend import EnqueueError, describe_error
 
 __all__ = ["IS_HELD", "is_held_on_amqp"]
 

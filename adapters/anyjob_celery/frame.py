@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from anyjob.base.envelope import UNREADABLE, JobEnvelope
+from anyjob.extend import UNREADABLE, JobEnvelope
 
 __all__ = ["TASK", "ForeignMessageError", "Frame", "body_of", "headers_of", "open_frame"]
 

@@ -14,8 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
-from anyjob.base.envelope import UNREADABLE
-from anyjob.seams.natives import NativeMessage
+from anyjob.extend import UNREADABLE, NativeMessage
 
 __all__ = ["CarriedMessage", "call_in"]
 

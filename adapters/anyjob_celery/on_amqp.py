@@ -10,10 +10,7 @@ from typing import Any
 
 from amqp import Message
 
-from anyjob.base.envelope import JobEnvelope, write_envelope
-from anyjob.run.executor import JobExecutor
-from anyjob.seams.backend import BackendConfig
-from anyjob.seams.capabilities import Quality
+from anyjob.extend import BackendConfig, JobEnvelope, JobExecutor, Quality, write_envelope
 from anyjob_amqp import (
     JOB_QUEUE,
     LEVELS,

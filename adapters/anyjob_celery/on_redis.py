@@ -12,13 +12,17 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from anyjob.base.envelope import JobEnvelope
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import ConfigurationError, EnqueueError
-from anyjob.base.urls import hide_in, read_query
-from anyjob.run.executor import JobExecutor
-from anyjob.seams.backend import BackendConfig
-from anyjob.seams.capabilities import Quality
+from anyjob.extend import (
+    BackendConfig,
+    ConfigurationError,
+    EnqueueError,
+    JobEnvelope,
+    JobExecutor,
+    Quality,
+    describe_error,
+    hide_in,
+    read_query,
+)
 from anyjob_celery.backend import OwnCeleryBackend
 from anyjob_celery.redis_messages import HeldMessages, RedisMessages
 from anyjob_celery.redis_places import CeleryPlaces

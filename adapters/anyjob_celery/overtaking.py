@@ -6,7 +6,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from anyjob.base.envelope import JobPriority
+from anyjob.extend import JobPriority
 from anyjob_amqp import LEVELS
 from anyjob_celery.settings import Settings, transport_option
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import msgspec
 
-from anyjob.base.envelope import JobEnvelope, write_envelope
-from anyjob.base.log import JobLogger, log_event
+from anyjob.extend import JobEnvelope, JobLogger, log_event, write_envelope
 from anyjob_celery.frame import headers_of
 from anyjob_celery.private_publishing import is_send_task_wrapped, known_task, through_send_task
 

@@ -13,10 +13,7 @@ from redis import Redis
 from redis.commands.core import Script
 from redis.exceptions import RedisError
 
-from anyjob.base.clock import Clock
-from anyjob.base.envelope import JobEnvelope, JobIds
-from anyjob.base.log import JobLogger, log_event
-from anyjob.seams.marks import SendMarks
+from anyjob.extend import Clock, JobEnvelope, JobIds, JobLogger, SendMarks, log_event
 from anyjob_celery.redis_scripts import ACKNOWLEDGE, BEAT, COUNT, GIVE_BACK, HOLD, INDEX_AFTER, PUSH, SEND, SWEEP, TAKE
 from anyjob_celery.redis_wire import LEVELS, item_of
 from anyjob_redis import ScheduledMessages, send_in_batches

@@ -8,9 +8,7 @@ from functools import partial
 from itertools import count
 from typing import Final
 
-from anyjob.base.envelope import JobIds, read_envelope
-from anyjob.base.errors import EnvelopeError
-from anyjob.seams.stored import JobFilter, JobState, StoredJob
+from anyjob.extend import EnvelopeError, JobFilter, JobIds, JobState, StoredJob, read_envelope
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.redis_messages import RedisMessages
 from anyjob_celery.redis_scripts import MARK

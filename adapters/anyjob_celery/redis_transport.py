@@ -20,7 +20,7 @@ from kombu.transport import redis, virtual
 from msgspec import Struct
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from anyjob.base.log import JobLogger, log_event
+from anyjob.extend import JobLogger, log_event
 from anyjob_celery.frame import ForeignMessageError
 from anyjob_celery.private_kombu import ChannelParts, QoSParts
 from anyjob_celery.redis_messages import HeldMessages

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, field
 
-from anyjob.base.envelope import UNREADABLE, JobEnvelope, JobPriority, write_envelope
+from anyjob.extend import UNREADABLE, JobEnvelope, JobPriority, write_envelope
 from anyjob_celery.frame import ForeignMessageError, body_of, open_frame
 
 __all__ = ["LEVELS", "Wire", "envelope_in", "item_of", "read_item"]

@@ -17,11 +17,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Terminated
 from celery.worker.state import task_ready
 
-from anyjob.base.errors import EnqueueError, JobTimeLimitError
-from anyjob.base.log import JobLogger, log_event
-from anyjob.define.retry import GiveUp
-from anyjob.run.claim_log import log_fenced
-from anyjob.seams.outcome import Outcome
+from anyjob.extend import EnqueueError, GiveUp, JobLogger, JobTimeLimitError, Outcome, log_event, log_fenced
 from anyjob_celery.private import RequestParts
 from anyjob_celery.tracing import added_in, error_in, outcome_in
 

@@ -17,10 +17,7 @@ from celery import bootsteps, signals
 from celery.worker.request import Request
 from celery.worker.state import active_requests, reserved_requests
 
-from anyjob.base.log import JobLogger
-from anyjob.run.claim_log import log_released
-from anyjob.run.executor import JobExecutor
-from anyjob.run.stopping import HANDED_BACK, end_at_once
+from anyjob.extend import HANDED_BACK, JobExecutor, JobLogger, end_at_once, log_released
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.private import is_told_to_end
 from anyjob_celery.request import JobRequest

@@ -12,13 +12,22 @@ from celery import bootsteps
 from celery.exceptions import InvalidTaskError, Retry, TaskPredicate
 from celery.worker.strategy import default as celery_strategy
 
-from anyjob.base.envelope import JobEnvelope, read_envelope
-from anyjob.base.errors import AnyjobError, EnqueueError, EnvelopeError
-from anyjob.base.log import JobLogger, log_event
-from anyjob.run.executor import JobExecutor
-from anyjob.run.timelimit import TIME_LIMIT_GRACE
-from anyjob.seams.outcome import Abandoned, Completed, Deferred, Outcome
-from anyjob.seams.outcome import Retry as RetryOutcome
+from anyjob.extend import (
+    TIME_LIMIT_GRACE,
+    Abandoned,
+    AnyjobError,
+    Completed,
+    Deferred,
+    EnqueueError,
+    EnvelopeError,
+    JobEnvelope,
+    JobExecutor,
+    JobLogger,
+    Outcome,
+    log_event,
+    read_envelope,
+)
+from anyjob.extend import Retry as RetryOutcome
 from anyjob_celery.backend import CeleryBackend
 from anyjob_celery.frame import TASK, ForeignMessageError, open_frame
 from anyjob_celery.request import ENVELOPE

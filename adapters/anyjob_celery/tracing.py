@@ -14,8 +14,7 @@ from kombu.utils.encoding import safe_repr
 from msgspec import Struct
 from msgspec.structs import replace
 
-from anyjob.base.log import JobLogger, log_event
-from anyjob.seams.outcome import Completed, Deferred, Outcome
+from anyjob.extend import Completed, Deferred, JobLogger, Outcome, log_event
 from anyjob_celery.private import TaskParts, Tracer
 
 __all__ = ["LED_TO", "LedTo", "TracedTask", "added_in", "error_in", "outcome_in"]

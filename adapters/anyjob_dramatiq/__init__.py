@@ -1,6 +1,6 @@
 """anyjob on Dramatiq: jobs run by Dramatiq's workers inside the application's middleware, seen by its monitors."""
 
-from anyjob.base.versions import check_versions
+from anyjob.extend import check_versions
 
 check_versions("dramatiq")
 

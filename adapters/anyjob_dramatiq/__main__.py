@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import Final
 
-from anyjob.run.supervisor import Supervisor
+from anyjob.extend import Supervisor
 
 _KILLED: Final = 1  # what Dramatiq ends with when a process of it was killed; more is wrong usage, or a failed import
 

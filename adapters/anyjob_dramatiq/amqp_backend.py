@@ -7,8 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from anyjob.base.envelope import JobEnvelope
-from anyjob.seams.backend import BackendConfig
+from anyjob.extend import BackendConfig, JobEnvelope
 from anyjob_amqp import HEARTBEAT, LEVELS, AmqpInspector, AmqpNames, AmqpQueuesBackend, capabilities_of, message_of
 from anyjob_dramatiq.amqp_source import AmqpSource
 from anyjob_dramatiq.backend import Job, OwnDramatiqBackend

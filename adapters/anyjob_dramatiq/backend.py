@@ -16,17 +16,24 @@ from typing import Any, Final
 from dramatiq import Broker, Message, Middleware
 from dramatiq.middleware import Retries
 
-from anyjob.base.envelope import JobEnvelope, read_envelope
-from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError
-from anyjob.base.forks import in_each_process
-from anyjob.base.log import JobLogger, log_event
-from anyjob.base.named import NamedObject
-from anyjob.run.executor import JobExecutor
-from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
-from anyjob.seams.inspector import JobInspector
-from anyjob.seams.natives import ReadNative
-from anyjob.seams.outcome import JobFailure
-from anyjob.seams.worker_options import WorkerOptions
+from anyjob.extend import (
+    BackendConfig,
+    ConfigurationError,
+    JobBackend,
+    JobEnvelope,
+    JobExecutor,
+    JobFailure,
+    JobInspector,
+    JobLogger,
+    NamedObject,
+    NativeCommand,
+    ReadNative,
+    UnsupportedCapabilityError,
+    WorkerOptions,
+    in_each_process,
+    log_event,
+    read_envelope,
+)
 from anyjob_amqp import AmqpInspector
 from anyjob_dramatiq.broker import JobBroker
 from anyjob_dramatiq.frame import pack

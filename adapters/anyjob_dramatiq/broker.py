@@ -10,8 +10,7 @@ from dramatiq import Actor, Broker, Message, Middleware
 from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import Retries
 
-from anyjob.base.envelope import JobEnvelope
-from anyjob.base.errors import ConfigurationError
+from anyjob.extend import ConfigurationError, JobEnvelope
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobConsumer, JobIntake
 from anyjob_dramatiq.runner import JobRunner

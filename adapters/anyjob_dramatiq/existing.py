@@ -13,16 +13,23 @@ from dramatiq.common import q_name
 from dramatiq.encoder import PickleEncoder
 from dramatiq.errors import DramatiqError
 
-from anyjob.base.envelope import JobEnvelope, write_envelope
-from anyjob.base.errors import ConfigurationError, EnqueueError, UnsupportedCapabilityError
-from anyjob.base.log import JobLogger, log_event
-from anyjob.base.named import NamedObject
-from anyjob.base.urls import read_object_url
-from anyjob.run.executor import JobExecutor
-from anyjob.seams.backend import BackendConfig, send_one_by_one
-from anyjob.seams.inspector import JobInspector
-from anyjob.seams.natives import ReadNative
-from anyjob.seams.worker_options import WorkerOptions
+from anyjob.extend import (
+    BackendConfig,
+    ConfigurationError,
+    EnqueueError,
+    JobEnvelope,
+    JobExecutor,
+    JobInspector,
+    JobLogger,
+    NamedObject,
+    ReadNative,
+    UnsupportedCapabilityError,
+    WorkerOptions,
+    log_event,
+    read_object_url,
+    send_one_by_one,
+    write_envelope,
+)
 from anyjob_dramatiq.backend import DramatiqBackend
 from anyjob_dramatiq.begun import BegunMessages
 from anyjob_dramatiq.broker import ACTOR_OPTIONS

@@ -11,13 +11,19 @@ from typing import Any, Final
 from dramatiq import Broker
 from dramatiq.common import dq_name, q_name
 
-from anyjob.base.envelope import JobEnvelope, JobPriority
-from anyjob.base.errors import ConfigurationError
-from anyjob.seams.backend import BackendConfig
-from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
-from anyjob.seams.inspector import JobInspector
-from anyjob.seams.natives import ReadNative
-from anyjob.seams.stored import JobState, StoredJob
+from anyjob.extend import (
+    BackendConfig,
+    BulkAtomicity,
+    Capabilities,
+    ConfigurationError,
+    JobEnvelope,
+    JobInspector,
+    JobPriority,
+    JobState,
+    Quality,
+    ReadNative,
+    StoredJob,
+)
 from anyjob_amqp import LEVELS, NATIVES_CAN, AmqpAddress, AmqpInspector, AmqpNames, Links, Publisher, ReadMessage
 from anyjob_amqp import NotedNames as NamesOnAmqp
 from anyjob_dramatiq.amqp_backend import names_of

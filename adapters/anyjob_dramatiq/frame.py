@@ -10,7 +10,7 @@ import msgspec
 from dramatiq import Message
 from msgspec import Raw, Struct
 
-from anyjob.base.envelope import UNREADABLE, JobEnvelope, write_envelope
+from anyjob.extend import UNREADABLE, JobEnvelope, write_envelope
 
 __all__ = ["UNREADABLE_NAME", "Delivery", "decode", "encode", "faulty", "pack", "unwrap"]
 

@@ -10,14 +10,19 @@ from typing import Any
 from dramatiq import Broker, MessageProxy, Middleware, Worker
 from dramatiq.middleware import Retries
 
-from anyjob.base.envelope import JobEnvelope, read_envelope
-from anyjob.base.errors import EnqueueError, EnvelopeError
-from anyjob.base.log import JobLogger
-from anyjob.run.absence import insist
-from anyjob.run.executor import JobExecutor
-from anyjob.run.stopping import HANDED_BACK
-from anyjob.run.supervisor import say_up
-from anyjob.seams.outcome import Outcome, Retry
+from anyjob.extend import (
+    HANDED_BACK,
+    EnqueueError,
+    EnvelopeError,
+    JobEnvelope,
+    JobExecutor,
+    JobLogger,
+    Outcome,
+    Retry,
+    insist,
+    read_envelope,
+    say_up,
+)
 from anyjob_dramatiq.begun import BegunMessages
 from anyjob_dramatiq.broker import forbidden_options
 from anyjob_dramatiq.frame import Delivery

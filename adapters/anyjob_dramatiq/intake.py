@@ -15,10 +15,7 @@ from typing import Any, Final, TypeVar
 
 from dramatiq import Consumer, Message, MessageProxy
 
-from anyjob.base.errors import EnqueueError
-from anyjob.base.log import JobLogger
-from anyjob.run.absence import insist, log_pause
-from anyjob.run.claim_log import log_fenced, log_not_settled
+from anyjob.extend import EnqueueError, JobLogger, insist, log_fenced, log_not_settled, log_pause
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.private import error_of
 

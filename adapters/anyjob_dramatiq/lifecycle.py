@@ -14,12 +14,16 @@ from typing import Any, Final
 
 from dramatiq import Broker, MessageProxy, Middleware, Worker
 
-from anyjob.base.errors import EnqueueError
-from anyjob.base.log import JobLogger
-from anyjob.run.claim_log import log_released
-from anyjob.run.executor import JobExecutor
-from anyjob.run.stopping import HANDED_BACK, end_at_once, stop_in_time
-from anyjob.run.supervisor import say_up
+from anyjob.extend import (
+    HANDED_BACK,
+    EnqueueError,
+    JobExecutor,
+    JobLogger,
+    end_at_once,
+    log_released,
+    say_up,
+    stop_in_time,
+)
 from anyjob_dramatiq.intake import JobIntake
 from anyjob_dramatiq.private import Processor, boot_event, consumer_of, surround, threads_of
 

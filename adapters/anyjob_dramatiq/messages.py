@@ -10,7 +10,7 @@ from msgspec import Struct
 from redis import Redis
 from redis.commands.core import Script
 
-from anyjob.base.clock import Clock
+from anyjob.extend import Clock
 from anyjob_dramatiq import scripts
 from anyjob_dramatiq.names import Names
 from anyjob_redis.levels import KnownQueues

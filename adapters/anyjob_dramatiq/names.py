@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from anyjob.base.envelope import JobEnvelope
+from anyjob.extend import JobEnvelope
 from anyjob_redis.levels import LEVELS
 
 __all__ = ["Names", "root_of"]

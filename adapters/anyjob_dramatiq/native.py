@@ -13,10 +13,16 @@ from dramatiq.common import dq_name, q_name
 from msgspec import Struct
 from redis import Redis
 
-from anyjob.base.envelope import UNREADABLE, JobEnvelope, read_envelope
-from anyjob.base.errors import EnvelopeError
-from anyjob.seams.natives import NativeMessage, ReadNative
-from anyjob.seams.stored import JobState, StoredJob
+from anyjob.extend import (
+    UNREADABLE,
+    EnvelopeError,
+    JobEnvelope,
+    JobState,
+    NativeMessage,
+    ReadNative,
+    StoredJob,
+    read_envelope,
+)
 from anyjob_amqp import ReadMessage, body_of, fault_in
 from anyjob_redis import NativeKey, NativeLayout
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from anyjob.seams.stored import JobFilter, JobState, StoredJob
+from anyjob.extend import JobFilter, JobState, StoredJob
 from anyjob_dramatiq.frame import unwrap
 from anyjob_dramatiq.messages import Messages
 from anyjob_dramatiq.scripts import MARK

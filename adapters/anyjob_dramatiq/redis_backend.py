@@ -10,10 +10,7 @@ from typing import Any
 
 from dramatiq import Message
 
-from anyjob.base.envelope import JobEnvelope
-from anyjob.seams.backend import BackendConfig
-from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.marks import SendMarks
+from anyjob.extend import BackendConfig, Capabilities, JobEnvelope, SendMarks
 from anyjob_dramatiq.backend import Job, OwnDramatiqBackend
 from anyjob_dramatiq.frame import encode
 from anyjob_dramatiq.messages import Messages, NativeMessage

@@ -10,9 +10,7 @@ from typing import Any, Final
 
 from dramatiq import Message
 
-from anyjob.base.clock import SystemClock
-from anyjob.base.log import JobLogger, log_event
-from anyjob.seams.outcome import worker_name
+from anyjob.extend import JobLogger, SystemClock, log_event, worker_name
 from anyjob_dramatiq.frame import Delivery, decode, faulty, unwrap
 from anyjob_dramatiq.intake import JobSource
 from anyjob_dramatiq.messages import HeldMessage, Messages

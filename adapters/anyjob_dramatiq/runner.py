@@ -8,13 +8,19 @@ from typing import Final
 from dramatiq.errors import Retry as DramatiqRetry
 from dramatiq.middleware import SkipMessage
 
-from anyjob.base.envelope import MAX_ERROR_LENGTH
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import AnyjobError, EnqueueError
-from anyjob.base.log import JobLogger
-from anyjob.run.claim_log import log_not_settled
-from anyjob.run.executor import JobExecutor
-from anyjob.seams.outcome import Abandoned, Completed, Outcome, Retry
+from anyjob.extend import (
+    MAX_ERROR_LENGTH,
+    Abandoned,
+    AnyjobError,
+    Completed,
+    EnqueueError,
+    JobExecutor,
+    JobLogger,
+    Outcome,
+    Retry,
+    describe_error,
+    log_not_settled,
+)
 from anyjob_dramatiq.frame import Delivery
 from anyjob_dramatiq.intake import JobIntake
 

@@ -9,7 +9,7 @@ from dramatiq import Broker, get_encoder
 from dramatiq.encoder import PickleEncoder
 from dramatiq.middleware import Retries
 
-from anyjob.base.envelope import JobPriority
+from anyjob.extend import JobPriority
 from anyjob_amqp import LEVELS
 from anyjob_dramatiq.guard import JobGuard
 

@@ -6,12 +6,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from anyjob.base.errors import UnsupportedCapabilityError
-from anyjob.base.versions import check_versions
-from anyjob.seams.backend import BackendConfig
-from anyjob.seams.inspector import JobInspector
-from anyjob.seams.natives import ReadNative
-from anyjob.stores.store_backend import StoreBackend
+from anyjob.extend import (
+    BackendConfig,
+    JobInspector,
+    ReadNative,
+    StoreBackend,
+    UnsupportedCapabilityError,
+    check_versions,
+)
 from anyjob_redis.connection import connect, translated
 from anyjob_redis.inspector import ON_REDIS
 from anyjob_redis.skew import ClockSkew

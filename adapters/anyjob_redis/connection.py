@@ -16,10 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from anyjob.base.error_text import describe_error
-from anyjob.base.errors import ConfigurationError, EnqueueError
-from anyjob.base.urls import hide_in
-from anyjob.seams.backend import BackendConfig
+from anyjob.extend import BackendConfig, ConfigurationError, EnqueueError, describe_error, hide_in
 from anyjob_redis.urls import split_url, with_plain_ssl
 
 __all__ = ["connect", "refuse_decoding", "translated"]

@@ -10,14 +10,23 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from anyjob.base.clock import Clock
-from anyjob.base.envelope import JobEnvelope
-from anyjob.base.errors import InvalidOptionError
-from anyjob.base.log import JobLogger
-from anyjob.seams.capabilities import ALL_STATES, Capabilities, Quality
-from anyjob.seams.inspector import HeldJob, JobInspector
-from anyjob.seams.outcome import JobFailure
-from anyjob.seams.stored import JobFilter, JobPage, JobState, PageCursor, StoredJob
+from anyjob.extend import (
+    ALL_STATES,
+    Capabilities,
+    Clock,
+    HeldJob,
+    InvalidOptionError,
+    JobEnvelope,
+    JobFailure,
+    JobFilter,
+    JobInspector,
+    JobLogger,
+    JobPage,
+    JobState,
+    PageCursor,
+    Quality,
+    StoredJob,
+)
 from anyjob_redis.connection import translated
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Places, Section, Seen

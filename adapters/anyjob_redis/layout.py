@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from anyjob.base.envelope import JobEnvelope, count_loss_in, write_envelope
+from anyjob.extend import JobEnvelope, count_loss_in, write_envelope
 from anyjob_redis.places import CHUNK
 
 __all__ = ["KEY_OF", "Layout", "SortedLayout"]

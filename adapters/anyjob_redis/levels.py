@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from anyjob.base.envelope import QUEUE_NAME, JobPriority
-from anyjob.base.log import JobLogger
+from anyjob.extend import QUEUE_NAME, JobLogger, JobPriority
 from anyjob_redis.connection import translated
 from anyjob_redis.places import CHUNK
 

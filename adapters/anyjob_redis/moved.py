@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from anyjob.seams.marks import SendMarks
+from anyjob.extend import SendMarks
 from anyjob_redis.connection import translated
 
 __all__ = ["MOVED", "RedisMarks"]

@@ -16,11 +16,7 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 from redis import Redis
 
-from anyjob.base.clock import Clock
-from anyjob.base.envelope import JobEnvelope, JobIds
-from anyjob.base.log import JobLogger
-from anyjob.seams.capabilities import Capabilities, Quality
-from anyjob.seams.stored import JobFilter, JobState, StoredJob
+from anyjob.extend import Capabilities, Clock, JobEnvelope, JobFilter, JobIds, JobLogger, JobState, Quality, StoredJob
 from anyjob_redis.connection import translated
 from anyjob_redis.inspector import RedisInspector
 from anyjob_redis.native_scripts import ACKNOWLEDGE, GIVE_BACK, HELD, HOLD, INDEX_PAST, LAPSE

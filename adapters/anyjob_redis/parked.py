@@ -12,10 +12,7 @@ import msgspec
 from msgspec.structs import replace
 from redis import Redis
 
-from anyjob.base.clock import Clock
-from anyjob.base.envelope import UNREADABLE, JobIds, copy_id, id_in
-from anyjob.seams.outcome import JobFailure
-from anyjob.seams.stored import JobFilter, JobState, StoredJob
+from anyjob.extend import UNREADABLE, Clock, JobFailure, JobFilter, JobIds, JobState, StoredJob, copy_id, id_in
 from anyjob_redis.connection import translated
 from anyjob_redis.places import CHUNK, LONGEST_HOLD, Places, Section, Seen
 from anyjob_redis.scripts import FITS, register, run_each

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from anyjob.seams.stored import JobFilter, JobState, StoredJob
+from anyjob.extend import JobFilter, JobState, StoredJob
 
 __all__ = ["CHUNK", "COUNTED", "LONGEST_HOLD", "Places", "Section", "Seen", "section_by_id", "section_of_held"]
 

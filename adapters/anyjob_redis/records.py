@@ -11,10 +11,7 @@ import msgspec
 from msgspec import Struct
 from redis import Redis
 
-from anyjob.base.clock import Clock
-from anyjob.base.envelope import copy_id, own_id
-from anyjob.seams.outcome import JobFailure
-from anyjob.seams.stored import JobFilter, JobState, StoredJob
+from anyjob.extend import Clock, JobFailure, JobFilter, JobState, StoredJob, copy_id, own_id
 from anyjob_redis.layout import Layout
 from anyjob_redis.levels import LEVELS, KnownQueues
 from anyjob_redis.parked import read_failure

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from redis.exceptions import RedisError
 
-from anyjob.base.errors import AnyjobError
-from anyjob.run import recurring
+from anyjob.extend import AnyjobError
+from anyjob.extend import RecurringThread as CoreRecurringThread
 
 __all__ = ["RecurringThread"]
 
 
-class RecurringThread(recurring.RecurringThread):
+class RecurringThread(CoreRecurringThread):
     """The core's, whose action may raise what redis raises when the server is away."""
 
     known_errors: ClassVar[tuple[type[Exception], ...]] = (AnyjobError, RedisError)

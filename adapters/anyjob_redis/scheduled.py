@@ -8,12 +8,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from anyjob.base.clock import Clock
-from anyjob.base.errors import EnvelopeError
-from anyjob.base.log import JobLogger
-from anyjob.seams.backend import log_parked
-from anyjob.seams.outcome import JobFailure, worker_name
-from anyjob.seams.stored import JobState, StoredJob
+from anyjob.extend import Clock, EnvelopeError, JobFailure, JobLogger, JobState, StoredJob, log_parked, worker_name
 from anyjob_redis.parked import ParkedJobs
 from anyjob_redis.places import CHUNK, Section, Seen
 from anyjob_redis.scripts import FITS, register

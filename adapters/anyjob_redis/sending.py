@@ -19,8 +19,8 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from anyjob.base.error_text import describe_error as why
-from anyjob.base.errors import DuplicateJobIdError, EnqueueError
+from anyjob.extend import DuplicateJobIdError, EnqueueError
+from anyjob.extend import describe_error as why
 from anyjob_redis.private import take_connection
 
 __all__ = ["send_in_batches"]

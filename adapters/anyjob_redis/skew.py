@@ -7,10 +7,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from anyjob.base.clock import Clock, SystemClock
-from anyjob.base.envelope import JobEnvelope, read_envelope
-from anyjob.base.errors import EnvelopeError
-from anyjob.base.log import JobLogger
+from anyjob.extend import Clock, EnvelopeError, JobEnvelope, JobLogger, SystemClock, read_envelope
 from anyjob_redis.connection import translated
 
 __all__ = ["EARLIER", "ClockSkew", "is_of_a_machine"]

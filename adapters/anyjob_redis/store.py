@@ -16,15 +16,29 @@ from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from anyjob.base.clock import Clock
-from anyjob.base.envelope import JobEnvelope, JobIds, copy_id, id_in
-from anyjob.base.errors import DuplicateJobIdError, EnqueueError, InvalidOptionError
-from anyjob.base.forks import in_each_process
-from anyjob.seams.backend import log_parked
-from anyjob.seams.outcome import Abandoned, Completed, JobFailure, Outcome
-from anyjob.seams.source import DEFAULT_LEASE, JobClaim, LostJob
-from anyjob.seams.store import JobStore
-from anyjob.seams.stored import JobFilter, JobPage, JobState
+from anyjob.extend import (
+    DEFAULT_LEASE,
+    Abandoned,
+    Clock,
+    Completed,
+    DuplicateJobIdError,
+    EnqueueError,
+    InvalidOptionError,
+    JobClaim,
+    JobEnvelope,
+    JobFailure,
+    JobFilter,
+    JobIds,
+    JobPage,
+    JobState,
+    JobStore,
+    LostJob,
+    Outcome,
+    copy_id,
+    id_in,
+    in_each_process,
+    log_parked,
+)
 from anyjob_redis import store_scripts as scripts
 from anyjob_redis.connection import translated
 from anyjob_redis.layout import Layout, SortedLayout

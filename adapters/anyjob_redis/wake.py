@@ -8,9 +8,7 @@ from typing import Any, Final
 from redis import Redis
 from redis.exceptions import RedisError
 
-from anyjob.base.clock import SystemClock
-from anyjob.base.forks import in_each_process
-from anyjob.seams.source import Listeners
+from anyjob.extend import Listeners, SystemClock, in_each_process
 from anyjob_redis.recurring import RecurringThread
 
 __all__ = ["WakeListener"]

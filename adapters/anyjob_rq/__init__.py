@@ -1,6 +1,6 @@
 """anyjob on RQ: jobs in RQ's queues, run by RQ's workers with our worker class, seen by RQ's monitors."""
 
-from anyjob.base.versions import check_versions
+from anyjob.extend import check_versions
 
 check_versions("rq")
 

@@ -8,7 +8,7 @@ from typing import Any
 from rq.cli.cli import main
 from rq.worker_pool import WorkerData, WorkerPool
 
-from anyjob.run.stopping import HANDED_BACK
+from anyjob.extend import HANDED_BACK
 from anyjob_rq.private import use_in_command_line
 
 __all__: list[str] = []

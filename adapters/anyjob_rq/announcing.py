@@ -11,8 +11,7 @@ from msgspec.structs import replace
 from redis import Redis
 from rq.job import Job
 
-from anyjob.base.envelope import RESERVED_HEADER_PREFIX, UNREADABLE, JobEnvelope
-from anyjob.base.log import JobLogger, log_event
+from anyjob.extend import RESERVED_HEADER_PREFIX, UNREADABLE, JobEnvelope, JobLogger, log_event
 from anyjob_rq.frame import EnvelopeSerializer
 from anyjob_rq.names import Names
 from anyjob_rq.private import announce

@@ -14,12 +14,8 @@ from redis import Redis
 from rq import Queue
 from rq.worker import SimpleWorker
 
-from anyjob.base.errors import ConfigurationError
-from anyjob.base.log import JobLogger
-from anyjob.base.urls import hide_password
 from anyjob.current import load_served
-from anyjob.run.executor import JobExecutor
-from anyjob.run.stopping import HANDED_BACK
+from anyjob.extend import HANDED_BACK, ConfigurationError, JobExecutor, JobLogger, hide_password
 from anyjob_redis.scripts import register
 from anyjob_rq.backend import RQBackend
 from anyjob_rq.horse import ForkingMixin

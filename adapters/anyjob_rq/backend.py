@@ -10,13 +10,18 @@ from typing import Final
 
 from redis import Redis
 
-from anyjob.base.envelope import JobEnvelope
-from anyjob.base.errors import ConfigurationError, UnsupportedCapabilityError
-from anyjob.seams.backend import BackendConfig, JobBackend, NativeCommand
-from anyjob.seams.capabilities import Capabilities
-from anyjob.seams.natives import ReadNative
-from anyjob.seams.outcome import JobFailure
-from anyjob.seams.worker_options import WorkerOptions
+from anyjob.extend import (
+    BackendConfig,
+    Capabilities,
+    ConfigurationError,
+    JobBackend,
+    JobEnvelope,
+    JobFailure,
+    NativeCommand,
+    ReadNative,
+    UnsupportedCapabilityError,
+    WorkerOptions,
+)
 from anyjob_redis.connection import connect, refuse_decoding
 from anyjob_redis.inspector import ON_REDIS, RedisInspector
 from anyjob_redis.moved import RedisMarks

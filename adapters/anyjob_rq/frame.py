@@ -9,8 +9,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 from msgspec import Raw
 
-from anyjob.base.envelope import UNREADABLE
-from anyjob.base.errors import ConfigurationError
+from anyjob.extend import UNREADABLE, ConfigurationError
 
 __all__ = ["ENTRY", "LONGEST_DATA", "EnvelopeSerializer", "execute", "find_fault", "unpack"]
 

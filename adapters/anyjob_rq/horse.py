@@ -20,9 +20,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.worker import Worker
 
-from anyjob.base.errors import ConfigurationError, JobTimeLimitError
-from anyjob.base.log import JobLogger, log_event
-from anyjob.run.timelimit import TIME_LIMIT_GRACE
+from anyjob.extend import TIME_LIMIT_GRACE, ConfigurationError, JobLogger, JobTimeLimitError, log_event
 from anyjob_rq.wake import Wake
 from anyjob_rq.worker import JobWorkerMixin
 

@@ -13,10 +13,7 @@ from redis.commands.core import Script
 from rq.job import Job, JobStatus
 from rq.utils import utcformat
 
-from anyjob.base.clock import Clock
-from anyjob.base.envelope import JOB_ID, JobEnvelope, write_envelope
-from anyjob.base.errors import EnqueueError
-from anyjob.seams.marks import SendMarks
+from anyjob.extend import JOB_ID, Clock, EnqueueError, JobEnvelope, SendMarks, write_envelope
 from anyjob_redis.levels import KnownQueues
 from anyjob_redis.presence import LapsedError
 from anyjob_redis.scheduled import score_of

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from anyjob.base.envelope import JobPriority
+from anyjob.extend import JobPriority
 from anyjob_redis.levels import LEVELS
 
 __all__ = ["Names", "root_of"]

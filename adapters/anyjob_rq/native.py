@@ -15,8 +15,7 @@ from rq.registry import ScheduledJobRegistry
 from rq.results import Result
 from rq.scheduler import RQScheduler
 
-from anyjob.seams.natives import NativeMessage, ReadNative
-from anyjob.seams.stored import StoredJob
+from anyjob.extend import NativeMessage, ReadNative, StoredJob
 from anyjob_redis import NativeKey, NativeLayout
 from anyjob_rq.frame import unpack
 from anyjob_rq.names import Names

@@ -17,10 +17,7 @@ from rq import Retry as RQRetry
 from rq.job import Job
 from rq.timeouts import BaseDeathPenalty
 
-from anyjob.base.envelope import read_envelope
-from anyjob.base.errors import EnvelopeError
-from anyjob.base.log import JobLogger, log_event
-from anyjob.seams.outcome import Abandoned, Completed, Outcome, Retry
+from anyjob.extend import Abandoned, Completed, EnvelopeError, JobLogger, Outcome, Retry, log_event, read_envelope
 from anyjob_rq.announcing import meta_of, name_call
 from anyjob_rq.frame import ENTRY, EnvelopeSerializer
 from anyjob_rq.messages import HeldMessage

@@ -9,8 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from anyjob.base.clock import Clock
-from anyjob.seams.stored import JobFilter, JobState, StoredJob
+from anyjob.extend import Clock, JobFilter, JobState, StoredJob
 from anyjob_redis.levels import ids_after
 from anyjob_redis.places import COUNTED, LONGEST_HOLD, Places, Section, Seen, section_by_id, section_of_held
 from anyjob_redis.presence import is_steady

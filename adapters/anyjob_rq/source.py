@@ -8,9 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
-from anyjob.base.clock import SystemClock
-from anyjob.seams.outcome import Completed, Deferred, Outcome
-from anyjob.seams.source import JobClaim, JobSource, LostJob
+from anyjob.extend import Completed, Deferred, JobClaim, JobSource, LostJob, Outcome, SystemClock
 from anyjob_redis.connection import translated
 from anyjob_redis.presence import Presence
 from anyjob_rq.backend import RQBackend

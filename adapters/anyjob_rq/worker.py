@@ -30,15 +30,20 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import DequeueStrategy
 from rq.worker_pool import WorkerPool
 
-from anyjob.base.clock import SystemClock
-from anyjob.base.envelope import QUEUE_NAME
-from anyjob.base.errors import ConfigurationError, EnqueueError
-from anyjob.base.log import JobLogger, log_event
-from anyjob.run.absence import insist
-from anyjob.run.executor import JobExecutor
-from anyjob.run.keeper import ClaimKeeper
-from anyjob.seams.outcome import Deferred, Outcome
-from anyjob.seams.worker_options import DEFAULT_STOP_TIMEOUT
+from anyjob.extend import (
+    DEFAULT_STOP_TIMEOUT,
+    QUEUE_NAME,
+    ClaimKeeper,
+    ConfigurationError,
+    Deferred,
+    EnqueueError,
+    JobExecutor,
+    JobLogger,
+    Outcome,
+    SystemClock,
+    insist,
+    log_event,
+)
 from anyjob_redis.recurring import RecurringThread
 from anyjob_redis.skew import ClockSkew
 from anyjob_rq.backend import ALL_QUEUES, RQBackend

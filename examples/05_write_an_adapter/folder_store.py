@@ -23,26 +23,38 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from anyjob import (
+from anyjob.extend import (
+    Abandoned,
+    BackendConfig,
+    BulkAtomicity,
+    Capabilities,
     Clock,
+    Completed,
     DuplicateJobIdError,
     EnqueueError,
+    JobClaim,
     JobEnvelope,
     JobFailure,
     JobFilter,
+    JobIds,
+    JobPage,
     JobState,
+    JobStore,
+    LostJob,
+    Outcome,
+    Quality,
+    SendMarks,
+    StoreBackend,
     StoredJob,
     SystemClock,
+    copy_id,
+    count_loss_in,
+    deadline_in,
+    id_in,
+    log_parked,
+    own_id,
+    write_envelope,
 )
-from anyjob.base.clock import deadline_in
-from anyjob.base.envelope import JobIds, copy_id, count_loss_in, id_in, own_id, write_envelope
-from anyjob.extend import JobStore, StoreBackend
-from anyjob.seams.backend import BackendConfig, log_parked
-from anyjob.seams.capabilities import BulkAtomicity, Capabilities, Quality
-from anyjob.seams.marks import SendMarks
-from anyjob.seams.outcome import Abandoned, Completed, Outcome
-from anyjob.seams.source import JobClaim, LostJob
-from anyjob.seams.stored import JobPage
 
 
 class Record(Struct, frozen=True):

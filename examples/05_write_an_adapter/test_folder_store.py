@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from folder_store import FolderStore
 
-from anyjob import Clock
-from anyjob.extend import JobStore
+from anyjob.extend import Clock, JobStore
 from anyjob.testing.conformance import BackendConformance, BackendHarness, FileHarness, StoreConformance
 
 

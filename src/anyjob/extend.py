@@ -33,16 +33,18 @@ from anyjob.base.errors import (
     did_you_mean,
 )
 from anyjob.base.forks import in_each_process
-from anyjob.base.log import FENCED, JobLogger, log_event
+from anyjob.base.log import JobLogger, log_event
 from anyjob.base.moments import plain_moment
 from anyjob.base.named import NamedObject
 from anyjob.base.urls import hide_in, hide_password, read_object_url, read_query, refuse_unreadable
 from anyjob.base.versions import check_versions
 from anyjob.define.retry import GiveUp
+from anyjob.run.absence import insist, log_pause
+from anyjob.run.claim_log import log_fenced, log_not_settled, log_released
 from anyjob.run.executor import JobExecutor
 from anyjob.run.keeper import ClaimKeeper
 from anyjob.run.recurring import RecurringThread
-from anyjob.run.stopping import HANDED_BACK
+from anyjob.run.stopping import HANDED_BACK, end_at_once, stop_in_time
 from anyjob.run.supervisor import Supervisor, say_up
 from anyjob.run.timelimit import TIME_LIMIT_GRACE
 from anyjob.run.worker import JobWorker
@@ -62,7 +64,6 @@ __all__ = [
     "ALL_STATES",
     "DEFAULT_LEASE",
     "DEFAULT_STOP_TIMEOUT",
-    "FENCED",
     "HANDED_BACK",
     "JOB_ID",
     "MAX_ERROR_LENGTH",
@@ -126,12 +127,18 @@ __all__ = [
     "deadline_in",
     "describe_error",
     "did_you_mean",
+    "end_at_once",
     "hide_in",
     "hide_password",
     "id_in",
     "in_each_process",
+    "insist",
     "log_event",
+    "log_fenced",
+    "log_not_settled",
     "log_parked",
+    "log_pause",
+    "log_released",
     "own_id",
     "plain_moment",
     "read_envelope",
@@ -140,6 +147,7 @@ __all__ = [
     "refuse_unreadable",
     "say_up",
     "send_one_by_one",
+    "stop_in_time",
     "worker_name",
     "write_envelope",
 ]
