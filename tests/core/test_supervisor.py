@@ -125,6 +125,7 @@ def stay() -> None:
 
 @pytest.mark.timeout(60)
 def test_a_job_that_kills_its_process_is_parked_after_its_losses_on_a_store_too(tmp_path: Path) -> None:
+    pytest.importorskip("click", reason="anyjob[cli] is not installed")
     info = tmp_path / "folder-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: folder\nVersion: 1.0\n")

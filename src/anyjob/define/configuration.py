@@ -46,17 +46,19 @@ class JobConfiguration:
         for each in (self.name, *self.aliases):
             refuse_bad_name(each)
         queue: Any = self.queue
-        where = self.source_location
         if not isinstance(queue, str) or not QUEUE_NAME.fullmatch(queue):
-            raise JobDefinitionError(f"{where}: queue = {queue!r}: {QUEUE_RULE}")
+            raise JobDefinitionError(f"{self.source_location}: queue = {queue!r}: {QUEUE_RULE}")
         if not isinstance(self.priority, JobPriority):
-            raise JobDefinitionError(f"{where}: priority = {self.priority!r} is not a JobPriority.")
+            raise JobDefinitionError(f"{self.source_location}: priority = {self.priority!r} is not a JobPriority.")
         if not isinstance(self.retry, RetryPolicy | UnsetType | None):
-            raise JobDefinitionError(f"{where}: retry = {self.retry!r} is neither a RetryPolicy nor None.")
-        refuse_bad_upgrades(self.upgrades, where)
+            raise JobDefinitionError(
+                f"{self.source_location}: retry = {self.retry!r} is neither a RetryPolicy nor None."
+            )
+        if self.upgrades:  # else nobody asks where the job is defined: to find that reads the whole file
+            refuse_bad_upgrades(self.upgrades, self.source_location)
         if self.time_limit is not None and not _is_time(self.time_limit):
             raise JobDefinitionError(
-                f"{where}: time_limit = {shown(self.time_limit)} must be a timedelta or seconds, more than 0."
+                f"{self.source_location}: time_limit = {shown(self.time_limit)} must be a timedelta or seconds, more than 0."
             )
 
     @property
