@@ -57,8 +57,9 @@ class JobConfiguration:
         if self.upgrades:  # else nobody asks where the job is defined: to find that reads the whole file
             refuse_bad_upgrades(self.upgrades, self.source_location)
         if self.time_limit is not None and not _is_time(self.time_limit):
+            given = shown(self.time_limit)
             raise JobDefinitionError(
-                f"{self.source_location}: time_limit = {shown(self.time_limit)} must be a timedelta or seconds, more than 0."
+                f"{self.source_location}: time_limit = {given} must be a timedelta or seconds, more than 0."
             )
 
     @property
