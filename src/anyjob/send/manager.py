@@ -145,7 +145,7 @@ class JobManager:
         Raises `UnknownJobError`, `InvalidArgsError`, `InvalidOptionError`, `UnsupportedCapabilityError`, before
         anything is sent, and `EnqueueError` when the backend did not take it.
         """
-        return self._send(self._prepare(self.registry.get_for(args), args, options), options)
+        return self._enqueue(self.registry.get_for(args), args, options)
 
     async def aenqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> JobId:
         """Like `enqueue`. If it is cancelled, the job may have been enqueued all the same.
@@ -182,7 +182,7 @@ class JobManager:
         """Enqueue the job of that name with plain JSON data: checked against its args type if it has one (an unknown
         field is refused), handed to its handler as it is if the job is dynamic. Raises as `enqueue` does.
         """
-        return self._send(self._prepare(self._named(name), payload, options), options)
+        return self._enqueue(self._named(name), payload, options)
 
     async def aenqueue_by_name(self, name: str, payload: object, **options: Unpack[EnqueueOptions]) -> JobId:
         """Like `enqueue_by_name`."""
@@ -357,6 +357,11 @@ class JobManager:
         if self.registry.find(name) is None:
             self.import_jobs()
         return self.registry.get(name)
+
+    def _enqueue(self, configuration: JobConfiguration, args: object, options: EnqueueOptions) -> JobId:
+        wiring = self._wiring
+        envelope = self._preparer.prepare(configuration, args, options, wiring.clock)
+        return send(wiring, envelope, self._alias(envelope, options))
 
     def _prepare(self, configuration: JobConfiguration, args: object, options: PrepareOptions) -> JobEnvelope:
         return self._preparer.prepare(configuration, args, options, self._wiring.clock)
