@@ -1,4 +1,4 @@
-"""What the adapters share that keep their jobs in RabbitMQ. Knows no job library."""
+"""The parts that all adapters on RabbitMQ share. Knows no job library."""
 
 from anyjob_amqp.backend import AmqpBackend, AmqpQueuesBackend, message_of
 from anyjob_amqp.capabilities import NATIVES_CAN, KnownQueues, NotedNames, capabilities_of

@@ -1,4 +1,4 @@
-"""Jobs in RabbitMQ's queues: what all backends on RabbitMQ have in common, and the plain one, which our worker runs."""
+"""Jobs in RabbitMQ's queues: the base of all backends on RabbitMQ, and the plain one, which our worker runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["AmqpBackend", "AmqpQueuesBackend", "message_of", "names_of"]
 
 
 class AmqpQueuesBackend(JobBackend):
-    """Base of the backends whose jobs are in queues of our own on RabbitMQ. `open_queues` is to be called first."""
+    """Base of the backends whose jobs are in queues of our own on RabbitMQ. Call `open_queues` first."""
 
     config: BackendConfig
     inspector: AmqpInspector
@@ -58,8 +58,8 @@ class AmqpQueuesBackend(JobBackend):
         """Prepare to use the queues of these names; connects to nothing.
 
         `options` are those of py-amqp's connection, and `unwrap` returns the envelope's bytes in a message with this
-        body, or the body if there is none. `where` is the place of the options in the backend's settings, and `also`
-        are those that may stand there besides. Raises `ConfigurationError`.
+        body, or the body if there is none. `where` is the path of the options in the backend's settings, and `also`
+        are the other options that are allowed there. Raises `ConfigurationError`.
         """
         config = self.config
         refuse_unknown_options(options, f"backends.{config.alias}.{where}", also=also)
@@ -82,7 +82,7 @@ class AmqpQueuesBackend(JobBackend):
         )
 
     def send_messages(self, jobs: Sequence[tuple[JobEnvelope, Message]], *, delayed: bool = True) -> None:
-        """Send the messages of jobs to where they wait, as soon as they are due if `delayed`. Raises as `send`."""
+        """Send the messages of jobs to their queues, if `delayed` through the delays. Raises as `send`."""
         now = self.clock.now()
 
         def wait(envelope: JobEnvelope) -> int:  # in whole seconds, and never early
@@ -106,7 +106,7 @@ class AmqpQueuesBackend(JobBackend):
         )
 
     def consumer(self, wake: Callable[[], None]) -> AmqpConsumer:
-        """Return what has messages delivered for one worker, and calls `wake` when nobody waits for one that came."""
+        """Return the consumer of one worker, which calls `wake` when a message arrives and no thread waits for it."""
         return AmqpConsumer(
             self.links,
             self.config.enqueue_timeout,
@@ -142,7 +142,7 @@ class AmqpQueuesBackend(JobBackend):
 
 
 def names_of(namespace: str) -> AmqpNames:
-    """Return the names of the plain backend's queues: the same virtual host may have others of the application."""
+    """Return the names of the plain backend's queues: the virtual host may have other queues of the application."""
     return AmqpNames(f"{namespace}.jobs")
 
 
@@ -194,5 +194,5 @@ class AmqpBackend(AmqpQueuesBackend):
 
 
 def message_of(job_id: str, body: bytes, priority: int) -> Message:
-    """Return a job's message, which says nothing beside its body."""
+    """Return a job's message, which has nothing beside its body."""
     return Message(body, content_type="application/json", delivery_mode=2, priority=priority, message_id=job_id)

@@ -36,14 +36,14 @@ class NotedNames:
             return iter(noted_names(link.connection, self._queue, deadline))
 
     def add(self, names: Collection[str]) -> None:
-        """Note names, unless they are."""
+        """Note names, unless they are noted already."""
         with translated(), self._links.link(Deadline(self._timeout)) as link:
             link.note(Note(name, self._queue) for name in names)
 
 
 class KnownQueues:
-    """The native queues there are, asked for anew each time: those of the settings, or that the application's jobs go
-    to, and all that anybody ever sent to. Raises `EnqueueError`.
+    """The native queues, asked for anew each time: those of the settings, or of the application's jobs, and all to
+    which any process ever sent. Raises `EnqueueError`.
     """
 
     def __init__(self, names: AmqpNames, config: BackendConfig, links: Links) -> None:
@@ -57,7 +57,7 @@ class KnownQueues:
 
 
 def capabilities_of() -> Capabilities:
-    """Return what our topology gives; an adapter says the rest, by what its workers do."""
+    """Return the capabilities of our topology; an adapter adds those of its workers."""
     return Capabilities(
         moving=ALL_STATES - {JobState.RUNNING},
         priority=Quality.EXACT,
@@ -68,7 +68,7 @@ def capabilities_of() -> Capabilities:
         counts=dict.fromkeys((JobState.WAITING, JobState.SCHEDULED, JobState.ABANDONED), Quality.EXACT),
         durable=True,
         redelivery_bound=timedelta(seconds=5),  # the broker sees a connection end at once
-        exact_loss_count=False,  # `redelivered` says that somebody had it, not that it ran
+        exact_loss_count=False,  # `redelivered` says that a worker had the message, not that the job ran
     )
 
 

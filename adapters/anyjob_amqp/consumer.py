@@ -1,4 +1,4 @@
-"""A worker process's side of RabbitMQ: what was delivered and is not begun, and what runs."""
+"""A worker process's side of RabbitMQ: the messages that were delivered and are not begun, and those whose jobs run."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ logger = JobLogger("anyjob.worker")
 class AmqpConsumer:
     """Has messages delivered for a worker, as many as it has begun or asks for, over one connection with a thread.
 
-    A connection that is lost is made anew by whoever takes next; what it held is the broker's again. Thread-safe; a
-    child of a fork begins with nothing. `declare` makes a queue, `publish_again` sends messages anew as they were, and
-    `wake` is called when something was delivered for which nobody waits.
+    The next `take` makes a lost connection anew; the messages that the lost one held are the broker's again.
+    Thread-safe; a child of a fork begins with no message. `declare` makes a queue, `publish_again` sends messages anew
+    as they were, and `wake` is called when a message was delivered for which no thread waits.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class AmqpConsumer:
         self._tried: tuple[float, EnqueueError] | None = None
 
     def take(self, queues: Sequence[str], count: int, *, patience: float = 0.0) -> Sequence[AmqpDelivery]:
-        """Return up to `count` messages of `queues`, the highest priority first: if there are any, they are waited for.
+        """Return up to `count` messages of `queues`, the highest priority first. If the queues have any, wait for them.
 
-        If there are none, some are waited for `patience` seconds. Raises `EnqueueError`.
+        If they have none, wait for some for `patience` seconds. Raises `EnqueueError`.
         """
         self._flush()
         if found := self._pop(queues, count):
@@ -83,25 +83,26 @@ class AmqpConsumer:
                 self._asked -= count
 
     def holds(self, delivery: AmqpDelivery) -> bool:
-        """Whether a message is still this process's to settle; if not, whoever gets it next is to run its job."""
+        """Whether this process still holds a message; if not, the worker that gets it next runs its job."""
         link = delivery.link
         while not self._holds(link):
             if self._known.leave(delivery, link):
                 with self._changed:
                     self._running.discard(delivery)
                 return False
-            link = delivery.link  # it was delivered again just now
+            link = delivery.link  # it was redelivered just now
         return True
 
     def is_lost(self, delivery: AmqpDelivery) -> bool:
-        """Whether the connection that delivered a message is gone, and the message was not delivered here again."""
+        """Whether the connection that delivered a message is lost, and the message was not redelivered to here."""
         return not self._holds(delivery.link)
 
     def acknowledge(self, delivery: AmqpDelivery, *, at_once: bool = True) -> bool:
-        """Remove a message for good, as its outcome was settled; return whether it was still held.
+        """Remove a message for good, because its outcome was settled; return whether it was still held.
 
-        If not `at_once`, the next `take` tells the broker, which delivers another message then: none to a worker that
-        stops. If nobody takes any more, nothing more is delivered, and the broker is told within a second.
+        If not `at_once`, the next `take` acknowledges it, and then the broker delivers another message: none to a
+        worker that stops. If no thread takes any more, nothing more is delivered, and it is acknowledged within a
+        second.
         """
         self._known.settle(delivery)
         self._owed_at = monotonic()
@@ -110,7 +111,7 @@ class AmqpConsumer:
     def give_back(self, deliveries: Collection[AmqpDelivery]) -> None:
         """Give messages back, uncharged.
 
-        Rejected, a message keeps its place, but counts as delivered before, which means a loss to whoever gets it next.
+        A rejected message keeps its place, but counts as redelivered, which is a loss for the worker that gets it next.
         So it is sent anew, behind the others of its level; only if that fails is it rejected.
         """
         held = [each for each in deliveries if self.holds(each)]
@@ -126,13 +127,13 @@ class AmqpConsumer:
                 self._end(each, lambda delivery: end(delivery.link, delivery))
 
     def stop(self) -> None:
-        """Have nothing more delivered; what nobody has begun is given back by `close`."""
+        """Have nothing more delivered; `close` gives back the messages that are not begun."""
         with self._opening, suppress(*AMQP_ERRORS):
             if self._link is not None:
                 self._link.stop_consuming()
 
     def close(self) -> None:
-        """Give back what nobody has begun, and close the connection. A later `take` opens another."""
+        """Give back the messages that are not begun, and close the connection. A later `take` opens another."""
         with self._opening:
             link = self._link
             if link is None:
@@ -230,7 +231,7 @@ class AmqpConsumer:
             self._let_go_of_unclaimed(link)
 
     def _let_go_of_unclaimed(self, link: ConsumerLink) -> None:
-        """Have nothing more delivered, and give back what was, if nobody asks any more: the worker stops."""
+        """Have nothing more delivered, and give back delivered messages, if no thread asks: the worker stops."""
         now = monotonic()
         owes = link.owes and now > max(self._asked_at, self._owed_at) + _SOON
         if not owes and (not self._arrived or now < self._asked_at + _UNCLAIMED):
@@ -251,7 +252,7 @@ class AmqpConsumer:
         return arrived
 
     def _on_delivery(self, delivery: AmqpDelivery) -> None:
-        """Hand out what was delivered; the link that reads is locked."""
+        """Hand out delivered messages; the link that reads is locked."""
         had = self._known.recognise(delivery) if delivery.redelivered else None
         if had is delivery:
             log_event(
@@ -272,7 +273,7 @@ class AmqpConsumer:
             self._wake()
 
     def _on_cancelled(self, queue: str) -> None:
-        """Note that somebody deleted a queue: it is declared and consumed again by whoever takes next."""
+        """Note that a queue was deleted: the next `take` declares and consumes it again."""
         log_event(logger, logging.WARNING, "declared again", queue=queue, reason="somebody deleted it")
         self._declared.discard(queue)
         self._wake()
@@ -295,7 +296,7 @@ class AmqpConsumer:
         return True
 
     def _lose(self, link: ConsumerLink, error: Exception) -> None:
-        self._limits_channels = link.limits_channels  # which it may have refused just now
+        self._limits_channels = link.limits_channels  # the server may have refused that just now
         if self._forget(link):
             logger.warning("lost the connection to RabbitMQ: %s", describe_error(error))
         link.drop()
@@ -323,7 +324,7 @@ def _away(error: Any) -> EnqueueError:
 
 
 _SOON: Final = 0.05
-"""Seconds in which a message that the broker has room for is delivered, as a rule; if not, the broker is asked."""
+"""Seconds in which the broker usually delivers a message that it has room for; after that, the broker is asked."""
 _LONGEST_WAIT: Final = 1.0
 _UNCLAIMED: Final = 5.0
 _BETWEEN_TRIES: Final = 0.5

@@ -1,4 +1,4 @@
-"""One connection that consumes, and what it delivers: a thread reads it, any thread acknowledges over it."""
+"""One connection that consumes, and its deliveries: a thread reads it, any thread acknowledges over it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from anyjob_amqp.undecodable import fault_in
 __all__ = ["HEARTBEAT", "AmqpDelivery", "ConsumerLink"]
 
 HEARTBEAT: Final = 60
-"""Seconds, whatever the server would like. RabbitMQ ends a connection that was silent for two of them, and the last
-sign of life may be half of one old when a job takes the interpreter's lock."""
+"""Seconds, whatever the server proposes. RabbitMQ ends a connection that sent nothing for two heartbeats, and the last
+one may be half a heartbeat old when a job takes the interpreter's lock."""
 
 
 class AmqpDelivery:
-    """One message that this process holds, and what acknowledges it: a link and a tag."""
+    """One message that this process holds, and its receipt: a link and a tag."""
 
     __slots__ = ("body", "digest", "ended", "fault", "id", "link", "lock", "priority", "queue", "redelivered", "tag")
 
     def __init__(self, message: Message, queue: str, link: ConsumerLink) -> None:
         self.queue = queue
-        """The logical one from which it came."""
-        self.body = bytes(message.body or b"")  # of none at all it is an empty text
+        """The logical queue from which it was delivered."""
+        self.body = bytes(message.body or b"")  # for no body at all it is an empty text
         self.digest = blake2b(self.body, digest_size=16).digest()
         self.id = str(message.properties.get("message_id") or f"tag-{message.delivery_tag}")
         self.priority = int(message.properties.get("priority") or 0)
@@ -45,9 +45,9 @@ class AmqpDelivery:
         self.link = link
         self.tag = int(message.delivery_tag)
         self.ended = False
-        """It was acknowledged, or given back: it is nobody's business here any more."""
+        """Whether it was acknowledged, or given back: then this process no longer deals with it."""
         self.lock = threading.Lock()
-        """Held while it is settled, and while it is given back: both would leave two of its job."""
+        """Locked while it is settled, and while it is given back: both at once would leave two messages of its job."""
 
 
 class ConsumerLink:
@@ -55,10 +55,10 @@ class ConsumerLink:
 
     The socket is waited for without the lock, and read or written with it: TLS allows no two at a time.
 
-    The channel is to hold no more than was asked for. Where there is one queue its consumers' limits say so, which cost
-    the broker least: whoever asks for more is one more consumer. The limit of several queues is the channel's, for all
-    of them together, so that what is held runs. Where the broker has no such limits any more, several queues may have
-    delivered a few messages that nobody has begun.
+    The channel must hold no more messages than were asked for. With one queue its consumers' limits see to that, which
+    cost the broker least: a thread that asks for more is one more consumer. With several queues the channel's limit
+    does, for all of them together, so that each held message is run. Where the broker no longer has such limits,
+    several queues may have delivered a few messages that are not begun.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class ConsumerLink:
     ) -> None:
         self.connection = connection
         self.limits_channels = limits_channels and RabbitServer(connection.server_properties).limits_channels
-        """Whether it can limit what all its consumers hold together, as far as is known by now."""
+        """Whether it can limit how many messages all its consumers hold together, as far as is known by now."""
         self.unanswered = False
-        """Whether the broker may deliver something by itself, as it was told of room for more."""
+        """Whether the broker may deliver a message by itself, because it was told of room for more."""
         self._lock = threading.RLock()
         self._timeout = timeout
         self._on_delivery = on_delivery
@@ -83,7 +83,7 @@ class ConsumerLink:
         self._socket = socket_of(connection)
         self._ticked = 0.0
         self._held: dict[int, AmqpDelivery] = {}
-        """By tag, in their order."""
+        """By tag, in the order of delivery."""
         self._done: deque[int] = deque()
         self._room: dict[str, float] = {}
         """How many messages the consumers of each queue may hold."""
@@ -95,7 +95,7 @@ class ConsumerLink:
 
     def is_cut(self) -> bool:
         """Whether either side has closed the connection, asked of the system: this process may have been paused, and
-        go on before it has read that the connection was closed.
+        resumed before it read that the connection was closed.
         """
         if self._socket.fileno() < 0:  # closed by this side
             return True
@@ -104,7 +104,7 @@ class ConsumerLink:
         return bool(poll.poll(0))
 
     def wait(self, seconds: float) -> bool:
-        """Wait until there is something to read; return whether there is."""
+        """Wait until there is data to read; return whether there is."""
         if self._socket.fileno() < 0:
             raise OSError("the connection was closed")
         poll = select.poll()
@@ -112,7 +112,7 @@ class ConsumerLink:
         return bool(poll.poll(seconds * 1000))
 
     def read(self) -> None:
-        """Read what has arrived, without waiting for more, and give signs of life."""
+        """Read the data that has arrived, without waiting for more, and send heartbeats."""
         with self._lock:
             with suppress(TimeoutError):
                 while self.connection.connected:
@@ -142,7 +142,7 @@ class ConsumerLink:
                     self._room[queue] = room + self._limit_of_each
 
     def _limit_together(self, count: int) -> None:
-        """Limit what all consumers hold; there must be none of another limit afterwards, for that ends this one."""
+        """Limit how many messages all consumers hold together. Set no other limit afterwards: it ends this one."""
         if not self._room:
             self._limit_consumers(0)
         if self._limit < count:
@@ -155,7 +155,7 @@ class ConsumerLink:
             self.unanswered = True
 
     def _limit_consumers(self, count: int) -> None:
-        """Limit what each further consumer holds; 0 is no limit."""
+        """Limit how many messages each further consumer holds; 0 is no limit."""
         self._channel.basic_qos(0, count, a_global=False)
         self._limit_of_each = count or float("inf")
         self._limit = 0
@@ -172,21 +172,21 @@ class ConsumerLink:
         self.unanswered = True
 
     def _cancelled(self, tag: str) -> None:
-        """Note that somebody deleted a queue."""
+        """Note that a queue was deleted."""
         queue = self._tags.get(tag)
         if queue in self._room:
             del self._room[queue]
             self._on_cancelled(queue)
 
     def catch_up(self, native: Callable[[str], str]) -> None:
-        """Return when all is read that the broker delivers without a further acknowledgement."""
+        """Return when all messages are read that the broker delivers without a further acknowledgement."""
         with self._lock, self._bounded():
             self.unanswered = False
-            for queue in self._room:  # what is on its way to us comes before this answer
+            for queue in self._room:  # messages on their way to us arrive before this answer
                 self._channel.queue_declare(native(queue), passive=True)
 
     def stop_consuming(self) -> None:
-        """Have nothing more delivered; what was delivered is still held."""
+        """Have nothing more delivered; delivered messages are still held."""
         with self._lock, self._bounded():
             for tag, queue in self._tags.items():
                 if queue in self._room:
@@ -195,23 +195,23 @@ class ConsumerLink:
             self._limit = 0
 
     def acknowledge(self, delivery: AmqpDelivery, *, at_once: bool = True) -> None:
-        """Remove a message for good: at once, with what others want to acknowledge meanwhile, or by `flush`."""
+        """Remove a message for good: at once, with those that other threads acknowledge meanwhile, or by `flush`."""
         self._done.append(delivery.tag)
         if at_once:
             self.flush()
 
     @property
     def owes(self) -> bool:
-        """Whether there is something that `flush` has to acknowledge."""
+        """Whether there are messages that `flush` has to acknowledge."""
         return bool(self._done)
 
     def flush(self) -> None:
-        """Acknowledge what is left to be."""
+        """Acknowledge the messages that `acknowledge` left."""
         with self._lock:
             self._acknowledge_done()
 
     def replace_held(self, tag: int, delivery: AmqpDelivery) -> None:
-        """Note whose a message is that was delivered just now."""
+        """Note to whom a message belongs that was delivered just now."""
         with self._lock:
             self._held[tag] = delivery
 
@@ -232,19 +232,19 @@ class ConsumerLink:
             del self._held[tag]
 
     def reject(self, delivery: AmqpDelivery) -> None:
-        """Give a message back to its place; it counts as delivered."""
+        """Give a message back to its place; it counts as redelivered."""
         with self._lock:
             if self._held.pop(delivery.tag, None) is not None:
                 self._channel.basic_reject(delivery.tag, requeue=True)
 
     def close(self) -> None:
-        """Close the connection; what is held is the broker's again."""
+        """Close the connection; held messages are the broker's again."""
         with self._lock, suppress(*AMQP_ERRORS), self._bounded():
             self.connection.close()
         self.drop()
 
     def drop(self) -> None:
-        """Close it without a word: nobody answers at the other end."""
+        """Close it without a handshake: the other end does not answer."""
         with self._lock:
             self.connection.collect()
 
@@ -253,7 +253,7 @@ class ConsumerLink:
 
 
 class _Bound:
-    """Bounds what is done over a connection."""
+    """Bounds the time of the calls over a connection."""
 
     def __init__(self, connection: Any, timeout: float) -> None:
         self._connection = connection
@@ -266,5 +266,5 @@ class _Bound:
         self._connection.deadline = None
 
 
-# RDHUP, which Linux has, also where something is left to be read before the end.
+# RDHUP, which Linux has, also where data is left to be read before the end.
 _CLOSED: Final = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR

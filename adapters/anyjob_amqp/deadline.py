@@ -9,20 +9,20 @@ __all__ = ["Deadline"]
 
 
 class Deadline:
-    """The moment at which a call fails, so many seconds after it began or last got on. For one thread."""
+    """The moment at which a call fails: that many seconds after it began or last made progress. For one thread."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.extend()
 
     def extend(self) -> None:
-        """Note that it got on."""
+        """Note progress."""
         self._until = monotonic() + self._seconds
 
     def left(self) -> float:
-        """Return the seconds that are left: next to none once it is over.
+        """Return the seconds that are left: next to none once the deadline is over.
 
-        What has arrived by then is still heard: it may be this process that stood still.
+        Data that has arrived by then is still read: this process itself may have been paused.
         """
         return max(self._until - monotonic(), _NEXT_TO_NONE)
 

@@ -1,4 +1,4 @@
-"""How messages that were delivered to a worker's process are known when they are delivered to it again.
+"""Recognises messages that are redelivered to the process that had them.
 
 A job that keeps the interpreter's lock leaves no time for heartbeats: RabbitMQ closes the connection under it, and
 delivers the message again, often to this very process, in which its job still runs, or has just ended. It must not run
@@ -16,7 +16,7 @@ __all__ = ["KnownDeliveries"]
 
 
 class KnownDeliveries:
-    """Tells messages by their bytes: a job that is sent anew, for whatever reason, has others. Thread-safe."""
+    """Tells messages apart by their bytes: a job that is sent anew, for whatever reason, has others. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -24,12 +24,14 @@ class KnownDeliveries:
         self._settled: dict[bytes, None] = {}
 
     def add(self, delivery: AmqpDelivery) -> None:
-        """Note what was delivered to this process."""
+        """Note a message that was delivered to this process."""
         with self._lock:
             self._unsettled[delivery.digest] = delivery
 
     def settle(self, delivery: AmqpDelivery) -> None:
-        """Note that its outcome was settled, whether or not the broker will hear of it; not if it was left before."""
+        """Note that its outcome was settled, whether or not the acknowledgement will reach the broker; not if it was
+        left before.
+        """
         with self._lock:
             digest = delivery.digest
             if self._unsettled.get(digest) is delivery:
@@ -39,7 +41,7 @@ class KnownDeliveries:
                 del self._settled[next(iter(self._settled))]
 
     def leave(self, delivery: AmqpDelivery, link: ConsumerLink) -> bool:
-        """Note that it is for the next who gets it; return False if it was delivered again, over another link."""
+        """Note that it is for the next worker that gets it; return False if it was redelivered, over another link."""
         with self._lock:
             if delivery.link is not link:
                 return False
@@ -48,8 +50,8 @@ class KnownDeliveries:
             return True
 
     def recognise(self, again: AmqpDelivery) -> AmqpDelivery | None:
-        """Return whose message was delivered again: its own, if it was settled here; that of a job which still runs,
-        and holds it over the new link from now on; None if it is new to this process.
+        """Return the delivery of a redelivered message: the new one itself, if the job was settled here; the first one,
+        if its job still runs, which holds the message over the new link from now on; None if it is new to this process.
         """
         with self._lock:
             if again.digest in self._settled:

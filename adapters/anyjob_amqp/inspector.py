@@ -1,8 +1,8 @@
-"""What can be seen of RabbitMQ from outside: how many jobs there are, and those that were given up.
+"""Shows the jobs on RabbitMQ from outside: how many there are, and the parked ones.
 
-RabbitMQ has no way of looking. Who reads a queue holds what was read, others don't see it until it is back, and then it
-counts as delivered before. For the parked jobs that does no harm, if it is an explicit look and no poll; for the jobs
-that wait it would, so they can't be listed or taken out one by one, but only all be moved.
+RabbitMQ can't list the messages of a queue. A reader holds the messages that it read: others don't see them until they
+are back, and then they count as redelivered. That does no harm to parked jobs, if it is an explicit look and no poll;
+it would harm waiting jobs, so these can't be listed or taken out one by one, but only all be moved.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ from anyjob_amqp.undecodable import fault_in
 __all__ = ["AmqpInspector", "ReadMessage", "body_of", "jobs_in"]
 
 ReadMessage = Callable[[Message, JobState, str], StoredJob | None]
-"""Says what a message of a queue is, whose jobs are in that state as a rule; None: nothing that is to be seen. Never
+"""Returns the job in a message of a queue, whose jobs are usually in that state; None: it is not to be shown. Never
 raises.
 """
 
 
 class _Parked(Struct, frozen=True):
-    """The body of a message in the queue of the parked."""
+    """The body of a message in the queue of parked jobs."""
 
     raw: bytes
     failure: JobFailure
 
 
 class _ParkedRaw(Struct, frozen=True):
-    """That of it which retries a job."""
+    """The part of it that retries a job."""
 
     raw: bytes
 
@@ -73,8 +73,8 @@ class AmqpInspector(JobInspector):
     """Counts every queue; lists and takes out parked jobs. Thread-safe.
 
     `queues` are the native names of the queues where jobs wait, asked for anew each time, `later` those that delay them
-    (None: our chain), and `read` says what a message of theirs is, which may have its own state; without it there is
-    nothing but the parked. `resend` sends a retried job.
+    (None: our chain), and `read` returns the job in a message of theirs, which may have its own state; without it only
+    parked jobs are shown. `resend` sends a retried job.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class AmqpInspector(JobInspector):
         with self._channel() as channel:
             for message in self._messages(channel, self._names.parked):
                 key, job = _key_of(message), read(message, JobState.ABANDONED, self._names.parked)
-                if not reached and key in (at.last, at.following):  # what was found up to here was seen before
+                if not reached and key in (at.last, at.following):  # the jobs up to here were shown before
                     found, following, reached = [], None, key == at.following
                     if not reached:
                         continue
@@ -138,7 +138,7 @@ class AmqpInspector(JobInspector):
 
     @contextmanager
     def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> Iterator[Iterator[HeldJob]]:  # noqa: ARG002
-        # Nothing is held ahead, and what a dead holder had the broker has given back with its connection.
+        # Nothing is held ahead, and the broker has given back a crashed holder's messages with its connection.
         with self._channel() as channel:
             yield self._come_past(channel, chosen)
 
@@ -155,16 +155,16 @@ class AmqpInspector(JobInspector):
             message_id=key,
             application_headers={
                 "error": f"{failure.error_type}: {failure.message}"[:_LONGEST_ERROR]
-            },  # for who reads the queue with other tools
+            },  # for readers of the queue with other tools
         )
         self._publisher.publish([Parcel(key, self._names.route_to_parked(), message)])
         return id_in(raw) or key
 
     def _come_past(self, channel: Any, chosen: JobFilter) -> Iterator[HeldJob]:
-        """Take, one after the other, everything that nobody else holds, and hand out what is chosen.
+        """Take, one after the other, all messages that no other client holds, and hand out the chosen ones.
 
-        A delay's queues come first, the longest delay before the shorter, for that is the way of a message. It ends
-        before the broker minds (`consumer_timeout`) that what is not chosen is held for so long.
+        A delay's queues come first, the longest delay before the shorter, because a message goes that way. It ends
+        before the broker's `consumer_timeout` for the messages that are held and not chosen.
         """
         until = monotonic() + _LONGEST_PASS
         for state, queue, read in self._sources(chosen):
@@ -179,7 +179,7 @@ class AmqpInspector(JobInspector):
         wanted = (self.capabilities.moving | self.capabilities.removal) & (chosen.states or ALL_STATES)
         if self._read is not None:
             queues: Sequence[str] = ()
-            # Others keep what is due later beside what is due now; and where it goes may depend on which queues there
+            # Other chains keep later messages beside due ones; and their targets may depend on which queues there
             # are, so these are asked for first.
             if JobState.WAITING in wanted or (JobState.SCHEDULED in wanted and not self._ours):
                 named = chosen.queues is not None and self._ours
@@ -193,10 +193,10 @@ class AmqpInspector(JobInspector):
             yield JobState.ABANDONED, self._names.parked, _ParkedReader(chosen).read
 
     def _messages(self, channel: Any, queue: str) -> Iterator[Message]:
-        """Yield each message that nobody else holds; it is held until the channel closes."""
+        """Yield each message that no other client holds; it is held until the channel closes."""
         with translated():
             if _ready(channel.connection, queue) == 0:
-                return  # or there is no such queue, and to ask this channel for it would close it
+                return  # or there is no such queue: to ask for it over this channel would close it
         while True:
             with translated():
                 message = channel.basic_get(queue)
@@ -206,7 +206,7 @@ class AmqpInspector(JobInspector):
 
     @contextmanager
     def _channel(self) -> Iterator[Any]:
-        """Lend a channel of its own; what was read over it and not acknowledged goes back, in its order."""
+        """Lend a channel of its own; messages that were read over it and not acknowledged go back, in order."""
         with ExitStack() as stack:
             with translated():
                 link = stack.enter_context(self._links.link())
@@ -241,7 +241,7 @@ class _TakenMessage(HeldJob):
 
 
 def _acknowledge(held: Sequence[_TakenMessage]) -> bool:
-    """Remove messages for good; return whether the broker has heard of it."""
+    """Remove messages for good; return whether the acknowledgement reached the broker."""
     try:
         for each in held:
             each.channel.basic_ack(each.tag)
@@ -253,17 +253,17 @@ def _acknowledge(held: Sequence[_TakenMessage]) -> bool:
 
 
 class _Cursor(PageCursor, frozen=True):
-    """Where a page ended. Numbers would not do: the caller may take off what was shown, and others do as well."""
+    """The end of a page. A number would not do: the caller, and others, may remove jobs that were shown."""
 
     last: str = ""
-    """The key of what was shown last."""
+    """The key of the last job shown."""
     following: str = ""
-    """The key of what came next; where neither is there any more, all is come past again."""
+    """The key of the next job; where neither is there any more, the scan begins anew."""
 
 
 class _ParkedReader:
-    """Reads what is parked, in its order, and gives each its id: the first copy of a job has the job's own, unless it
-    is asked for by its id as a copy.
+    """Reads the parked jobs, in order, and gives each its id: the first copy of a job has the job's own, unless it is
+    asked for by its id as a copy.
     """
 
     def __init__(self, chosen: JobFilter) -> None:
@@ -289,7 +289,7 @@ def _parked_in(body: bytes) -> tuple[bytes, JobFailure]:
 
 
 def _raw_in(body: bytes) -> bytes:
-    """Return the job beside a failure that can't be read; all there is, if it is somebody else's message."""
+    """Return the job beside an unreadable failure; the whole message, if it is not ours."""
     try:
         return _raw_decoder.decode(body).raw
     except UNREADABLE:
@@ -302,13 +302,13 @@ def _unreadable(error: Exception) -> JobFailure:
 
 
 def jobs_in(open_message: Callable[[Message, bytes], bytes]) -> ReadMessage:
-    """Return what reads messages of ours; `open_message` returns the envelope's bytes in one, or its body if there is
+    """Return a reader of our messages; `open_message` returns the envelope's bytes in one, or its body if there is
     none.
     """
 
     def read(message: Message, state: JobState, _queue: str) -> StoredJob:
         body = body_of(message)
-        raw = body if fault_in(message.headers) else open_message(message, body)  # no worker runs what it can't decode
+        raw = body if fault_in(message.headers) else open_message(message, body)  # no worker runs an undecodable one
         try:
             return StoredJob(read_envelope(raw).id, state, raw)
         except EnvelopeError:
@@ -322,17 +322,17 @@ def _id_of(message: Message) -> str:
 
 
 def _key_of(message: Message) -> str:
-    """Return what tells a parked message from others, however often it is read."""
+    """Return a key that tells a parked message from others, however often it is read."""
     return message.properties.get("message_id") or f"unnamed-{hashlib.sha256(body_of(message)).hexdigest()[:16]}"
 
 
 def body_of(message: Message) -> bytes:
-    """Return the body as it came."""
+    """Return the body as it was delivered."""
     return bytes(message.body or b"")  # of none at all it is an empty text
 
 
 def _ready(connection: Any, queue: str) -> int:
-    """Return how many messages nobody holds; none where there is no queue."""
+    """Return how many messages no client holds; 0 where there is no queue."""
     channel = connection.channel()
     try:
         return int(channel.queue_declare(queue, passive=True).message_count)

@@ -23,12 +23,12 @@ from anyjob_amqp.urls import AmqpAddress
 __all__ = ["AMQP_ERRORS", "Link", "Links", "refuse_unknown_options", "translated"]
 
 AMQP_ERRORS: Final = (AMQPError, OSError)
-"""Whatever py-amqp raises; a timeout is an OSError."""
+"""All that py-amqp raises; a timeout is an OSError."""
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what py-amqp raises as `EnqueueError`, but for a queue that is not there."""
+    """Raise py-amqp's errors as `EnqueueError`, except that of a missing queue."""
     try:
         yield
     except NotFound:
@@ -38,7 +38,7 @@ def translated() -> Iterator[None]:
 
 
 def refuse_unknown_options(options: Mapping[str, Any], where: str, *, also: Collection[str] = ()) -> None:
-    """Raise `ConfigurationError` for an option that py-amqp's connection has not: it would pass over it in silence."""
+    """Raise `ConfigurationError` for an option that py-amqp's connection hasn't: it would ignore it in silence."""
     known = {*inspect.signature(amqp.Connection.__init__).parameters, *also} - {"self", "kwargs"}
     for option in options:
         if option not in known:
@@ -54,10 +54,10 @@ class _Channel(amqp.Channel):  # type: ignore[misc]  # py-amqp is untyped
 
 class _Connection(amqp.Connection):  # type: ignore[misc]
     Channel = _Channel
-    # Without `connection.blocked`: for it py-amqp reads before each publish, and drops the confirmations that it finds.
+    # Without `connection.blocked`: else py-amqp reads before each publish, and drops the confirmations that it finds.
     negotiate_capabilities: Final = {"consumer_cancel_notify": True, "authentication_failure_close": True}
     deadline: Deadline | None = None
-    """When whatever is done over it must be over, besides the bound of each single answer."""
+    """The bound of all calls over it together, besides the bound of each single answer."""
 
     def drain_events(self, timeout: float | None = None) -> None:
         if self.deadline is not None:
@@ -74,10 +74,10 @@ class Link:
         self.channel = connection.channel()
         self.channel.confirm_select(nowait=True)
         self.returned: set[str] = set()
-        """The `message_id` of what could not be routed."""
+        """The `message_id`s of messages that could not be routed."""
         self.channel.events["basic_return"].add(self._note_returned)
         self.published = 0
-        """How many were; each is the tag of its confirmation."""
+        """How many were published; each number is the tag of its confirmation."""
         self._declared: set[object] = set()
         self._noted = noted
 
@@ -92,7 +92,7 @@ class Link:
         return bool(self.connection.connected and self.channel.is_open)
 
     def prepare(self, place: Place, *, again: bool = False) -> None:
-        """Declare what is needed; what was declared over this link is taken to be there, unless `again`."""
+        """Declare what a route needs; what was declared over this link before is taken to be there, unless `again`."""
         if place in self._declared and not again:
             return
         keys = {
@@ -105,7 +105,7 @@ class Link:
         self._declared.update(wanted, [place])
 
     def note(self, notes: Iterable[Note], *, again: bool = False) -> None:
-        """Note names; what was noted since the broker was last away is taken to be there, unless `again`."""
+        """Note names; those noted since the broker was last unreachable are taken to be there, unless `again`."""
         new = {note.name: note.queue for note in notes if again or note.name not in self._noted}
         if not new:
             return
@@ -120,7 +120,7 @@ class Link:
         self._noted |= note_names(self.connection, queue, new, write)
 
     def publish(self, message: amqp.Message, route: Route) -> None:
-        """Send a message on its way; the confirmation is still to be waited for."""
+        """Publish a message; the caller still has to wait for the confirmation."""
         self.published += 1
         self.channel.basic_publish(message, route.exchange, route.key, mandatory=True)
 
@@ -129,7 +129,7 @@ class Link:
             self.connection.close()
 
     def drop(self) -> None:
-        """Close it without a word: nobody answers at the other end."""
+        """Close it without a handshake: the other end does not answer."""
         self.connection.collect()
 
     def _note_returned(self, _error: object, _exchange: str, _key: str, message: amqp.Message) -> None:
@@ -153,9 +153,9 @@ class Links:
     def link(self, deadline: Deadline | None = None) -> Iterator[Link]:
         """Lend a link that is open; closed afterwards if the body raises. Raises what py-amqp raises.
 
-        With a `deadline`, to connect and all that is done over the link together fail by then.
+        With a `deadline`, connecting and all calls over the link together fail by then.
         """
-        if self._pid != os.getpid():  # the parent's sockets: forget them, and say nothing over them
+        if self._pid != os.getpid():  # the parent's sockets: forget them, and send nothing over them
             self._pid, self._idle = os.getpid(), deque(maxlen=_MOST_IDLE)
         idle = self._idle
         link = self._open_link(idle, deadline)
@@ -163,11 +163,11 @@ class Links:
         try:
             yield link
         except OSError:
-            self._noted = set()  # it may be another one that comes back
+            self._noted = set()  # another broker may answer now
             link.drop()
             raise
         except BaseException:
-            link.close()  # somebody's answer may still be to come over it
+            link.close()  # an answer may still arrive over it
             raise
         link.connection.deadline = None
         if len(idle) < _MOST_IDLE:
@@ -176,7 +176,7 @@ class Links:
             link.close()
 
     def close(self) -> None:
-        """Close the links that nobody uses."""
+        """Close the unused links."""
         while self._idle:
             self._idle.pop().close()
 

@@ -1,4 +1,4 @@
-"""Which jobs of a move were on their way when its mover died: nothing on RabbitMQ tells, so it is noted beforehand."""
+"""Which jobs of a move were on their way when its mover crashed: RabbitMQ can't tell, so it is noted beforehand."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["MoveJournal"]
 
 class _Note(Struct, frozen=True):
     under_way: frozenset[str] = frozenset()
-    """What is sent, or was before a mover died, and is not known to be gone from its source."""
+    """The jobs that are being sent, or were before a mover crashed, and that the source may still have."""
     in_doubt: frozenset[str] = frozenset()
-    """What came again."""
+    """The jobs that were sent again."""
 
 
 class MoveJournal(SendMarks):
@@ -54,7 +54,7 @@ class MoveJournal(SendMarks):
         return (self._notes.get(mark) or self._read(mark)).in_doubt
 
     def note(self, mark: str, ids: Collection[str]) -> None:
-        """Note, before jobs are sent, that they will be."""
+        """Note, before jobs are sent, that they will be sent."""
         last = self._notes.get(mark) or self._read(mark)
         under_way, coming = last.under_way.difference(self._gone.get(mark, ())), frozenset(ids)
         note = _Note(under_way | coming, last.in_doubt | under_way & coming)
@@ -67,7 +67,7 @@ class MoveJournal(SendMarks):
 
     def forget(self, mark: str | None, ids: Collection[str] | None = None) -> None:
         if mark is None:
-            return  # what is noted of others harms nobody: it is only told, and expires
+            return  # other moves' notes do no harm: they are only reported, and expire
         if ids is not None:
             self._gone.setdefault(mark, set()).update(ids)  # the next note leaves them out
             return
@@ -77,7 +77,7 @@ class MoveJournal(SendMarks):
             link.channel.queue_delete(self._names.moving(mark))
 
     def _read(self, move: str) -> _Note:
-        """Return what is noted, which stays there. A mover may have died between a new note and the end of the old."""
+        """Return the notes, and leave them. A mover may have crashed between a new note and the end of the old."""
         notes: list[_Note] = []
         with translated(), self._links.link() as link, link.connection.channel() as channel, suppress(NotFound):
             while (message := channel.basic_get(self._names.moving(move))) is not None:

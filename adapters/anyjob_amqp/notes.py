@@ -1,8 +1,8 @@
-"""To which queues jobs were ever sent: nothing on RabbitMQ tells, so it is noted there, in a queue of its own.
+"""To which queues jobs were ever sent: RabbitMQ can't tell, so it is noted there, in a queue of its own.
 
-That holds one message with all the names. Who looks is its exclusive consumer, so that none sees a part while another
-holds the rest; who finds it taken adds a message with what it knows, and whoever looks next makes one of them all. So
-it grows with the names, whatever is restarted however often.
+That holds one message with all the names. A reader is its exclusive consumer, so that none sees a part while another
+holds the rest. A reader that finds the queue taken adds a message with the names that it knows, and the next reader
+makes one message of all. So the queue grows with the names, however often processes are restarted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["is_away", "note_names", "noted_names"]
 def note_names(
     connection: Any, queue: QueueDeclaration, names: Collection[str], write: Callable[[Message], None]
 ) -> frozenset[str]:
-    """Note names, unless they are; return what is noted, as far as can be seen. Raises what py-amqp raises.
+    """Note names, unless they are noted; return the noted names, as far as can be seen. Raises what py-amqp raises.
 
     `write` puts a message into the queue, which it makes if it has to, and returns when the broker has it.
     """
@@ -44,7 +44,7 @@ def note_names(
 
 
 def noted_names(connection: Any, queue: QueueDeclaration, deadline: Deadline) -> frozenset[str]:
-    """Return all that is noted. Raises what py-amqp raises, and `EnqueueError` if that can't be seen in time."""
+    """Return all noted names. Raises what py-amqp raises, and `EnqueueError` if the notes can't be read in time."""
     while True:
         with _channel(connection) as channel:
             try:
@@ -78,16 +78,16 @@ def _look(channel: Any, queue: str) -> dict[int, frozenset[str]]:
         channel.basic_consume(queue, "look", callback=messages.append, exclusive=True, nowait=True)
         for _ in range(_MOST_LOOKS):
             if channel.queue_declare(queue, passive=True).message_count == 0:
-                channel.queue_declare(queue, passive=True)  # what was on its way to us then comes before this answer
+                channel.queue_declare(queue, passive=True)  # messages on their way to us arrive before this answer
                 return dict(_names_in(messages))
-    except AccessRefused as error:  # by somebody who looks, or for want of the permission
+    except AccessRefused as error:  # another reader has it, or we lack the permission
         raise _TakenError(str(error)) from error
     raise _TakenError("it holds more than is handed out")
 
 
 def _names_in(messages: Sequence[Message]) -> Iterator[tuple[int, frozenset[str]]]:
     for message in messages:
-        with suppress(*UNREADABLE):  # what is somebody else's stays as it is
+        with suppress(*UNREADABLE):  # foreign messages stay as they are
             yield message.delivery_tag, frozenset(_decoder.decode(bytes(message.body)))
 
 

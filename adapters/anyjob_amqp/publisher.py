@@ -30,8 +30,8 @@ class Parcel(Struct, frozen=True, gc=False):
 class Publisher:
     """Publishes batches. Thread-safe.
 
-    Every message is confirmed; all of a batch are under way before the first confirmation is waited for. What can't be
-    routed, for somebody deleted a queue, comes back and is published once more with all declared anew.
+    Every message is confirmed; all of a batch are under way before it waits for the first confirmation. A message that
+    can't be routed, because its queue was deleted, is returned and published once more with all declared anew.
     """
 
     def __init__(self, links: Links, timeout: float) -> None:
@@ -42,7 +42,7 @@ class Publisher:
         """Return when the broker has taken on every message; raise `EnqueueError` otherwise.
 
         The timeout is for all of it, from the connecting on, and begins anew with each confirmation: many messages may
-        take longer, but not a broker that is silent, or blocks who publishes for want of memory or disk.
+        take longer, but not a broker that doesn't answer, or that blocks publishers because it lacks memory or disk.
         """
         deadline = Deadline(self._timeout)
         accepted: list[str] = []
@@ -64,12 +64,12 @@ class _Batch:
         self.refused: list[str] = []
 
     def send(self, link: Link, deadline: Deadline) -> None:
-        """Publish what is unsent and wait for every confirmation; what came back is unsent then."""
+        """Publish the unsent messages and wait for every confirmation; returned messages are unsent then."""
         link.returned.clear()
         with link.connection.transport.having_timeout(deadline.left()):
             while self.unsent:
                 parcel = self.unsent.popleft()
-                # In doubt from here on: a write that fails may have been a whole one.
+                # In doubt from here on: a failed write may have been complete.
                 self.under_way[link.published + 1] = parcel
                 link.publish(parcel.message, parcel.route)
 

@@ -1,6 +1,6 @@
 """The risks of each RabbitMQ version; tests/adapters/test_amqp_servers.py proves them.
 
-`anyjob doctor` asks. What a policy or the server's own settings change can't be seen from here, so it is named.
+`anyjob doctor` asks. A client can't see changes by a policy or by the server's own settings, so the risk names these.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ __all__ = ["RabbitServer"]
 
 
 class RabbitServer:
-    """A server, as it told of itself when it was connected to."""
+    """A server, as it described itself at the connection."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
         self.version = str(told.get("version", ""))
         digits = [int(part) for part in self.version.split(".")[:2] if part.isdigit()]
         self.release = tuple(digits) if told.get("product") == "RabbitMQ" else ()
-        """Major and minor; nothing if it is another product, or says none."""
+        """Major and minor; empty if it is another product, or names none."""
 
     @classmethod
     def behind(cls, links: Links) -> RabbitServer:
@@ -30,7 +30,7 @@ class RabbitServer:
 
     @property
     def limits_channels(self) -> bool:
-        """Whether it limits, if asked to (`global_qos`), what all consumers of a channel hold together."""
+        """Whether it limits, if asked to (`global_qos`), how many messages all consumers of a channel hold together."""
         return self.release < (4, 3)  # which says nothing, and limits each consumer
 
     @property
@@ -39,7 +39,7 @@ class RabbitServer:
         return 20 if self.release >= (4, 0) else None
 
     def risk_of_several(self, queues: Collection[str], *, limits_channels: bool) -> Iterator[str]:
-        """Tell what a worker that serves several queues holds, if the limit is not of all of them together."""
+        """Tell how many jobs a worker of several queues holds, if the limit is not for all of them together."""
         if len(queues) > 1 and not limits_channels:
             yield (
                 f"queues: on RabbitMQ {self.version} a worker's limit is each queue's own: one that serves "

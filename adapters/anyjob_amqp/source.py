@@ -1,4 +1,4 @@
-"""RabbitMQ as what a worker claims from."""
+"""The source of RabbitMQ's queues."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ["AmqpSource"]
 
 
 class AmqpSource(JobSource):
-    """Claims what was delivered to one worker. Thread-safe.
+    """Claims the messages that were delivered to one worker. Thread-safe.
 
-    A claim lasts as long as the connection that delivered its message, whatever the lease: the broker delivers the
-    message again, to somebody else, once that is gone. If it delivers it to this very process, the claim lasts on.
+    A claim lasts as long as the connection that delivered its message, whatever the lease: once the connection is lost,
+    the broker redelivers the message to another worker. If it redelivers it to this very process, the claim lasts on.
 
-    `consumer` makes what has messages delivered, given what wakes the worker. `queues` returns the logical queues of a
-    worker that serves all. `settle` does what an outcome asks for, before its message is acknowledged; `unwrap` returns
+    `consumer` makes the consumer, from a function that wakes the worker. `queues` returns the logical queues of a
+    worker that serves all. `settle` carries out an outcome, before its message is acknowledged; `unwrap` returns
     the envelope's bytes in a body.
     """
 
@@ -81,9 +81,7 @@ class AmqpSource(JobSource):
         if delivery is None:
             return False
         with delivery.lock:
-            if not isinstance(
-                outcome, Completed
-            ):  # of which nothing is to be sent, and which is known if it comes again
+            if not isinstance(outcome, Completed):  # nothing of it has to be sent, and it is recognised if redelivered
                 if delivery.ended or not self.consumer.holds(delivery):
                     self._claimed.pop(claim.token, None)
                     return False

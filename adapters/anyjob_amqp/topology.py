@@ -1,10 +1,10 @@
-"""What there must be on the broker, as data that any client can declare: queues by priority, delays, the parked.
+"""The queues and exchanges on the broker, as data that any client can declare: for priorities, delays, parked jobs.
 
 A delay travels through a chain of 17 queues, as in kombu's native delayed delivery, but under our own names: the queue
 of level n holds every message for 2^n seconds and passes it on, and a routing key has a bit for each level that says
-whether to stop there. One fixed time to live per queue, so nobody waits behind somebody else. The last exchange leads
-into the job's queue, where priority counts. What is due later than the longest pass arrives early, and whoever runs it
-sends it on its way again: each queue of a chain costs the node three files, for ever.
+whether to stop there. Each queue has one fixed time to live, so no message waits behind another. The last exchange
+leads into the job's queue, where priority counts. A job that is due later than the longest pass arrives early, and its
+worker sends it through the chain again: each queue of a chain costs the node three files, for ever.
 
 The chain's queues are quorum queues that dead-letter at least once: a hop that classic queues may lose, they repeat,
 and a message whose last queue is gone stays where it is until there is one.
@@ -35,8 +35,8 @@ __all__ = [
 LEVELS: Final[Mapping[JobPriority, int]] = {level: number for number, level in enumerate(sorted(JobPriority))}
 """Each priority as the number that a message carries: higher is sooner."""
 
-# Said, for a virtual host may have another default: a quorum queue takes no `x-max-priority`, and drops, on RabbitMQ 4,
-# a parked job that was looked at 21 times.
+# Explicit, because a virtual host may have another default: a quorum queue takes no `x-max-priority`, and drops, on
+# RabbitMQ 4, a parked job that was looked at 21 times.
 _CLASSIC: Final[Mapping[str, Any]] = {"x-queue-type": "classic"}
 JOB_QUEUE: Final[Mapping[str, Any]] = {**_CLASSIC, "x-max-priority": max(LEVELS.values())}
 """The arguments of a queue where jobs wait."""
@@ -48,7 +48,7 @@ _A_MONTH: Final = 30 * 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class QueueDeclaration:
-    """A durable queue; the same arguments from everybody, or the broker refuses."""
+    """A durable queue. All clients must use the same arguments, or the broker refuses."""
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ Declarations = tuple[QueueDeclaration | ExchangeDeclaration | BindingDeclaration
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A name that is noted in a queue (`anyjob_amqp.notes`), for nothing else tells that there is such a one."""
+    """A name that is noted in a queue (`anyjob_amqp.notes`), because nothing else tells that there is such a queue."""
 
     name: str
     queue: QueueDeclaration = field(compare=False)
@@ -85,7 +85,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where messages end up, with all that must be declared before one is published; known by its name."""
+    """The target of messages, with all that must be declared before one is published; known by its name."""
 
     name: str
     declarations: Declarations = field(compare=False)
@@ -123,7 +123,7 @@ class AmqpNames:
 
     @property
     def due(self) -> str:
-        """The exchange at which what became due arrives."""
+        """The exchange at which due jobs arrive."""
         return f"{self.namespace}:due"
 
     def due_key(self, logical: str) -> str:
@@ -140,11 +140,11 @@ class AmqpNames:
 
     @property
     def notes(self) -> QueueDeclaration:
-        """The queue in which it is noted to which logical queues jobs were sent."""
+        """The queue that notes to which logical queues jobs were sent."""
         return QueueDeclaration(f"{self.namespace}:queues", _CLASSIC)
 
     def moving(self, move: str) -> str:
-        """Return the queue of what is noted of a move into this namespace."""
+        """Return the queue of the notes of a move into this namespace."""
         return f"{self.namespace}:moving.{move}"
 
     def route(self, logical: str, seconds: int = 0) -> Route:
@@ -160,7 +160,7 @@ class AmqpNames:
         return Route("", self.parked, Place(self.parked, (QueueDeclaration(self.parked, _CLASSIC),)))
 
     def route_to_moving(self, move: str) -> Route:
-        """Return the way into a move's notes, which expire if nobody goes on with it."""
+        """Return the way into a move's notes, which expire if the move is not resumed."""
         queue = QueueDeclaration(self.moving(move), {**_CLASSIC, "x-expires": _A_MONTH})
         return Route("", queue.name, Place(queue.name, (queue,)))
 
@@ -168,7 +168,7 @@ class AmqpNames:
 @lru_cache(_MANY)
 def _place(names: AmqpNames, logical: str) -> Place:
     queue = QueueDeclaration(names.queue(logical), JOB_QUEUE)
-    # Whoever makes the queue binds it: made anew without that, it would get none of what is under way to it.
+    # The client that makes the queue binds it: made anew without that, it would get none of the messages on their way.
     binding = BindingDeclaration(names.due, names.due_key(logical), queue=queue.name)
     return Place(queue.name, (queue, ExchangeDeclaration(names.due), binding), Note(logical, names.notes))
 

@@ -1,8 +1,8 @@
-"""Messages whose frames a client can't decode: read as what they are, instead of ending the connection.
+"""Reads messages whose frames a client can't decode, instead of ending the connection.
 
-The broker passes on what a producer wrote, unread: a timestamp in milliseconds, a text that is no UTF-8, a table that
-breaks off. A client that raises at such a frame drops its connection, gets the message again, and does so for ever. So
-the frame is replaced, before anybody decodes it, by one that says what was wrong, and the message can be parked.
+The broker passes on a producer's frames unread: a timestamp in milliseconds, a text that is no UTF-8, a table that
+breaks off. A client that raises at such a frame drops its connection, the message is redelivered, and so on for ever.
+So the frame is replaced, before it is decoded, by one that says what was wrong, and the message can be parked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def fault_in(headers: object) -> str | None:
 
 
 def telling_header(payload: bytes, error: Exception) -> bytes:
-    """Return the payload of a content header that can be decoded and says that, and why, the given one can't."""
+    """Return the payload of a decodable content header, which says why the given one can't be decoded."""
     fault = f"{type(error).__name__}: {error}".encode(errors="replace")[:_LONGEST_FAULT]
     name = _FAULT.encode()
     table = bytes([len(name)]) + name + b"S" + struct.pack(">I", len(fault)) + fault
@@ -52,7 +52,7 @@ def frame_handler(connection: Any, callback: Callable[..., Any]) -> Callable[[Fr
             return read(frame)
         except Exception as error:
             if _can_be_decoded(payload):
-                raise  # by whoever got the message
+                raise  # in the caller that got the message
             return read((kind, channel, telling_header(payload, error)))
 
     return on_frame

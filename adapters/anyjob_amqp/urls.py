@@ -1,4 +1,4 @@
-"""What a RabbitMQ URL says."""
+"""Reads a RabbitMQ URL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["AmqpAddress", "read_url"]
 
 @dataclass(frozen=True, slots=True)
 class AmqpAddress:
-    """Where a broker is, and who we are to it."""
+    """The address of a broker, and our login there."""
 
     host: str
     port: int
@@ -23,7 +23,7 @@ class AmqpAddress:
 
 
 def read_url(url: str, alias: str) -> AmqpAddress:
-    """Return what `amqp(s)://user:password@host:port/vhost` says; raise `ConfigurationError` if it can't be read.
+    """Return the address in `amqp(s)://user:password@host:port/vhost`; raise `ConfigurationError` if it is unreadable.
 
     An empty path is the vhost `/`, as Celery and kombu read it.
     """

@@ -1,4 +1,4 @@
-"""What the adapters share that keep their jobs in Redis. Knows no job library."""
+"""The parts that all adapters on Redis share. Knows no job library."""
 
 from anyjob_redis.connection import connect, translated
 from anyjob_redis.inspector import ON_REDIS, RedisInspector

@@ -23,7 +23,7 @@ __all__ = ["RedisBackend", "root_of"]
 
 
 def root_of(namespace: str) -> str:
-    """Return what all keys of the plain backend begin with: the same Redis may have others of the application."""
+    """Return the prefix of all keys of the plain backend: the same Redis may have other keys of the application."""
     return f"{namespace}:jobs"
 
 
@@ -42,10 +42,10 @@ class RedisBackend(StoreBackend):
         capabilities = replace(
             ON_REDIS,
             unique_ids=True,
-            # A lease, looked at three times in its length, and a second for the way back.
+            # A lease, checked three times in its length, and a second to give the job back.
             redelivery_bound=timedelta(seconds=config.lease * 4 / 3 + 1),
             exact_loss_count=True,
-            silence_bound=timedelta(seconds=config.lease * 2 / 3),  # who renews shares the interpreter with the jobs
+            silence_bound=timedelta(seconds=config.lease * 2 / 3),  # renewal shares the interpreter with jobs
         )
         super().__init__(store, capabilities, lease=config.lease)
 

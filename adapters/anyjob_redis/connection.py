@@ -1,4 +1,4 @@
-"""The way to a Redis server: bounded in time, fork-safe, its errors told as ours."""
+"""Connects to a Redis server: bounded in time, fork-safe, its errors raised as ours."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = ["connect", "refuse_decoding", "translated"]
 def connect(config: BackendConfig, url: str) -> Redis:
     """Return a client for `url` (redis:, rediss: or unix:), which connects when it is first used, anew in a child.
 
-    It has up to `max_connections` (100), and who finds none free waits for one: half of `enqueue_timeout` for that,
-    half for connecting, half for an answer; nothing is tried twice. `options` go to the client and win. Raises
+    It has up to `max_connections` (100), and a call that finds none free waits for one: half of `enqueue_timeout` for
+    that, half for connecting, half for an answer; no command is tried twice. `options` go to the client and win. Raises
     `ConfigurationError` for a URL or an option that it can't use.
     """
     half = config.enqueue_timeout / 2
@@ -52,8 +52,8 @@ def connect(config: BackendConfig, url: str) -> Redis:
 
 
 def _renew_in_children(client: Redis, new_pool: Callable[[], ConnectionPool]) -> None:
-    """Give the client a new pool in every child: redis-py 8 goes on with the parent's, whose lock a thread of the
-    parent's may have held just then. Nobody in the child would ever release it, and its first command would hang.
+    """Give the client a new pool in every child: redis-py 8 goes on with the parent's pool, whose lock a thread of the
+    parent may have held at the fork. No thread of the child would release it, and the child's first command would hang.
     """
     known = weakref.ref(client)
 
@@ -66,7 +66,7 @@ def _renew_in_children(client: Redis, new_pool: Callable[[], ConnectionPool]) ->
 
 
 def refuse_decoding(client: Redis, alias: str) -> None:
-    """Raise `ConfigurationError` if the client turns bytes into str: what can't be decoded must come out as it is."""
+    """Raise `ConfigurationError` if the client turns bytes into str: undecodable bytes must be returned as they are."""
     if client.connection_pool.connection_kwargs.get("decode_responses"):
         raise ConfigurationError(f"backends.{alias}: decode_responses must be off: messages are bytes.")
 

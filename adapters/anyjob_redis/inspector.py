@@ -1,4 +1,4 @@
-"""What waits on Redis, runs or is parked, seen from outside. Looking writes nothing."""
+"""The jobs on Redis that wait, run or are parked, seen from outside. To look writes nothing."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ ON_REDIS: Final = Capabilities(
     counts=dict.fromkeys(JobState, Quality.EXACT),
     durable=True,
 )
-"""What queues and a schedule of our own give, with their `Places`; an adapter says the rest, by what its workers do."""
+"""The capabilities of our own queues and schedule, with their `Places`; an adapter adds those of its workers."""
 
 
 class RedisInspector(JobInspector):
-    """The jobs in an adapter's places, and the parked ones; without `places` nothing else can be seen. Thread-safe."""
+    """Shows the jobs in an adapter's places, and the parked ones; without `places` only these. Thread-safe."""
 
     def __init__(
         self,
@@ -155,14 +155,14 @@ class _TakenJob(HeldJob):
 
 
 class _Cursor(PageCursor, frozen=True):
-    """How far a walk has come: past the job at this position of this section."""
+    """The progress of a walk: behind the job at this position of this section."""
 
     section: str = ""
     position: str = ""
 
 
 def _matching(every: Iterable[Places], chosen: JobFilter, after: _Cursor) -> Iterator[tuple[_Cursor, Seen]]:
-    """Come past the chosen jobs that follow `after`."""
+    """Yield the chosen jobs that follow `after`."""
     reached = not after.section
     for section in (section for places in every for section in places.sections(chosen)):
         is_here = section.name == after.section
@@ -174,7 +174,7 @@ def _matching(every: Iterable[Places], chosen: JobFilter, after: _Cursor) -> Ite
 
 
 def _walk(section: Section, after: str) -> Iterator[Seen]:
-    """Come past the jobs of a section; of one whose key is somebody else's, there are none, and the others are seen."""
+    """Yield the jobs of a section: none if its key has another type, so that the other sections are still seen."""
     try:
         yield from section.walk(after)
     except ResponseError as error:

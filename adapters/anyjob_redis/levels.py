@@ -1,7 +1,7 @@
-"""Queues that are lists of ids, a list for each level of priority: what adapters share that keep theirs so.
+"""Queues that are lists of ids, a list for each level of priority: the parts that adapters with such queues share.
 
-A mark stands in a list for an id that an operator holds, so that it goes back to its very place; a worker
-that meets the mark drops it, and then that place is the front.
+A placeholder stands in a list for an id that an operator holds, so that the id goes back to its very place. A worker
+that reaches the placeholder drops it, and then that place is the front.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ end
 
 
 class KnownQueues:
-    """The queues that jobs were ever sent to: the set `key`. What is no queue's name there is told once, and left."""
+    """The queues that jobs were ever sent to: the set `key`. A member that is no queue's name is logged once."""
 
     def __init__(self, client: Redis, key: str) -> None:
         self._client: Any = client
@@ -87,16 +87,16 @@ class NotedNames:
 
 
 def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[Sequence[tuple[bytes, str]]]:
-    """Come past the ids in a list, each with its position, some at a time, from what follows the position `after` on.
+    """Yield the ids in a list, each with its position, some at a time, beginning behind the position `after`.
 
-    Marks are left out. A position is the id and what follows it, for either may be taken out meanwhile.
+    Placeholders are left out. A position is the id and the next id, because either may be taken out meanwhile.
     """
     mark = mark_prefix.encode()
     last, following = _ids_in(after)
     within = 0  # the whole list
     while True:
         start = _index_after(client, key, mark, last, following, within)
-        chunk: Sequence[bytes] = client.lrange(key, start, start + CHUNK)  # and what follows the last one
+        chunk: Sequence[bytes] = client.lrange(key, start, start + CHUNK)  # and the id that follows the last one
         ids = [each.removeprefix(mark) for each in chunk]
         pairs = list(zip(ids, [*ids[1:], b""], strict=False))[:CHUNK]
         yield [
@@ -105,7 +105,7 @@ def ids_after(client: Any, key: str, mark_prefix: str, after: str) -> Iterator[S
         if len(chunk) <= CHUNK:
             return
         last, following = pairs[-1]
-        within = start + 2 * CHUNK  # it is not farther from the front than it was, but for what goes back
+        within = start + 2 * CHUNK  # it is no farther from the front than before, except by ids that went back
 
 
 def _index_after(client: Any, key: str, mark: bytes, last: bytes, following: bytes, within: int) -> int:
@@ -114,7 +114,7 @@ def _index_after(client: Any, key: str, mark: bytes, last: bytes, following: byt
             place: int | None = client.lpos(key, each, maxlen=within)
             if place is not None:
                 return place + further
-    return 0  # a worker took them, and so all that were before
+    return 0  # a worker took them, and so all ids that were before them
 
 
 def _position(last: bytes, following: bytes) -> str:

@@ -130,11 +130,11 @@ end
 
 
 class ListLayout(Layout):
-    """A list of ids, the hash `<list>.msgs` of messages, and the sorted set `<list>.later` of what is due later.
+    """A list of ids, the hash `<list>.msgs` of messages, and the sorted set `<list>.later` of jobs that are due later.
 
-    What is due later goes to its list when its level is looked at. A mark stands in a list for an id that an operator
-    holds. What goes back, and what comes late, gets its place among the next hundred: with more than that in between,
-    it is in front, or behind.
+    A job that is due later goes to its list when a worker looks at its level. A placeholder stands in a list for an id
+    that an operator holds. A job that goes back, or that is sent late, gets its place among the next hundred: with more
+    than that in between, it is in front, or behind.
     """
 
     lua = _LISTS

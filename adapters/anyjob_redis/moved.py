@@ -1,4 +1,4 @@
-"""What moves brought: marks of the jobs, written in the step in which the jobs came, until the move is over."""
+"""The marks of moved jobs, written in the step in which the server takes the jobs, until the move is over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ local function note_come(moved, mark)
 end
 """
 """Lua for an adapter's script that sends; `moved` is a `RedisMarks.key_of`, or '' for jobs without a mark. A mark
-that nobody ends is forgotten after 30 days.
+that is never forgotten expires after 30 days.
 """
 
 
@@ -33,7 +33,7 @@ class RedisMarks(SendMarks):
         self._moves = f"{root}:moved"
 
     def key_of(self, mark: str | None) -> str:
-        """Return the key of what came under a mark; '' for none."""
+        """Return the key of the jobs that were sent under a mark; '' for none."""
         return "" if mark is None else f"{self._moves}:{mark}"
 
     def begin(self, mark: str) -> None:
@@ -46,11 +46,11 @@ class RedisMarks(SendMarks):
 
     def forget(self, mark: str | None, ids: Collection[str] | None = None) -> None:
         if ids is not None:
-            return  # what came under a mark is remembered until all of it is forgotten
+            return  # the jobs of a mark are remembered until the whole mark is forgotten
         with translated():
             marks = [each.decode() for each in self._client.smembers(self._moves)] if mark is None else [mark]
             if marks:
-                self._client.unlink(*map(self.key_of, marks))  # there may be a million jobs in one
+                self._client.unlink(*map(self.key_of, marks))  # a mark may have a million jobs
                 self._client.srem(self._moves, *marks)
 
 

@@ -1,8 +1,8 @@
-"""The messages in an application's own queues on Redis, seen from outside and taken out: nothing of ours is left there.
+"""Shows and takes out the messages in an application's own queues on Redis, and leaves nothing of ours there.
 
-Workers that know nothing of anyjob serve these keys, so no mark stands for what was taken off. It is held in the hash
-`<namespace>:native:held`, by a tag, and goes back behind the neighbour that it had; if that is gone by then, so is all
-that was before it, and its place is in front.
+Workers that know nothing of anyjob serve these keys, so no placeholder stands for a held message. It is held in the
+hash `<namespace>:native:held`, by a tag, and goes back behind the neighbour that it had; if that is gone by then, all
+messages before it are gone, too, and its place is in front.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NativeKey(Struct, frozen=True):
 
     key: str
     kind: Literal["left", "right", "zset"]
-    """A list, by its end that is next, or a sorted set of due times."""
+    """The end of a list that is next, or a sorted set of due times."""
     queue: str
     """The library's own name of the queue."""
 
@@ -44,7 +44,7 @@ class NativeLayout(ABC):
     """How a job library keeps its messages. Raises what redis raises."""
 
     forget: str
-    """Lua that defines `forget(key, item)`: it removes what is kept of a message beside its place. It has `fits`."""
+    """Lua that defines `forget(key, item)`: it removes a message's data beside its place. It has `fits`."""
 
     @abstractmethod
     def waiting(self) -> Iterable[NativeKey]:
@@ -52,7 +52,7 @@ class NativeLayout(ABC):
 
     @abstractmethod
     def read(self, place: NativeKey, items: Sequence[bytes]) -> Sequence[StoredJob | None]:
-        """Return what each item of a key stands for; None: for nothing that is to be seen."""
+        """Return the job that each item of a key stands for; None: no job that is to be shown."""
 
 
 class _Place(Struct, frozen=True):
@@ -76,7 +76,7 @@ class NativePlaces(Places):
         self._index_past = register(client, INDEX_PAST)
 
     def count(self) -> Mapping[JobState, int]:
-        """Return how many wait, those for later among them: a library may keep both in one list."""
+        """Return how many wait, scheduled ones among them: a library may keep both in one list."""
         with self._client.pipeline(transaction=False) as pipe:
             for each in self._layout.waiting():
                 getattr(pipe, _SIZES[each.kind])(each.key)
@@ -108,7 +108,7 @@ class NativePlaces(Places):
     def give_back(self, holder: str) -> None:
         prefix = f"{holder}-".encode()
         tags = sorted(tag for tag in self._client.hkeys(self._keys[0]) if tag.startswith(prefix))
-        for first in reversed(range(0, len(tags), SLICE)):  # what was taken first is in front again
+        for first in reversed(range(0, len(tags), SLICE)):  # the message that was held first is in front again
             self._give_back(self._keys, tags[first : first + SLICE])
 
     def recover(self) -> None:
@@ -127,7 +127,7 @@ class NativePlaces(Places):
 
     def _walk_list(self, key: NativeKey, after: str) -> Iterator[Seen]:
         first = self._index_after(key, after)
-        passed: Sequence[bytes] = ()  # what is in the list before `first`, of that the last
+        passed: Sequence[bytes] = ()  # the last items of the list before `first`
         while found := self._slice(key, first, CHUNK + 1):
             items, digests = found[:CHUNK], [*map(_digest, found), ""]
             for number, (item, job) in enumerate(zip(items, self._layout.read(key, items), strict=True)):
@@ -136,9 +136,9 @@ class NativePlaces(Places):
                     yield Seen(position, job, _Place(key, item))
             stay = self._that_stay(key, (*passed, *items))
             last = first - len(passed) + len(stay) - 1
-            # If that is gone, so is what was before it; or somebody took it out, and all is come past once more.
+            # If that is gone, so are the items before it; or it was taken out, and all items are yielded once more.
             first = int(self._index_past(args=[key.kind, key.key, stay[-1], last])) if stay else 0
-            # What was shown last may be taken off only now, a chunk of it at most: one more has to be known.
+            # The last items shown may be taken out only now, a chunk at most: one more has to be known.
             passed = stay[-CHUNK - 1 :] if first else ()
 
     def _that_stay(self, key: NativeKey, passed: Sequence[bytes]) -> Sequence[bytes]:
@@ -155,8 +155,8 @@ class NativePlaces(Places):
         return found[::-1]
 
     def _index_after(self, key: NativeKey, after: str) -> int:
-        """Return where a later page goes on: after what was seen last, or at what followed it if that was taken out; if
-        both are gone, so is what was before them.
+        """Return where a later page goes on: behind the last item seen, or at the next one if that was taken out; if
+        both are gone, so are all items before them.
         """
         if not after:
             return 0
@@ -168,7 +168,7 @@ class NativePlaces(Places):
         return 0
 
     def _index_of(self, key: NativeKey, digest: str, near: int) -> int | None:
-        """Return where something is in a list that was at the index `near`: nearer to the front, as a rule."""
+        """Return the index of an item in a list that was at `near` before: nearer to the front, as a rule."""
         last = near
         while last >= 0:
             first = max(0, last - CHUNK + 1)
@@ -177,14 +177,14 @@ class NativePlaces(Places):
                 if _digest(items[number]) == digest:
                     return first + number
             last = first - 1
-        behind = enumerate(self._slice(key, near + 1), near + 1)  # something was put in front meanwhile
+        behind = enumerate(self._slice(key, near + 1), near + 1)  # an item was put in front meanwhile
         return next((number for number, item in behind if _digest(item) == digest), None)
 
 
 def inspector_of_natives(
     client: Redis, namespace: str, layout: NativeLayout, *, resend: Callable[[JobEnvelope], None], clock: Clock
 ) -> RedisInspector:
-    """Return what `JobBackend.native_inspector` returns on Redis: what is in the layout's keys."""
+    """Return the `JobBackend.native_inspector` of Redis: it shows the messages in the layout's keys."""
     places = NativePlaces(client, namespace, layout, clock)
     return RedisInspector(
         ParkedJobs(client, namespace, clock), places, resend=resend, clock=clock, capabilities=_NATIVES_CAN
@@ -192,7 +192,7 @@ def inspector_of_natives(
 
 
 def risks_of_held(client: Redis, namespace: str) -> Sequence[str]:
-    """Return what `JobBackend.look_for_risks` tells of messages that are held by who is gone: no worker looks there."""
+    """Return the `JobBackend.look_for_risks` of messages that a crashed process holds: no worker looks there."""
     server: Any = client
     with translated():
         count = server.zcount(f"{namespace}:native:held:times", "-inf", server.time()[0])

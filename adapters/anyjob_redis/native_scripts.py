@@ -1,7 +1,7 @@
-"""Lua that holds messages of an application's own queues, and lets go of them.
+"""Lua that holds messages of an application's own queues, and releases them.
 
-What is held is in the hash KEYS[1], by a tag: the kind of key, the key, the item, and where it was, that is its due
-time, or the neighbour that was to come before it. KEYS[2] is the sorted set of when each hold ends, by the server's
+Held messages are in the hash KEYS[1], by a tag: the kind of key, the key, the item, and where it was, that is its due
+time, or the neighbour that was next before it. KEYS[2] is the sorted set of the ends of the holds, by the server's
 clock.
 """
 
@@ -97,13 +97,13 @@ end
 return were_held
 """
 
-# tags, what was taken first in front.
+# tags, those held first in front.
 GIVE_BACK: Final = """
 for i = #ARGV, 1, -1 do give_back(ARGV[i]) end
 return wrong
 """
 
-# limit. Gives back what was held for too long, what was taken last before the rest; returns how many there were, and
+# limit. Gives back messages that were held for too long, those held last first; returns how many there were, and
 # how many could not go, which are tried again in a minute.
 LAPSE: Final = """
 local lapsed, stay = redis.call('ZREVRANGEBYSCORE', times, now, '-inf', 'LIMIT', 0, ARGV[1]), 0

@@ -1,4 +1,4 @@
-"""Jobs that were given up, kept in Redis as the bytes they came as, with why, until somebody retries or discards."""
+"""Jobs that were given up, kept in Redis to the byte, with the failure, until an operator retries or discards them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def parked_key(namespace: str) -> str:
 class ParkedJobs(Places):
     """The parked jobs of a namespace, without expiry. `park` raises `EnqueueError`.
 
-    Parking the same bytes twice keeps one copy. What is held makes room for what is parked meanwhile, for that may be
-    the same job, retried and given up again: it is a copy from then on, marked by its hold. Beside the hash of bytes
-    there are one of failures, one of holds, and a sorted set of the ids, all with one score: it pages by id. An entry
-    is the id that was held, and the one that it has if it made room.
+    Parking the same bytes twice keeps one copy. A held job gives up its id to a job of the same id that is parked
+    meanwhile, because that may be the same job, retried and given up again: the held one is a copy from then on, marked
+    by its hold. Beside the hash of bytes there are a hash of failures, one of holds, and a sorted set of the ids, all
+    with one score: it pages by id. An entry is the id that was held, and the id as a copy.
     """
 
     def __init__(self, client: Redis, namespace: str, clock: Clock) -> None:
@@ -95,7 +95,7 @@ class ParkedJobs(Places):
         while True:
             low = b"(" + last if last else b"-"
             chunk: Sequence[bytes] = self._client.zrangebylex(self._order, low, "+", start=0, num=CHUNK)
-            ids = [each for each in chunk if each > last]  # what somebody else put in here may be in no order
+            ids = [each for each in chunk if each > last]  # members that other code put in here may be in no order
             for job_id, job in self._find(ids):
                 yield Seen(job_id.decode("latin-1"), job, job_id)
             if not ids:
@@ -137,7 +137,7 @@ def _stored(job_id: bytes, raw: bytes, failure: bytes | None) -> StoredJob:
 
 
 def read_failure(failure: bytes) -> JobFailure:
-    """Return why a job was given up, as it was written; what can't be read says so."""
+    """Return the failure of a parked job, as it was written; an unreadable one says so."""
     try:
         return msgspec.json.decode(failure, type=JobFailure)
     except UNREADABLE as error:

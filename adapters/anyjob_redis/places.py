@@ -1,4 +1,4 @@
-"""Where jobs are: what an adapter tells of its own layout, so that `RedisInspector` can show and hold the jobs."""
+"""Where jobs are: an adapter describes its own layout here, so that `RedisInspector` can show and hold the jobs."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ CHUNK: Final = 500
 """How many jobs a walk reads at a time."""
 
 LONGEST_HOLD: Final = 300.0
-"""Seconds after which what was taken off goes back by itself."""
+"""Seconds after which held jobs go back by themselves."""
 
 
 COUNTED: Final = (JobState.WAITING, JobState.SCHEDULED, JobState.RUNNING)
-"""The states of what is not parked, in the order in which the scripts count them."""
+"""The states of jobs that are not parked, in the order in which the scripts count them."""
 
 
 class Seen(Struct, frozen=True):
-    """A job that a walk came past."""
+    """A job that a walk found."""
 
     position: str
-    """Where in its section it is; a later walk goes on after it."""
+    """Its position in its section; a later walk goes on behind it."""
     job: StoredJob
     place: Any = None
-    """Where it can be taken off, as its `Places` know it; None: it is held, or not ours."""
+    """The place from which `Places` can hold it; None: it is held, or not ours."""
 
 
 class Section(Struct, frozen=True):
-    """A kind of place: a list, a set, what somebody holds."""
+    """A kind of place: a list, a set, the jobs of a holder."""
 
     name: str
     states: frozenset[JobState]
     walk: Callable[[str], Iterable[Seen]]
-    """Comes past the jobs that follow a position ("" is the beginning). A job that stays where it is is seen once,
-    whatever happens to others; one that moves may be seen twice.
+    """Yields the jobs that follow a position ("" is the beginning). A job that stays in its place is yielded once,
+    whatever happens to others; one that moves may be yielded twice.
     """
 
 
@@ -61,7 +61,7 @@ def section_by_id(
 
 
 def section_of_held(read: Callable[[], Iterable[tuple[str, StoredJob]]]) -> Section:
-    """Return the section of what workers run, or somebody took off; `read` returns all of it, in any order."""
+    """Return the section of running and held jobs; `read` returns all of them, in any order."""
 
     def walk(after: str) -> Iterator[Seen]:
         for position, job in sorted(read(), key=lambda held: held[0]):
@@ -74,8 +74,8 @@ def section_of_held(read: Callable[[], Iterable[tuple[str, StoredJob]]]) -> Sect
 class Places(ABC):
     """The places of one namespace. Thread-safe; raises what redis raises. Looking writes nothing.
 
-    What is taken off is held by a holder, as an entry that tells it from any other; who holds it no longer, for the
-    time was up, changes nothing.
+    A holder holds a job as an entry, which tells it from any other. A holder whose time is up holds it no longer, and
+    changes nothing.
     """
 
     @abstractmethod
@@ -84,24 +84,26 @@ class Places(ABC):
 
     @abstractmethod
     def sections(self, chosen: JobFilter) -> Iterable[Section]:
-        """Return where chosen jobs may be, in the order in which a job passes: so a scan misses few that move."""
+        """Return the sections where chosen jobs may be, in the order in which a job passes: so a scan misses few that
+        move.
+        """
 
     @abstractmethod
     def take_off(self, holder: str, found: Sequence[Seen]) -> Sequence[tuple[Any, StoredJob]]:
-        """Hold what is still there, for `LONGEST_HOLD` at most; return each job with its entry."""
+        """Hold the jobs that are still there, for `LONGEST_HOLD` at most; return each with its entry."""
 
     @abstractmethod
     def holds(self, holder: str, entry: Any) -> bool:
-        """Whether that is still held."""
+        """Whether the entry's job is still held."""
 
     @abstractmethod
     def acknowledge(self, holder: str, entries: Sequence[Any]) -> Sequence[bool]:
-        """Remove jobs for good, but for those that were sent again; return of each whether it was still held."""
+        """Remove jobs for good, except those that were sent again; return of each whether it was still held."""
 
     @abstractmethod
     def give_back(self, holder: str) -> object:
-        """Put all that the holder still holds back to its very place."""
+        """Put all jobs that the holder still holds back to their very places."""
 
     def recover(self) -> None:
-        """Give back what workers died with, as a worker would."""
+        """Give back the jobs of crashed workers, as a worker would."""
         return

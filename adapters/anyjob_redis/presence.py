@@ -1,4 +1,4 @@
-"""Who is alive: a key that its owner keeps from expiring."""
+"""Which processes are alive: each has a key that it keeps from expiring."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ T = TypeVar("T")
 
 
 class LapsedError(Exception):
-    """Who wants to take a message is not known to be alive."""
+    """The holder that wants to take a message has no sign of life in Redis."""
 
 
 def is_steady(client: Redis, lease: float) -> bool:
-    """Whether the server is up for a lease already: whoever lives has had the time to say so."""
+    """Whether the server has been up for a lease: then all live processes had the time to renew their signs."""
     known: Any = client
     return float(known.info("server")["uptime_in_seconds"]) > lease
 
@@ -27,8 +27,8 @@ def is_steady(client: Redis, lease: float) -> bool:
 class Presence:
     """One process's sign of life, the key `<namespace>:alive:<name>`: it lasts `lease` seconds after each `beat`.
 
-    By the clock of the server: there must be one for all, for a machine whose own runs ahead would take its neighbours
-    for dead.
+    It expires by the server's clock, because all must use one clock: a machine whose own runs ahead would take its
+    neighbours' leases for expired.
     """
 
     def __init__(self, client: Redis, namespace: str, name: str, lease: float) -> None:
@@ -36,22 +36,22 @@ class Presence:
         self._key = f"{namespace}:alive:{name}"
         self._milliseconds = max(1, int(lease * 1000))
         self._steady = False
-        self._beat = register(client, _BEAT, drains=namespace)  # who can't say that it lives can't drain a full server
+        self._beat = register(client, _BEAT, drains=namespace)  # who can't beat can't make room on a full server
 
     def beat(self) -> bool:
-        """Say that we live; return whether this beat and the one before found us alive still.
+        """Renew the sign of life; return whether this beat and the one before found it unexpired.
 
-        If not, the server may have been away, and the others' signs are as old as ours: nobody must be declared dead
-        yet.
+        If not, the server may have been unreachable, and the signs of other processes are as old as ours: none must be
+        taken for expired yet.
         """
         before = self._steady
         self._steady = bool(self._beat([self._key], [self._milliseconds]))
         return self._steady and before
 
     def revived(self, take: Callable[[], T]) -> T:
-        """Return what `take` takes. If that finds that we lapsed, say that we live and take again.
+        """Return the result of `take`. If that finds our sign expired, renew it and take again.
 
-        A pause, or an absence of Redis, was longer than the lease, or nothing was said yet.
+        The process was paused, or Redis unreachable, for longer than the lease, or this is the first beat.
         """
         try:
             return take()
@@ -60,7 +60,7 @@ class Presence:
             return take()
 
     def leave(self) -> None:
-        """Say that we are gone."""
+        """Remove the sign of life."""
         self._client.delete(self._key)
 
 

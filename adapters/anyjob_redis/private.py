@@ -17,5 +17,5 @@ def take_connection(pool: Any) -> Any:
     return pool.get_connection(*_FOR_WHAT)
 
 
-# Before 5.3 a pool must be told what for, and makes nothing of it; since then it warns of being told.
+# Before 5.3 a pool requires a command's name, and ignores it; since then it warns of one.
 _FOR_WHAT: Final = ("EVALSHA",) if redis.VERSION < (5, 3) else ()

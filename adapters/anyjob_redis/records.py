@@ -34,7 +34,7 @@ class JobRecord(Struct, frozen=True):
 
     @classmethod
     def parse(cls, job_id: bytes, record: bytes) -> JobRecord:
-        """Return what a record says; what is none of ours waits, and is parked when it is claimed."""
+        """Return the fields of a record; a foreign one counts as waiting, and is parked when it is claimed."""
         head, _, rest = record.partition(b"\n")
         try:
             state, queue, level, due, seq, _, length = head.decode().split(" ")
@@ -67,7 +67,9 @@ class RecordReader:
         self._keys = _Keys(root)
 
     def free(self, chosen: JobFilter) -> Iterator[bytes | str]:
-        """Come past the ids of what nobody runs or holds, in the order in which it would run, and then the parked."""
+        """Yield the ids of jobs that are neither running nor held, in the order in which they would run; then the
+        parked ones.
+        """
         states = chosen.states
         if chosen.ids is not None:
             rows = [(row, job) for row, job in self.by_id(chosen) if row.state in _FREE and chosen.matches(job)]
@@ -84,7 +86,7 @@ class RecordReader:
                 yield from (row.id for row, job in self._read(ids) if row.state == "p" and chosen.matches(job))
 
     def _walk(self, queue: str, level: str, chosen: JobFilter) -> Iterator[JobRecord]:
-        # All of it, for it is about to change: of a set that shrinks meanwhile some would be passed over.
+        # All of it, because it is about to change: members of a set that shrinks meanwhile would be missed.
         ids = list(self._layout.walk(self._client, self._root, queue, level))
         for first in range(0, len(ids), CHUNK):
             for row, job in self._read([each.encode() for each in ids[first : first + CHUNK]]):
@@ -92,7 +94,7 @@ class RecordReader:
                     yield row
 
     def in_order(self, after: int) -> Iterator[tuple[JobRecord, StoredJob]]:
-        """Come past all jobs that were inserted after that one, by its number, in that order."""
+        """Yield all jobs that were inserted after the one of that number, in the order of insertion."""
         for ids in self._ids_after(self._keys.order, after):
             yield from self._read(ids)
 
@@ -103,7 +105,7 @@ class RecordReader:
             last = f"({int(found[-1][1])}"
 
     def by_id(self, chosen: JobFilter) -> Sequence[tuple[JobRecord, StoredJob]]:
-        """Return the chosen ids' jobs, in the order of their insertion: a copy for what is not there itself."""
+        """Return the chosen ids' jobs, in the order of their insertion: a copy where the job itself is not there."""
         wanted = [each.encode() for each in chosen.ids or ()]
         found = self._read(wanted)
         missing = {each.decode() for each in wanted} - {job.id for _, job in found}
@@ -167,7 +169,7 @@ def microseconds(duration: timedelta) -> int:
 
 
 def text_of(value: bytes) -> str:
-    """Return bytes of anybody's as text."""
+    """Return bytes from any writer as text."""
     return value.decode("utf-8", "replace")
 
 

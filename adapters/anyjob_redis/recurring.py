@@ -13,6 +13,6 @@ __all__ = ["RecurringThread"]
 
 
 class RecurringThread(CoreRecurringThread):
-    """The core's, whose action may raise what redis raises when the server is away."""
+    """The core's thread, whose action may raise redis's errors of an unreachable server."""
 
     known_errors: ClassVar[tuple[type[Exception], ...]] = (AnyjobError, RedisError)

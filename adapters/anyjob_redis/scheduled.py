@@ -1,4 +1,4 @@
-"""Messages that are due later: a sorted set of their times, and beside it what is to be pushed then."""
+"""Messages that are due later: a sorted set of their due times, and beside it a hash of the messages."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["DUE_OR_LATER", "SCHEDULE", "ScheduledMessages", "due_after", "positi
 logger = JobLogger("anyjob.worker")
 
 Found = tuple[StoredJob, Any]
-"""A job, and the place where it can be taken off."""
+"""A job, and the place from which it can be held."""
 
 DUE_OR_LATER: Final = frozenset({JobState.SCHEDULED, JobState.WAITING})
-"""The states of what is scheduled: what is due waits, whether or not it was promoted yet."""
+"""The states of scheduled messages: a due one is waiting, whether or not it was promoted yet."""
 
 
 SCHEDULE: Final = """
@@ -47,9 +47,9 @@ A member is unique to a message, not to a job: two jobs may have one id, and nei
 class ScheduledMessages:
     """The scheduled messages of a namespace. Thread-safe.
 
-    `push` is Lua that defines `push_due(namespace, payload)`: it puts a message where its queue's consumers look, and
-    returns nothing. Or it writes nothing, and returns why it never can, and the message is parked; or false for not
-    now (a key is of another type), and it is tried again in a minute.
+    `push` is Lua that defines `push_due(namespace, payload)`: it puts a message into its queue, and returns nothing. Or
+    it writes nothing, and returns why it never can: the message is parked. Or it writes nothing, and returns false
+    because it can't now (a key is of another type): it is tried again in a minute.
     """
 
     def __init__(self, client: Redis, namespace: str, push: str, clock: Clock) -> None:
@@ -62,7 +62,7 @@ class ScheduledMessages:
         self._remove = register(client, SCHEDULE + _REMOVE, drains=namespace)
 
     def promote(self) -> float:
-        """Push what is due, in its order, each once whoever else does this; return the seconds to look again in."""
+        """Push due messages, in order, each once whichever worker pushes; return the seconds until the next look."""
         now = self._clock.now().timestamp()
         machine = int(is_of_a_machine(self._clock))
         next_due, refused, postponed = self._promote(args=[self._namespace, now, machine, _AT_ONCE])
@@ -81,13 +81,13 @@ class ScheduledMessages:
         self._remove(args=[self._namespace, member, payload])
 
     def section(self, read: Callable[[str, JobState, bytes], Found]) -> Section:
-        """Return the section of all of them; `read` returns what a member, its state and its payload stand for."""
+        """Return the section of all messages; `read` returns the job of a member, its state and its payload."""
 
         def walk(after: str) -> Iterator[Seen]:
             for found in due_after(self._client, self._key, after):
                 for member, due, payload in self._with_payloads(found):
                     name, state = member.decode("utf-8", "replace"), state_at(due, self._clock)
-                    # What nobody can read is parked when it is due.
+                    # An unreadable one is parked when it is due.
                     seen = (StoredJob(name, state, member), None) if payload is None else read(name, state, payload)
                     yield Seen(position_of(member, due), *seen)
 
@@ -109,7 +109,7 @@ class ScheduledMessages:
 
 
 def due_after(client: Any, key: str, after: str) -> Iterator[Sequence[tuple[bytes, float]]]:
-    """Come past a sorted set of due times, some members at a time, from what follows a position on."""
+    """Yield the members of a sorted set of due times, some at a time, beginning behind a position."""
     score, _, member = after.partition(" ")
     last, offset = (float(score or "-inf"), member.encode("latin-1")), 0
     while True:

@@ -1,4 +1,4 @@
-"""Lua scripts as adapters run them: those of workers also on a full server, each with its checks before it writes."""
+"""Runs adapters' Lua scripts: those of workers on a full server, too. Each script checks all before it writes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from redis.exceptions import NoScriptError
 __all__ = ["FITS", "SLICE", "register", "run_each", "run_in_slices"]
 
 SLICE: Final = 200
-"""How many messages a script moves at a time: the server answers nobody meanwhile, and so a few milliseconds."""
+"""How many messages a script moves at a time: it blocks the server for a few milliseconds."""
 
 
 def register(client: Redis, text: str, *, drains: str | None = None) -> Script:
     """Return a script that runs `text`.
 
-    `drains`: what the keys of the jobs begin with that it takes away, moves or ends. Such a script runs on a server
-    that is full (`maxmemory` reached, nothing evicted) as well: what fills it must be able to go.
+    `drains`: the prefix of the keys of the jobs that it removes, moves or ends. Such a script also runs on a server
+    that is full (`maxmemory` reached, nothing evicted): otherwise no job could leave it.
     """
-    # Of a script whose first write needs no memory, Redis refuses none for want of it: EVAL's manual promises that. (A
+    # Redis refuses no write of a script whose first write needs no memory: EVAL's manual promises that. (A
     # flag, `allow-oom`, says the same since Redis 7.)
     return client.register_script(text if drains is None else f"redis.call('DEL', '{drains}:nothing')\n{text}")
 
@@ -30,7 +30,7 @@ def run_each(
     client: Redis, script: Script, calls: Iterable[Sequence[Any]], *, keys: Sequence[str] = ()
 ) -> Sequence[bool]:
     """Run a script once for the arguments of each call, in one round trip; return whether each returned 1."""
-    # Not by the script's own call: in a pipeline that asks the server first whether it knows the script, each time.
+    # Not by the script object: in a pipeline that asks the server first whether it knows the script, each time.
     every = list(calls)
     if len(every) == 1:
         return [bool(script(keys, every[0]))]
@@ -50,9 +50,9 @@ def _answer(answer: Any, script: Script, keys: Sequence[str], args: Sequence[Any
 
 
 def run_in_slices(run: Callable[[int], Sequence[Any]]) -> list[bytes]:
-    """Run a script again and again until it has no more to do; return the ids that it told of.
+    """Run a script again and again until it has no more to do; return the ids that it returned.
 
-    It is given how many messages it may move, and returns whether there is more (0 or 1), and then the ids.
+    Its argument is how many messages it may move; it returns whether there are more (0 or 1), and then the ids.
     """
     ids: list[bytes] = []
     more = 1
@@ -89,6 +89,6 @@ end
 """
 """Lua for an adapter's scripts: `fits(kind, key)` tells whether commands for a `kind` of value work on `key`.
 
-No script is undone when it fails in its middle. So each asks for all that it is going to touch before it writes, and
-then goes past what does not fit, or ends with `if wrong then return wrong end`.
+Redis does not roll back a script that fails in its middle. So each checks all keys that it will touch before it writes,
+and then leaves out those that don't fit, or ends with `if wrong then return wrong end`.
 """

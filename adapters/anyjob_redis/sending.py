@@ -1,4 +1,4 @@
-"""Sending by a script, once: what became of each job when it failed is told, never guessed."""
+"""Sends by a script, never twice: if that fails, the error says of each job whether it was sent; it never guesses."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def send_in_batches(
 ) -> None:
     """Send jobs (id, arguments) by a script, each batch of them all or none, never twice.
 
-    Each batch has to succeed or fail `within` so many seconds: a million jobs may take longer, as long as they go.
-    The script takes `start`, then the arguments of each job, and returns the ids that are taken, if it minds. Raises
-    `EnqueueError`, or `DuplicateJobIdError`: what failed before a byte was sent, or was refused before anything was
-    written, is rejected; what was sent and not answered, or failed who knows where, is in doubt.
+    Each batch has to succeed or fail `within` that many seconds: a million jobs may take longer, while batches succeed.
+    The script takes `start`, then the arguments of each job, and returns the taken ids, if it refuses these. Raises
+    `EnqueueError`, or `DuplicateJobIdError`: a job is rejected if its batch failed before a byte was sent, or was
+    refused before a write; it is in doubt if its batch was sent and not answered, or failed at an unknown step.
     """
     for first in range(0, len(jobs), _BATCH):
         after = first + _BATCH
@@ -60,7 +60,7 @@ def send_in_batches(
 
 
 class _SendError(Exception):
-    """A batch failed; `in_doubt` if nobody can tell whether it was written."""
+    """A batch failed; `in_doubt` if it is unknown whether it was written."""
 
     def __init__(self, message: str, *, in_doubt: bool) -> None:
         super().__init__(message)
@@ -87,7 +87,7 @@ def _send(pool: Any, script: Script, args: Sequence[Any], within: float | None) 
         connection.disconnect()
         raise _SendError(f"Redis did not answer, so these may be there or not: {why(error)}", in_doubt=True) from error
     except BaseException:
-        connection.disconnect()  # the answer is still to come, and would be taken for the next command's
+        connection.disconnect()  # the answer may still arrive, and would be taken for the next command's
         raise
     finally:
         pool.release(connection)
@@ -100,8 +100,8 @@ def _ids(jobs: Sequence[tuple[str, Sequence[Any]]]) -> list[str]:
 def wrote_nothing(error: RedisError) -> bool:
     """Whether a script's error reply tells that nothing was written.
 
-    Redis names the script in an error of a command in it; anything else was refused before it began, or refused by the
-    script itself.
+    Redis names the script in an error of a command in it; any other script was refused before it began, or refused by
+    itself.
     """
     text = str(error)
     return "user_script" not in text or _BEFORE_THE_FIRST_WRITE.search(text) is not None
@@ -126,5 +126,5 @@ def _answer(connection: Any, until: float | None) -> Any:
 
 
 _BATCH: Final = 500
-# What Redis minds at the first write of a script, and at no later one.
+# Errors that Redis raises at the first write of a script, and at no later one.
 _BEFORE_THE_FIRST_WRITE: Final = re.compile("used memory > 'maxmemory'|read only replica|MISCONF|NOREPLICAS")

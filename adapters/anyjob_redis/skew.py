@@ -1,4 +1,4 @@
-"""How far the clock of this machine is from the server's: jobs are due by clocks, and so these must agree."""
+"""Measures how far this machine's clock is from the server's: jobs are due by clocks, and so these must agree."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_of_a_machine(clock: Clock) -> bool:
 
 
 class ClockSkew:
-    """The difference between `clock` and the server's, as it was when it was last measured. Thread-safe."""
+    """The difference between `clock` and the server's, as last measured. Thread-safe."""
 
     def __init__(self, client: Redis, clock: Clock) -> None:
         self._client: Any = client
@@ -41,9 +41,9 @@ class ClockSkew:
         self._ahead = 0.0
 
     def measure(self) -> float:
-        """Return the seconds by which `clock` is ahead for certain, negative if it is behind; say so when it begins.
+        """Return the seconds by which `clock` is surely ahead, negative if it is behind; log it when the skew begins.
 
-        What the way to the server and back may account for is left out. Raises what redis raises.
+        A difference that the round trip may explain is left out. Raises what redis raises.
         """
         if not is_of_a_machine(self._clock):
             return 0.0
@@ -58,7 +58,7 @@ class ClockSkew:
         return ahead
 
     def risks(self) -> Sequence[str]:
-        """Return what `anyjob doctor` is to show, if the clocks differ. Raises `EnqueueError`."""
+        """Return the lines that `anyjob doctor` shows if the clocks differ. Raises `EnqueueError`."""
         with translated():
             ahead = self.measure()
         return (_told(ahead),) if _is_much(ahead) else ()
@@ -66,7 +66,7 @@ class ClockSkew:
     def early(self, raw: bytes) -> JobEnvelope | None:
         """Return the envelope in `raw` if the clock here is behind, and by it the job is not due yet.
 
-        It is to be sent back, and whoever did goes easy on it then: it is due by the server's clock, and comes at once.
+        The caller sends it back, and then pauses: by the server's clock the job is due, and it is delivered at once.
         """
         if not (_is_much(self._ahead) and self._ahead < 0):
             return None

@@ -1,4 +1,4 @@
-"""What a Redis URL says, in the spelling of all who read it: the client, RQ's command line, Celery's worker."""
+"""Reads a Redis URL, in the spelling of all its readers: the client, RQ's command line, Celery's worker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plain_url(url: str, options: Mapping[str, Any]) -> str:
 
 
 def with_plain_ssl(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options with `ssl_cert_reqs` as the client spells it; raise `ValueError` if it is nothing of it."""
+    """Return the options with `ssl_cert_reqs` as the client spells it; raise `ValueError` for an unknown value."""
     if "ssl_cert_reqs" not in options:
         return dict(options)
     given = options["ssl_cert_reqs"]

@@ -1,4 +1,4 @@
-"""Tells the workers of a process that jobs came, by a channel: who waits need not ask again and again."""
+"""Tells the workers of a process by a channel that jobs were sent: an idle worker need not ask again and again."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["WakeListener"]
 
 
 class WakeListener:
-    """Listens to `channel` on a connection of its own, in a thread, once somebody wants to know. Thread-safe.
+    """Listens to `channel` on a connection of its own, in a thread, once a listener is added. Thread-safe.
 
-    While the server is away nobody hears anything: workers look by themselves.
+    While the server is unreachable no listener is called: workers look by themselves.
     """
 
     def __init__(self, client: Redis, channel: str) -> None:
@@ -31,13 +31,13 @@ class WakeListener:
         self._subscribed: Any = None
 
     def add(self, wake: Callable[[], None]) -> None:
-        """Call `wake` from now on whenever jobs came."""
+        """Call `wake` from now on whenever jobs were sent."""
         self._listeners.add(wake)
         if self._thread is None:
             self._thread = RecurringThread("anyjob-wake", self._listen, SystemClock()).start()
 
     def close(self) -> None:
-        """End the thread; it is begun anew if somebody is added."""
+        """End the thread; it begins anew when a listener is added."""
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.stop()
@@ -48,7 +48,7 @@ class WakeListener:
             if self._subscribed is None:
                 self._subscribed = self._client.pubsub()
                 self._subscribed.subscribe(self._channel)
-            if self._subscribed.get_message(timeout=_LONGEST_WAIT) is not None:  # the first tells that it is subscribed
+            if self._subscribed.get_message(timeout=_LONGEST_WAIT) is not None:  # the first confirms the subscription
                 self._listeners.tell()
         except RedisError:
             self._leave()
