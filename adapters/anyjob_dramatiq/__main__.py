@@ -1,6 +1,6 @@
-"""Runs Dramatiq's command, and again when a job took its process along: `python -m anyjob_dramatiq <its arguments>`.
+"""Runs Dramatiq's command, and again when a job crashed its process: `python -m anyjob_dramatiq <its arguments>`.
 
-Dramatiq ends all its processes when one of them dies. Under a supervisor of your own, `dramatiq` alone will do.
+Dramatiq ends all its processes when one of them ends. Under a supervisor of your own, `dramatiq` alone will do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from anyjob.extend import Supervisor
 
-_KILLED: Final = 1  # what Dramatiq ends with when a process of it was killed; more is wrong usage, or a failed import
+_KILLED: Final = 1  # Dramatiq's exit code if a process was killed; higher codes: wrong usage, failed import
 
 if __name__ == "__main__":
     command = [sys.executable, "-m", "dramatiq", *sys.argv[1:]]

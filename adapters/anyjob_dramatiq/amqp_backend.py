@@ -1,4 +1,4 @@
-"""Dramatiq on RabbitMQ: priorities and delays of the broker's own, and what it lets be seen."""
+"""Dramatiq on RabbitMQ: with the broker's own priorities and delays, and an inspector of parked jobs."""
 
 from __future__ import annotations
 

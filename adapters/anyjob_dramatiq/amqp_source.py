@@ -15,9 +15,9 @@ __all__ = ["AmqpSource"]
 
 
 class AmqpSource(JobSource):
-    """Takes from the queues of one broker what was delivered; the place of a message is its `AmqpDelivery`.
+    """Takes delivered messages of one broker's queues; the receipt of a message is its `AmqpDelivery`.
 
-    `forbidden` are the options that would have a message do something else than to run its job.
+    `forbidden` are the options that would make a message do anything other than to run its job.
     """
 
     def __init__(self, consumer: AmqpConsumer, forbidden: Callable[[], Set[str]]) -> None:
@@ -26,7 +26,7 @@ class AmqpSource(JobSource):
         self._held: dict[AmqpDelivery, Delivery] = {}
 
     def open(self, threads: int, find_queue: Callable[[str], None]) -> None:
-        """Nothing tells of queues, and `take` is told how many are wanted."""
+        """Ignore both: RabbitMQ tells of no new queues, and `take` is told how many messages are wanted."""
 
     def take(self, queues: Sequence[str], count: int) -> Sequence[Message[Any]]:
         return [self._read(each) for each in self._consumer.take(queues, count, patience=_LONGEST_WAIT)]

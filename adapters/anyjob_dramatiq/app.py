@@ -1,4 +1,4 @@
-"""What Dramatiq's command line names: `dramatiq anyjob_dramatiq.app -p 2 -t 8`. Importing it makes the broker.
+"""The module for Dramatiq's command line: `dramatiq anyjob_dramatiq.app -p 2 -t 8`. To import it makes the broker.
 
 It serves the backend that the settings name (`ANYJOB_APP`, `ANYJOB_WORKER_BACKEND`); `--queues` are logical ones.
 """

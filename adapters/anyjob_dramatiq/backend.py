@@ -1,4 +1,4 @@
-"""Dramatiq as a backend: what its transports have in common."""
+"""Dramatiq as a backend: the base of its transports."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class OwnDramatiqBackend(DramatiqBackend):
 
     @abstractmethod
     def publish(self, jobs: Sequence[Job], *, again: bool) -> None:
-        """Hand messages to the server; raise as `send`. `again`: in place of what is there by their ids."""
+        """Hand messages to the server; raise as `send`. `again`: in place of messages with the same ids."""
 
     @abstractmethod
     def messages_source(self) -> JobSource:
@@ -132,12 +132,12 @@ class OwnDramatiqBackend(DramatiqBackend):
         intake = JobIntake(self.messages_source())
         runner = JobRunner(executor, intake, self.settle)
         lifecycle = JobLifecycle(executor, intake, options.stops_within, self._finder(broker))
-        # In the first place: Dramatiq calls what comes after a boot from the last middleware to the first.
+        # The first one: Dramatiq calls the hooks after a boot from the last middleware to the first.
         broker.add_middleware(lifecycle, before=Retries)
         queues = self.config.queues or executor.registry.queues()
         broker.serve(intake, runner, queues, executor.registry.names)
         with self._lock:
-            self._made = broker  # whose middleware has booted with the worker, and hears of what it sends again
+            self._made = broker  # its middleware has booted with the worker, and sees the jobs that it sends again
         return broker
 
     def _make_broker(self) -> JobBroker:
@@ -174,8 +174,8 @@ class OwnDramatiqBackend(DramatiqBackend):
 
 
 def native_command(options: WorkerOptions) -> NativeCommand:
-    """Return Dramatiq's command line, with somebody who starts it anew when a job took its process along."""
-    # Dramatiq's own bound is never to be the shorter one: what runs is given back when ours is over.
+    """Return Dramatiq's command line, supervised: it is started again when a job crashed its process."""
+    # Dramatiq's own bound must be the longer one: running jobs are given back at the end of ours.
     last = math.ceil(options.stops_within + _LATER) * 1000
     argv = [sys.executable, "-m", "anyjob_dramatiq", "anyjob_dramatiq.app", "--processes", "1"]
     argv += ["--threads", str(options.concurrency), "--worker-shutdown-timeout", str(last)]
@@ -183,7 +183,7 @@ def native_command(options: WorkerOptions) -> NativeCommand:
 
 
 def _find_middleware(path: object, where: str) -> Any:
-    """Return the class, or the object, that a path names, which is known to be there before a job needs it."""
+    """Return the class, or the object, that a path names: a missing one must be noticed before a job needs it."""
     found = NamedObject(str(path), where).load()
     if not (issubclass(found, Middleware) if isinstance(found, type) else isinstance(found, Middleware)):
         raise ConfigurationError(f"{where}: {path!r} is no middleware of Dramatiq's.")
@@ -191,7 +191,7 @@ def _find_middleware(path: object, where: str) -> Any:
 
 
 def _middleware(path: object, found: Any, where: str) -> Middleware:
-    """Return a new middleware of a class: each broker has its own; an object is shared by all."""
+    """Return a new middleware of a class, because each broker has its own; an object is shared by all brokers."""
     try:
         made: Middleware = found() if isinstance(found, type) else found
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""Which messages of a broker of the user's own were begun, and not settled: on Redis nothing else says so."""
+"""Notes which messages on a broker of the user's own were begun and not settled: Redis has no other record of that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BegunMessages:
         self._namespace = namespace
 
     def note(self, native_id: str) -> bool:
-        """Note that a message's job begins; return whether that was noted before, and never settled."""
+        """Note that a message's job begins; return whether it was begun before and never settled."""
         if not native_id:
             return False
         return self._client.set(self._key(native_id), 1, nx=True, ex=_KEPT) is None

@@ -20,12 +20,12 @@ __all__ = ["ACTOR_OPTIONS", "JobBroker", "forbidden_options"]
 ACTOR_OPTIONS: Final = {"max_retries": 0}
 """anyjob owns the retries."""
 
-# What Dramatiq reads from a message without a middleware's `actor_options` saying so.
+# Options that Dramatiq reads from a message and no middleware's `actor_options` names.
 _UNDECLARED: Final = {"eta", "retries", "group_completion_uuid", "group_completion_callbacks"}
 
 
 class _JobRetries(Retries):
-    """Has Dramatiq reject what is given up. It retries nothing: the next try was sent when the job was settled."""
+    """Has Dramatiq reject jobs that were given up. It retries none: the next try was sent when the job was settled."""
 
     def after_process_message(
         self,
@@ -42,8 +42,8 @@ class _JobRetries(Retries):
 class JobBroker(Broker):
     """A broker for nothing but our jobs. It sends by `send`; with an intake and a runner it is a worker's as well.
 
-    Middleware surrounds each job as it does an actor. The job's name is the actor's, whether the registry knows it or
-    not: an unknown one is deferred by the executor, and not dead-lettered by Dramatiq.
+    Middleware wraps each job as it does an actor. The job's name is the actor's, whether the registry knows it or
+    not: the executor defers an unknown one, and Dramatiq does not dead-letter it.
     """
 
     def __init__(self, send: Callable[[Message[Any]], None], middleware: Iterable[Middleware] = ()) -> None:
@@ -54,7 +54,7 @@ class JobBroker(Broker):
         self._entry: Actor[[Delivery], None] | None = None
 
     def serve(self, intake: JobIntake, runner: JobRunner, queues: Iterable[str], names: Iterable[str]) -> None:
-        """Be a worker's: declare `queues`, and an actor for each of the names."""
+        """Become a worker's broker: declare `queues`, and an actor for each of the names."""
         self._intake, self._runner = intake, runner
         for queue in queues:
             self.declare_queue(queue)
@@ -65,7 +65,7 @@ class JobBroker(Broker):
 
     @contextmanager
     def shown_as_retry(self, envelope: JobEnvelope, message: Message[Any]) -> Iterator[None]:
-        """Have middleware, told of an enqueue, know a worker's retry by Dramatiq's option: it must not travel."""
+        """Let the middleware of an enqueue recognise a worker's retry by Dramatiq's option, which must not travel."""
         if self._entry is not None and envelope.try_count:
             message.options["retries"] = envelope.try_count
         yield
@@ -84,14 +84,14 @@ class JobBroker(Broker):
         return self.queues.copy()
 
     def get_actor(self, actor_name: str) -> Actor[..., Any]:
-        """Return the actor of a job; any name will do: the executor knows what to make of one that nobody knows."""
+        """Return the actor of a job, of any name: the executor handles an unknown one."""
         actor = self.actors.get(actor_name, self._entry)
         if actor is None:
             raise ActorNotFound(actor_name)  # type: ignore[no-untyped-call]
         return actor
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
-        """Send a message of ours, for what middleware may send again; anything else is refused."""
+        """Send a message of ours, because middleware may send one again; refuse any other."""
         if delay is not None or not (message.args and isinstance(message.args[0], Delivery)):
             raise ConfigurationError(
                 f"{message.actor_name!r} is no job of anyjob's: its broker carries nothing else. Enqueue it by "
@@ -102,9 +102,9 @@ class JobBroker(Broker):
 
 
 def forbidden_options(middleware: Iterable[Middleware]) -> frozenset[str]:
-    """Return the options that Dramatiq's own middleware would obey: who writes to the server must not steer it.
+    """Return the options that Dramatiq's own middleware would obey: a client of the server must not steer it.
 
-    Options of the application's middleware pass.
+    Options of the application's middleware are allowed.
     """
     dramatiqs = [each for each in middleware if type(each).__module__.partition(".")[0] == "dramatiq"]
     return frozenset(_UNDECLARED.union(*(each.actor_options for each in dramatiqs)))

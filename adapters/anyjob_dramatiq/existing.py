@@ -1,4 +1,4 @@
-"""Jobs on a broker of the user's own: an actor for each is added to it, and nothing of theirs is changed."""
+"""Jobs on a broker of the user's own: it gets an actor for each job, and nothing else of it is changed."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ logger = JobLogger("anyjob.worker")
 class ExistingDramatiqBackend(DramatiqBackend):
     """A broker of the user's own: `dramatiq://?broker=module:attribute`, a `RedisBroker` or a `RabbitmqBroker`.
 
-    Jobs are sent by its own `enqueue` and run by its own workers, beside its actors. Its settings decide what is
-    promised: what they put at risk is logged, one by one (`risks`), and what they don't give is not declared. Delays
-    are Dramatiq's own. Queues have the names that the application gives them.
+    Jobs are sent by its own `enqueue` and run by its own workers, beside its actors. Its settings decide the promises:
+    each risk is logged (`risks`), and a capability that the settings don't give is not declared. Delays are Dramatiq's
+    own. Queues have the names that the application gives them.
 
     A worker knows our actors if it imports `anyjob_dramatiq.app` (`dramatiq shop:broker anyjob_dramatiq.app`, or
-    `anyjob worker`). A job that it does not know by name waits for a deploy as ever, and leaves a copy in Dramatiq's
-    dead-letter queue, where a worker without that import leaves it alone.
+    `anyjob worker`). A job of an unknown name waits for a deploy, as on every backend, and a copy of it stays in
+    Dramatiq's dead-letter queue. A worker without that import only moves our jobs to the dead-letter queue.
     """
 
     def __init__(self, config: BackendConfig) -> None:
@@ -82,7 +82,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
         send_one_by_one(envelopes, send, _errors(), "Dramatiq")
 
     def close(self) -> None:
-        """Close our own connections; the broker's are its own."""
+        """Close our own connections, and not the broker's."""
         self._existing.close()
 
     def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> JobInspector:
@@ -118,7 +118,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
         return self.broker
 
     def _message(self, envelope: JobEnvelope) -> Message[Any]:
-        # As text: the encoder is the application's, and what it makes of numbers is not ours to know.
+        # As text: the encoder is the application's, and may change numbers.
         level = self._existing.level_of(envelope)
         return Message(
             queue_name=queue_of(envelope.queue, level),
@@ -132,7 +132,7 @@ class ExistingDramatiqBackend(DramatiqBackend):
     def _options_of(self, envelope: JobEnvelope) -> dict[str, Any]:
         options = dict(self._existing.options_of(envelope))
         if self._serves and envelope.try_count:
-            options["retries"] = envelope.try_count  # by which middleware knows a retry
+            options["retries"] = envelope.try_count  # middleware recognises a retry by it
         return options
 
     def _delay(self, envelope: JobEnvelope) -> int | None:
@@ -157,7 +157,7 @@ def _find(config: BackendConfig) -> Broker:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """Return what a broker raises; pika's errors come through Dramatiq as they are."""
+    """Return the errors that a broker raises; Dramatiq passes pika's on as they are."""
     import pika.exceptions
     import redis
 

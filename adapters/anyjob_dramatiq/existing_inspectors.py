@@ -1,4 +1,4 @@
-"""What differs between an application's own `RedisBroker` and `RabbitmqBroker`: promises, levels, inspectors."""
+"""The differences between an application's own `RedisBroker` and `RabbitmqBroker`: promises, levels, inspectors."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class ExistingBroker(ABC):
     kind: str
     """The name of Dramatiq's class."""
     levels: Sequence[JobPriority]
-    """Those that are told apart by the queue and the actor."""
+    """The levels that are told apart by the queue and the actor."""
 
     noted: NamesOnRedis | NamesOnAmqp
-    """Where the queues are noted that were named where a job was sent: no other process knows of them."""
+    """Notes the queues that a call named when it sent a job: no other process knows of them."""
 
     def __init__(self, broker: Any, config: BackendConfig) -> None:
         self.broker = broker
@@ -61,11 +61,11 @@ class ExistingBroker(ABC):
 
     @abstractmethod
     def inspect(self, resend: Resend) -> AmqpInspector | RedisInspector:
-        """Return our jobs that no worker has in its memory, and the parked ones."""
+        """Return the inspector of our jobs that no worker has in its memory, and of the parked ones."""
 
     @abstractmethod
     def natives(self, read: ReadNative, queues: Iterable[str], resend: Resend) -> JobInspector:
-        """Return the application's own messages, as `JobBackend.native_inspector` does."""
+        """Return the inspector of the application's own messages, as `JobBackend.native_inspector` does."""
 
     def options_of(self, envelope: JobEnvelope) -> dict[str, Any]:  # noqa: ARG002  # for a transport that has levels
         """Return the options of a job's message."""
@@ -75,11 +75,11 @@ class ExistingBroker(ABC):
         return ()
 
     def close(self) -> None:
-        """Close connections of ours."""
+        """Close our own connections."""
         return
 
     def level_of(self, envelope: JobEnvelope) -> JobPriority:
-        """Return the level that a job's queue and actor are named by."""
+        """Return the level in the names of a job's queue and actor."""
         return envelope.priority if envelope.priority in self.levels else JobPriority.NORMAL
 
     def queues_of_jobs(self) -> Sequence[str]:
@@ -87,7 +87,7 @@ class ExistingBroker(ABC):
         return sorted({*self._of_settings(), *map(q_name, self.broker.get_declared_queues()), *self.noted})
 
     def note(self, envelopes: Sequence[JobEnvelope]) -> None:
-        """Note the queues that jobs are about to be sent to, but for those that every process knows."""
+        """Note the queues that jobs are about to be sent to, except those that every process knows."""
         queues = {queue_of(each.queue, self.level_of(each)) for each in envelopes}
         if new := queues - self._in_note:
             if unknown := new - self._of_settings():
@@ -99,7 +99,7 @@ class ExistingBroker(ABC):
         return {queue_of(each, level) for each in logical for level in self.levels}
 
     def read_job(self, queue: str, _name: str, data: bytes) -> StoredJob | None:
-        """Return the job in a message if it is one as we write it, to the name of its queue and its actor."""
+        """Return the job in a message if that is exactly ours, including the names of its queue and its actor."""
         found = envelope_in(data, forbidden=forbidden_options(self.broker.middleware) - {"eta"})
         if found is None:
             return None
@@ -128,7 +128,7 @@ class _OnRedis(ExistingBroker):
     def capabilities(self) -> Capabilities:
         always = self.broker.maintenance_chance >= 1_000_000
         bound = timedelta(milliseconds=self.broker.heartbeat_timeout) + timedelta(seconds=5)
-        seen = frozenset({JobState.WAITING, JobState.ABANDONED})  # a worker takes all that is delayed into its memory
+        seen = frozenset({JobState.WAITING, JobState.ABANDONED})  # a worker takes all delayed messages into its memory
         return replace(
             _CAN,
             listing=seen,
@@ -225,7 +225,7 @@ class _Named(Iterable[str]):
 
 
 def existing_broker(broker: Broker, config: BackendConfig) -> ExistingBroker:
-    """Return which of Dramatiq's brokers it is, by name: neither's library need be there for the other's sake."""
+    """Return which of Dramatiq's brokers it is, by name: each works without the other's library."""
     for each in type(broker).__mro__:
         if each.__module__.startswith("dramatiq.brokers.") and each.__name__ in _KINDS:
             return _KINDS[each.__name__](broker, config)
@@ -236,7 +236,7 @@ def existing_broker(broker: Broker, config: BackendConfig) -> ExistingBroker:
 
 
 def queue_of(queue: str, level: JobPriority) -> str:
-    """Return the native queue of a logical one, at a level that the queue is named by."""
+    """Return the native queue of a logical one, for a level in the queue's name."""
     return queue if level is JobPriority.NORMAL else f"{queue}.{level.name.lower()}"
 
 

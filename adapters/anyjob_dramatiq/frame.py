@@ -1,4 +1,4 @@
-"""The native message: Dramatiq's JSON around the envelope's bytes. What isn't exactly that never runs."""
+"""The native message: Dramatiq's JSON around the envelope's bytes. A message that isn't exactly that never runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from anyjob.extend import UNREADABLE, JobEnvelope, write_envelope
 __all__ = ["UNREADABLE_NAME", "Delivery", "decode", "encode", "faulty", "pack", "unwrap"]
 
 UNREADABLE_NAME: Final = "anyjob.unreadable"
-"""The actor's name of what holds none: middleware and logs see it by this."""
+"""The actor's name that middleware and logs see for a message without a job."""
 
 
 class Delivery(str):
-    """The one argument of a message of ours, in the place of the envelope: its bytes, and how far we are with it.
+    """The one argument of a message of ours, in the place of the envelope: its bytes, and the state of its delivery.
 
-    As a text it is short, `<job ID>`: Dramatiq logs arguments, error reports encode them, and an envelope's are
-    nobody's business.
+    As a text it is short, `<job ID>`: Dramatiq logs arguments, error reports encode them, and an envelope's must not be
+    in either.
     """
 
     __slots__ = ("again", "begun", "ended", "fault", "id", "lock", "place", "raw", "redelivered", "released", "settled")
@@ -36,23 +36,23 @@ class Delivery(str):
         self.id = job_id
         self.raw = raw
         self.fault = fault
-        """Why it must not run: it is not exactly a message of ours."""
+        """Why it must not run: how it differs from a message of ours."""
         self.place = place
-        """Where the transport has it from."""
+        """The transport's receipt."""
         self.redelivered = redelivered
-        """Whoever had it before did not settle it."""
+        """Whether another worker had it before and did not settle it."""
         self.again = False
-        """Its try failed, and is to be followed by another."""
+        """Whether its try failed, and another follows."""
         self.begun = False
-        """Its job was called."""
+        """Whether its job was called."""
         self.settled = False
-        """What it led to was done: it is to be acknowledged, whatever Dramatiq makes of it."""
+        """Whether its outcome was settled: then it is acknowledged, whatever Dramatiq does with it."""
         self.released = False
-        """It was given back, or is to be acknowledged: it is nobody's business here any more."""
+        """Whether it was given back, or is being acknowledged: then this process no longer deals with it."""
         self.ended = False
-        """Its thread is free again."""
+        """Whether its thread is free again."""
         self.lock = Lock()
-        """Held while it is settled, and on RabbitMQ while it is given back: both would leave two of its job."""
+        """Locked while it is settled, and on RabbitMQ while it is given back: both at once would leave two messages."""
 
     __repr__ = str.__str__
 
@@ -87,7 +87,7 @@ def pack(envelope: JobEnvelope, options: dict[str, Any]) -> Message[Any]:
 
 
 def encode(message: Message[Any]) -> bytes:
-    """Return a message of ours as it travels. Raises TypeError for an option of a middleware's that is no JSON."""
+    """Return a message of ours as it travels. Raises TypeError for a middleware's option that is not JSON."""
     frame = _Frame(
         message.queue_name,
         message.actor_name,
@@ -103,9 +103,9 @@ def encode(message: Message[Any]) -> bytes:
 def decode(
     data: bytes, *, queue: str, forbidden: Set[str], native_id: str, place: Any, redelivered: bool
 ) -> Message[Any]:
-    """Return what came from `queue`, whatever it is: the envelope to the byte, or all of `data` with its fault.
+    """Return the delivery of any message from `queue`: the envelope to the byte, or all of `data` with its fault.
 
-    `forbidden` are the options that would have a message do something else than to run its job.
+    `forbidden` are the options that would make a message do anything other than to run its job.
     """
     try:
         frame = _decoder.decode(data)
@@ -128,7 +128,7 @@ def decode(
 
 
 def unwrap(data: bytes) -> bytes:
-    """Return the envelope's bytes in a message, or all of it if there is none."""
+    """Return the envelope's bytes in a message, or the whole message if there is none."""
     try:
         return bytes(_decoder.decode(data).args[0])
     except UNREADABLE:
@@ -144,5 +144,5 @@ def _find_fault(frame: _Frame, forbidden: Set[str]) -> str | None:
 
 
 def faulty(data: bytes, fault: str, *, queue: str, native_id: str, place: Any) -> Message[Any]:
-    """Return a message that only carries what can't be one to where it is parked."""
+    """Return a message that only carries an undecodable one to the code that parks it."""
     return Message(queue, UNREADABLE_NAME, (Delivery(native_id, data, fault=fault, place=place),), {}, {}, native_id, 0)

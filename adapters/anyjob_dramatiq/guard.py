@@ -1,4 +1,4 @@
-"""Our part in a worker that is not of our make: sees to each of our messages around its actor."""
+"""Our middleware in the user's own worker: handles each of our messages around its actor."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ logger = JobLogger("anyjob.worker")
 
 
 class JobGuard(Middleware):
-    """Notes which message a thread runs, takes from it what would have Dramatiq do more, and runs its job.
+    """Notes which message a thread runs, removes options that would make Dramatiq do more, and runs its job.
 
-    On Redis Dramatiq does not say that a message was delivered before: a key per begun job does, until it is settled.
+    On Redis Dramatiq does not say that a message is redelivered: a key per begun job does, until the job is settled.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class JobGuard(Middleware):
                 each.logger.addFilter(self._is_true)
 
     def after_worker_boot(self, _broker: Broker, _worker: Worker) -> None:
-        """Let jobs begin: one that ends a process which is still starting looks like wrong usage."""
+        """Let jobs begin, not sooner: one that ends a process which is still starting looks like wrong usage."""
         say_up()
         self._up.set()
 
@@ -65,7 +65,7 @@ class JobGuard(Middleware):
             return
         raw = message.args[0] if len(message.args) == 1 else None
         fault = None if isinstance(raw, str) and not message.kwargs else "It is no message with one envelope."
-        message.options.pop("retries", None)  # for who counts them at the enqueue
+        message.options.pop("retries", None)  # they are for middleware that counts them at the enqueue
         for option in message.options.keys() & (forbidden_options(broker.middleware) - {"eta"}):
             fault = f"Its option {option!r} is none that a job of ours has."
             del message.options[option]
@@ -84,7 +84,7 @@ class JobGuard(Middleware):
         result: Any = None,  # noqa: ARG002
         exception: BaseException | None = None,  # noqa: ARG002
     ) -> None:
-        """Have a message acknowledged, the last word here being ours, whose job failed and was sent anew."""
+        """Have a message acknowledged whose job failed and was sent anew. Ours is the last middleware called here."""
         if self._is_sent_again:
             message.failed = False
 
@@ -94,39 +94,41 @@ class JobGuard(Middleware):
         return delivery is not None and delivery.again
 
     def _is_true(self, _record: logging.LogRecord) -> bool:
-        """Whether what Dramatiq says of retries that are exceeded is so."""
+        """Whether Dramatiq's log line of exceeded retries is true."""
         return not self._is_sent_again
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
-        """Send on, or park, a job that Dramatiq is about to dead-letter for want of an actor: nothing else sees it."""
+        """Send on, or park, a job that Dramatiq is about to dead-letter because it has no actor: only this hook sees
+        it.
+        """
         envelope = _envelope_of(message)
         if envelope is None or message.actor_name in broker.actors:
             return
         raw = _bytes_of(message.args[0])
         if self._executor.registry.find(envelope.name) is None:
-            self._settle(self._executor.execute(raw))  # runs nothing: it waits for newer code, or has waited enough
+            self._settle(self._executor.execute(raw))  # runs nothing: the job is deferred, or parked
         else:
             self._settle(self._executor.refuse(raw, f"There is no actor {message.actor_name!r}."))
 
     def before_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
-        """Tell the jobs."""
+        """Tell the running jobs."""
         self._stop.set()
         self._up.set()
 
     def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
-        """End: Dramatiq's processes do so by `os._exit`."""
+        """Run the process's exit steps: Dramatiq's processes end by `os._exit`."""
         self._executor.end_process()
         if self._unsettled:
             raise SystemExit(HANDED_BACK)
 
     def run(self, *_args: Any, **_kwargs: Any) -> None:
-        """Be the function of each of our actors."""
+        """Run a job: the function of each of our actors."""
         self._up.wait()
         delivery: Delivery = self._running.delivery
         self._unsettled.add(delivery)
         outcome = self._execute(delivery)
         self._settle(outcome)
-        self._unsettled.discard(delivery)  # not if anything is raised: then it goes back, for the worker stops
+        self._unsettled.discard(delivery)  # not if anything is raised: then it goes back, because the worker stops
         self._begun.forget(delivery.place)
         delivery.again = isinstance(outcome, Retry)
         raise_error(outcome)
@@ -146,12 +148,12 @@ class JobGuard(Middleware):
 
 
 def _bytes_of(argument: object) -> bytes:
-    """Return what was in the place of an envelope; a text may be none that UTF-8 knows."""
+    """Return the bytes in the place of an envelope; a text may be one that UTF-8 can't encode."""
     return argument.encode(errors="surrogatepass") if isinstance(argument, str) else repr(argument).encode()
 
 
 def _envelope_of(message: MessageProxy) -> JobEnvelope | None:
-    """Return the job that a message of ours holds, None if it is none of ours."""
+    """Return the job in a message of ours, None if it is not ours."""
     if len(message.args) != 1 or not isinstance(message.args[0], str):
         return None
     try:

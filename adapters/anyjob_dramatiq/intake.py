@@ -1,8 +1,8 @@
 """Between the server and Dramatiq's threads: as many messages as there are free threads, the highest levels first.
 
 Dramatiq has a consumer for each queue, each with a prefetch of its own, and so lower levels of one queue overtake
-higher ones of another. Here one of the consumers fetches for all; the others only take back what their queue's jobs led
-to. A message is taken when a thread is free to begin it: whatever is held when a process dies was running.
+higher ones of another. Here one of the consumers fetches for all; the others only acknowledge their queue's messages. A
+message is taken when a thread is free to begin it: each message that a process holds when it crashes was running.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ T = TypeVar("T")
 
 
 class JobSource(ABC):
-    """A server's side of one worker process. Thread-safe, but for `take`; raises `EnqueueError` if it is away."""
+    """A server's side of one worker process. Thread-safe, except `take`; raises `EnqueueError` if it is unreachable."""
 
     @abstractmethod
     def open(self, threads: int, find_queue: Callable[[str], None]) -> None:
-        """Begin: `threads` jobs may run at a time; `find_queue` is to be told of queues that appear."""
+        """Begin: `threads` jobs may run at a time; call `find_queue` with each new queue."""
 
     @abstractmethod
     def take(self, queues: Sequence[str], count: int) -> Sequence[Message[Any]]:
-        """Return up to `count` messages of `queues`, in the order in which they are to begin; wait a moment at most."""
+        """Return up to `count` messages of `queues`, in the order in which they begin; wait a moment at most."""
 
     def rest(self, wait: Callable[[], None]) -> None:
-        """Pass the time while no thread is free: by `wait`, unless a connection wants looking after."""
+        """Wait while no thread is free: by `wait`, unless a connection has to be served."""
         wait()
 
     def stop_taking(self) -> None:
-        """Have nothing more put into our hands, if the server does so unasked."""
+        """Have nothing more delivered, if the server delivers unasked."""
         return
 
     @abstractmethod
     def holds(self, delivery: Delivery) -> bool:
-        """Whether the message is still ours to settle: it may have been given to somebody else."""
+        """Whether we still hold the message: another worker may have it."""
 
     @abstractmethod
     def acknowledge(self, delivery: Delivery) -> bool:
@@ -59,26 +59,26 @@ class JobSource(ABC):
 
     @abstractmethod
     def give_back_all(self) -> Sequence[str]:
-        """Give back, as it was, whatever is still held; return the ids of the jobs."""
+        """Give back, as they were, all messages that are still held; return the ids of their jobs."""
 
     @abstractmethod
     def close(self) -> None:
-        """End. What is held is given back before."""
+        """End. Held messages are given back before."""
 
 
 class JobIntake:
-    """What the consumers of a worker share. Thread-safe."""
+    """The part that the consumers of a worker share. Thread-safe."""
 
     def __init__(self, source: JobSource) -> None:
         self.source = source
         self.stop = threading.Event()
-        """Set when no more jobs are to begin; running ones see it."""
+        """Set when no more jobs may begin; running ones see it."""
         self.over = threading.Event()
-        """Set when the time to stop is up: whoever still waits for the server gives up."""
+        """Set when the time to stop is up: threads that still wait for the server give up."""
         self.running: set[Delivery] = set()
         """The deliveries whose jobs run now, each in a thread."""
         self.handed_back = False
-        """Whether something that ran went back, for the worker stops."""
+        """Whether a running job was given back, because the worker stops."""
         self._begun = False
         self._changed = threading.Condition()
         self._threads = 1
@@ -89,7 +89,7 @@ class JobIntake:
         self._lead: JobConsumer | None = None
 
     def open(self, threads: int, serves: Callable[[], Sequence[str]], find_queue: Callable[[str], None]) -> None:
-        """Make ready to serve so many threads, and the queues that `serves` returns."""
+        """Prepare for that many threads, and the queues that `serves` returns."""
         self._threads = threads
         self._serves = serves
         self.source.open(threads, find_queue)
@@ -99,14 +99,14 @@ class JobIntake:
         self._begun = True
 
     def begin_stop(self) -> None:
-        """Hand out no more."""
+        """Hand out no more messages."""
         with self._changed:
             self.stop.set()
             self._changed.notify_all()
         self.source.stop_taking()
 
     def join(self, consumer: JobConsumer) -> None:
-        """Serve one queue more."""
+        """Serve one more queue."""
         with self._changed:
             self._joined.add(consumer.queue_name)
 
@@ -117,7 +117,7 @@ class JobIntake:
                 self._lead = None
 
     def next(self, consumer: JobConsumer) -> Message[Any] | None:
-        """Return the next message that is to begin, of any queue, or None after a while: the caller comes again."""
+        """Return the next message to begin, of any queue, or None after a while: the caller then calls again."""
         with self._changed:
             self._lead = self._lead or consumer
         if self._lead is not consumer:
@@ -138,9 +138,9 @@ class JobIntake:
             self._changed.notify_all()
 
     def insist(self, action: Callable[[], T]) -> T:
-        """Do it, again and again while the server is away: what ran must not count as a crash.
+        """Repeat the action while the server is unreachable: a job that ran must not count as a crash.
 
-        Raises `EnqueueError` once the time to stop is up; what is held then goes back in the server's own time.
+        Raises `EnqueueError` once the time to stop is up; held messages then go back when the server notices.
         """
         return insist(action, goes_on=lambda: not self.over.is_set(), wait=self.over.wait, away=(EnqueueError,))
 
@@ -185,8 +185,8 @@ class JobConsumer(Consumer):
         self.end(message)
 
     def end(self, message: MessageProxy) -> None:
-        """Be done with a message, once, whatever Dramatiq makes of it: what its job led to was settled, or it did not
-        come to its job, and is parked: nothing lands in a dead-letter queue, or nowhere, unseen.
+        """Finish a message, once, whatever Dramatiq does with it: its outcome was settled, or it did not reach its job
+        and is parked. So no message lands unseen in a dead-letter queue, or nowhere.
         """
         delivery: Delivery = message.args[0]
         if delivery.ended:

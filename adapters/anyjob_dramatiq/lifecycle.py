@@ -1,4 +1,4 @@
-"""A worker process of Dramatiq's with our jobs in it: begun at its boot, stopped in time by its signals."""
+"""Begins our jobs at the boot of a Dramatiq worker process, and stops them in time at its signals."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class JobLifecycle(Middleware):
     """Opens the intake when a worker has booted, and closes it when it has shut down.
 
     Dramatiq looks for signals once a second, and waits for its threads as long as its command line says. Here the first
-    signal ends the taking of jobs at once and tells those that run; when `stop_timeout` is over, or at the second
-    signal, what still runs is given back and the process ends.
+    signal ends the taking of jobs at once and tells running ones; when `stop_timeout` is over, or at the second
+    signal, jobs that still run are given back and the process ends.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class JobLifecycle(Middleware):
         self._received: SimpleQueue[int | None] = SimpleQueue()
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        """Make ready."""
+        """Prepare the intake."""
         worker.worker_timeout = min(worker.worker_timeout, _LONGEST_WAIT)
         chosen = worker.consumer_whitelist
         for queue in chosen or ():
@@ -66,7 +66,9 @@ class JobLifecycle(Middleware):
             self._watch_signals()
 
     def after_worker_thread_boot(self, _broker: Broker, thread: Any) -> None:
-        """Let a thread outlive what is raised around a job: a log filter of Dramatiq's loggers, a middleware's exit."""
+        """Let a thread outlive an exception around a job: of a log filter of Dramatiq's loggers, of a middleware's
+        exit.
+        """
 
         def outlive(process: Processor, message: MessageProxy) -> None:
             try:
@@ -78,8 +80,8 @@ class JobLifecycle(Middleware):
         surround(thread, outlive)
 
     def after_worker_boot(self, _broker: Broker, worker: Worker) -> None:
-        """Take jobs, and no sooner: a job that ends a process which is still starting looks like wrong usage to who
-        supervises it. And end this process when it is no use any more, if it is Dramatiq's.
+        """Take jobs now, and no sooner: to a supervisor, a job that ends a process which is still starting looks like
+        wrong usage. And end this process when it is useless, if it is Dramatiq's.
         """
         say_up()
         main = parent_process()
@@ -90,8 +92,8 @@ class JobLifecycle(Middleware):
             threading.Thread(target=self._watch, args=watch, name="anyjob-watch", daemon=True).start()
 
     def _watch(self, main: Any, booted: Any, threads: Sequence[threading.Thread]) -> None:
-        """Begin when Dramatiq's main process has heard that this one has booted. Stop when that dies, for nobody else
-        would say so; end when a thread has died, for what it did nobody does.
+        """Begin when Dramatiq's main process knows that this one has booted. Stop when that ends, because nothing else
+        would tell; end when a thread has ended, because no other does its work.
         """
         while booted is not None and not booted.is_set() and not self._intake.stop.wait(_SOON):
             pass
@@ -107,11 +109,11 @@ class JobLifecycle(Middleware):
                 os._exit(1)
 
     def before_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
-        """Take no more; also where no signal said so."""
+        """Take no more jobs, also in a stop without a signal."""
         self._intake.begin_stop()
 
     def after_worker_shutdown(self, _broker: Broker, _worker: Worker) -> None:
-        """End, with what is left given back."""
+        """Give back the jobs that are left, and end."""
         self._received.put(None)
         self._leave()
         if self._intake.handed_back:
@@ -147,7 +149,7 @@ class JobLifecycle(Middleware):
         )
 
     def _has_ended(self, seconds: float) -> bool:
-        """Wait so long, or until a signal hurries us; return whether the worker has shut down."""
+        """Wait that long, or until a second signal; return whether the worker has shut down."""
         with suppress(Empty):
             if self._received.get(timeout=seconds) is None:
                 return True
@@ -167,7 +169,7 @@ class JobLifecycle(Middleware):
             for job_id in self._intake.source.give_back_all():
                 log_released(job_id)
             self._intake.source.close()
-        except EnqueueError as error:  # the lease will end by itself
+        except EnqueueError as error:  # the lease will expire by itself
             logger.warning("left without a word: %s", error)
         self._executor.end_process()
 

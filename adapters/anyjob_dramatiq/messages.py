@@ -1,4 +1,4 @@
-"""Our messages in Redis: sent, taken, acknowledged, given back. `scripts` does what is said here."""
+"""Our messages in Redis: sent, taken, acknowledged, given back. `scripts` has the Lua of it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class HeldMessage(Struct, frozen=True):
     queue: str
     native_id: bytes
     data: bytes | None
-    """None: there is an id in the queue, and no message of that id."""
+    """None: the queue has an id, and no message of that id."""
     redelivered: bool
-    """Whoever had it before died with it."""
+    """Whether a worker had it before and crashed with it."""
 
 
 class Messages:
@@ -65,14 +65,14 @@ class Messages:
     # Senders
 
     def send(self, messages: Sequence[NativeMessage], *, again: bool = False, moved: str = "") -> None:
-        """Put messages where they wait, in batches that are atomic; `again`: in place of what is there by their ids;
-        `moved`: the key of the move that brings them.
+        """Put messages into their queues, in batches that are atomic. `again`: in place of messages with the same ids;
+        `moved`: the key of the move that sends them.
         """
         jobs = [
             (each.id, (each.id, each.mark, each.queue, each.level, score_of(each.due) if each.due else "", each.data))
             for each in messages
         ]
-        # What a worker sends again it holds, and lets go then: that must work on a full server, too.
+        # A worker holds the job that it sends again, and then releases it: that must work on a full server, too.
         script = self._script(scripts.SEND) if again else self._send
         send_in_batches(self.client, script, ["again" if again else "new", moved], jobs, within=self._within)
 
@@ -83,8 +83,8 @@ class Messages:
     ) -> Sequence[HeldMessage]:
         """Take up to `count` messages of `queues`, the highest levels first, starting with the `turn`-th queue.
 
-        `known` are the entries that the holder knows it holds: what else it holds, for an answer was lost, comes first.
-        Raises `LapsedError` if the holder's presence has lapsed, for then all would be given back at once.
+        `known` are the entries that the holder knows it holds: others that it holds, because an answer was lost, come
+        first. Raises `LapsedError` if the holder's sign of life has expired: all would be given back at once.
         """
         taken = self._run(scripts.TAKE, holder, count, turn % len(queues), len(queues), *queues, *known)
         if taken == b"lapsed":
@@ -96,21 +96,21 @@ class Messages:
         return bool(self.client.hexists(f"{self.names.held(holder)}.msgs", entry))
 
     def acknowledge(self, holder: str, entries: Sequence[str]) -> Sequence[bool]:
-        """Remove messages for good, but for jobs that were sent again; return of each whether it was still held."""
+        """Remove messages for good, except jobs that were sent again; return of each whether it was still held."""
         return run_each(self.client, self._script(scripts.ACKNOWLEDGE), ((holder, entry) for entry in entries))
 
     def give_back(self, holder: str, *entries: str) -> Sequence[str]:
-        """Put back what `holder` holds, all of it or these entries, as if it had never been taken. Return the ids."""
+        """Put back `holder`'s messages, all or these entries, as if they had never been taken. Return the ids."""
         return _texts(run_in_slices(lambda limit: self._run(scripts.GIVE_BACK, limit, holder, *entries)))
 
     def sweep(self) -> Sequence[str]:
-        """Put back what the dead hold, marked as redelivered if it ran; return the ids."""
+        """Put back the messages of crashed holders, marked as redelivered if they ran; return the ids."""
         return _texts(run_in_slices(lambda limit: self._run(scripts.SWEEP, limit)))
 
     # The inspector
 
     def take_off(self, holder: str, seconds: float, places: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Hold what is still there: at a level, or `scheduled`, by its id. Return the entries by id."""
+        """Hold the messages that are still there: at a level, or `scheduled`, by their ids. Return entries by id."""
         flat = [part for place in places for part in place]
         pairs = self._run(scripts.TAKE_OFF, holder, int(seconds * 1000), *flat)
         return {job_id.decode(): entry.decode() for job_id, entry in pairs}

@@ -1,4 +1,4 @@
-"""What our queues are called in Redis, and on the broker in general."""
+"""The names of our queues in Redis, and on the broker in general."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Names", "root_of"]
 
 
 def root_of(namespace: str) -> str:
-    """Return what all our keys begin with: jobs of one application may be on RQ as well, in the same Redis."""
+    """Return the prefix of all our keys: jobs of one application may be on RQ as well, in the same Redis."""
     return f"{namespace}:dramatiq"
 
 
@@ -39,7 +39,7 @@ class Names(Struct, frozen=True):
 
     @property
     def places(self) -> str:
-        """Return the key of the hash that tells where each job is that waits or runs."""
+        """Return the key of the hash that tells the place of each waiting or running job."""
         return f"{self.root}:places"
 
     @property
@@ -47,5 +47,5 @@ class Names(Struct, frozen=True):
         return f"{self.root}:holders"
 
     def held(self, holder: str) -> str:
-        """Return the key of the list of ids that somebody holds; `.msgs` after it is that of the hash of what."""
+        """Return the key of the list of ids of a holder; with `.msgs` behind, that of its hash of messages."""
         return f"{self.root}:held:{holder}"

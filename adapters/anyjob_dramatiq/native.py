@@ -1,4 +1,4 @@
-"""Messages of Dramatiq's in queues that an application and we share: which are its, which are ours, and where."""
+"""Dramatiq messages in queues that an application and we share: which are its, which are ours, and where they are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from anyjob_redis import NativeKey, NativeLayout
 __all__ = ["DramatiqKeys", "Frame", "Read", "envelope_in", "on_amqp", "reader_of_natives"]
 
 Read = Callable[[str, str, bytes], StoredJob | None]
-"""Says what the message of a queue, by the name it has there, is; None: nothing that is to be seen."""
+"""Returns the job in a queue's message, by the message's name there; None: it is not to be shown."""
 
 
 class Frame(Struct, frozen=True):
@@ -45,7 +45,7 @@ class Frame(Struct, frozen=True):
 
 
 class DramatiqKeys(NativeLayout):
-    """The queues of a `RedisBroker`. What its workers hold, delayed messages too, is in other keys, and not touched."""
+    """The queues of a `RedisBroker`. Messages that its workers hold, delayed ones too, are in other keys, and stay."""
 
     def __init__(self, client: Redis, namespace: str, queues: Iterable[str], read: Read, *, begun: str) -> None:
         self._client: Any = client
@@ -61,7 +61,7 @@ class DramatiqKeys(NativeLayout):
 
     def waiting(self) -> Iterable[NativeKey]:
         queues = list(self._queues)
-        for name_of in (dq_name, q_name):  # what was delayed comes to its queue in the end
+        for name_of in (dq_name, q_name):  # delayed messages reach their queue in the end
             for queue in queues:
                 yield NativeKey(f"{self._namespace}:{name_of(queue)}", "left", queue)
 
@@ -74,7 +74,7 @@ class DramatiqKeys(NativeLayout):
 
 
 def on_amqp(read: Read, tell: ReadNative | None = None) -> ReadMessage:
-    """Return what reads the queues of a `RabbitmqBroker`; `tell` hears of what no client can decode."""
+    """Return a reader of the queues of a `RabbitmqBroker`; `tell` is called with an undecodable message."""
 
     def read_message(message: Message, _state: JobState, queue: str) -> StoredJob | None:
         name, fault = f"unnamed-{message.delivery_tag}", fault_in(message.headers)
@@ -88,7 +88,7 @@ def on_amqp(read: Read, tell: ReadNative | None = None) -> ReadMessage:
 
 
 def envelope_in(data: bytes, *, forbidden: Collection[str]) -> tuple[Frame, JobEnvelope] | None:
-    """Return the job in a message that has one, and nothing besides: that it is named as ours is for others to see."""
+    """Return the job in a message that has a job and nothing else. The caller checks whether it is named as ours."""
     try:
         frame = _decoder.decode(data)
         (text,) = frame.args
@@ -100,7 +100,7 @@ def envelope_in(data: bytes, *, forbidden: Collection[str]) -> tuple[Frame, JobE
 
 
 def reader_of_natives(read: ReadNative, is_ours: Callable[[str, bytes], bool]) -> Read:
-    """Return what shows the application's own messages."""
+    """Return a reader that shows the application's own messages."""
 
     def read_message(queue: str, name: str, data: bytes) -> StoredJob | None:
         return None if is_ours(queue, data) else read(_native(queue, name, data))
@@ -149,4 +149,4 @@ _OBSTACLES: Final[Mapping[str, str]] = {
     "max_age": "It has a max_age of its own: Dramatiq drops it when it has waited for so long, and a job waits.",
     "time_limit": "It has a time_limit of its own, and a job has that of its class.",
 }
-"""The options of a message that make it more than a call. How often it is retried is the job's own business."""
+"""The options of a message that make it more than a call. Its retries are not among them: a job has its own."""

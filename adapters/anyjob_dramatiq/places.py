@@ -1,4 +1,4 @@
-"""Where our messages are to be seen on Redis: scheduled, in a level of a queue, held."""
+"""Where our messages are on Redis: scheduled, in a level of a queue, held."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class DramatiqPlaces(Places):
             kind, _, due, length, rest = record.split(b" ", 4)
             job_id, data = _text(rest[: int(length)]), rest[int(length) :]
             waits = state_at(float(due), self._messages.clock) if kind == b"scheduled" else JobState.WAITING
-        except ValueError:  # somebody else's
+        except ValueError:  # a foreign one
             return _text(record[:100]), StoredJob(_text(record[:100]), JobState.RUNNING, record, worker=holder)
         state = waits if kind in (b"waiting", b"scheduled") else JobState.RUNNING
         return job_id, StoredJob(job_id, state, unwrap(data), worker=holder)

@@ -15,11 +15,11 @@ from dramatiq import Consumer, MessageProxy, Worker
 __all__ = ["Processor", "boot_event", "consumer_of", "error_of", "show_args", "surround", "threads_of"]
 
 Processor = Callable[[MessageProxy], None]
-"""What a worker's thread does with a message, from its middleware to its end."""
+"""A worker thread's handling of a message, from its middleware to its end."""
 
 
 def error_of(message: MessageProxy) -> BaseException | None:
-    """Return why a message was not processed, if by an error: a consumer is only told that it wasn't."""
+    """Return the error because of which a message was not processed, if any: a consumer is only told that it wasn't."""
     error: BaseException | None = message._exception  # noqa: SLF001
     return error
 
@@ -30,13 +30,13 @@ def show_args(message: MessageProxy, *args: object) -> None:
 
 
 def surround(thread: Any, around: Callable[[Processor, MessageProxy], None]) -> None:
-    """Have a worker's thread call `around` with what it would do, and the message: what that raises ends the thread."""
+    """Have a worker's thread call `around` with its own step, and the message: an exception of that ends the thread."""
     process: Processor = thread.process_message
     thread.process_message = lambda message: around(process, message)
 
 
 def consumer_of(thread: Any, message: MessageProxy) -> Consumer:
-    """Return the consumer that the message came by."""
+    """Return the consumer that delivered the message."""
     consumer: Consumer = thread.consumers[message.queue_name].consumer
     return consumer
 
@@ -56,5 +56,5 @@ def boot_event() -> Any:
 
 
 def threads_of(worker: Worker) -> Sequence[threading.Thread]:
-    """Return the threads that run jobs and those that fetch them: nobody sees to it when one of them dies."""
+    """Return the threads that run jobs and those that fetch them: Dramatiq doesn't notice when one of them ends."""
     return [*worker.workers, *worker.consumers.values()]

@@ -1,4 +1,4 @@
-"""Dramatiq on Redis: strict levels, exact crash counts, and everything to be seen."""
+"""Dramatiq on Redis: strict levels, exact crash counts, and an inspector of all jobs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _capabilities(lease: float) -> Capabilities:
     return replace(
         ON_REDIS,
         unique_ids=True,
-        # A lease, looked at once a second, and as much for the way back (some 40,000 messages).
+        # A lease, checked once a second, and another second to give the jobs back (some 40,000 messages).
         redelivery_bound=timedelta(seconds=lease + 2),
         exact_loss_count=True,
         silence_bound=timedelta(seconds=lease * 2 / 3),  # the thread that beats shares the interpreter with it

@@ -1,4 +1,4 @@
-"""One worker process's side of Redis: its sign of life, what it holds, and the threads that look after others' jobs."""
+"""One worker process's side of Redis: its sign of life, its messages, and the threads that recover others' jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = JobLogger("anyjob.worker")
 
 
 class RedisSource(JobSource):
-    """Takes from the levels of `messages`, and gives back what the dead hold."""
+    """Takes from the levels of `messages`, and gives back the messages of crashed workers."""
 
     def __init__(self, messages: Messages, lease: float, forbidden: Callable[[], Set[str]]) -> None:
         self._messages = messages

@@ -1,4 +1,4 @@
-"""What every actor of ours calls: executes the envelope, settles the outcome, and tells Dramatiq how it went."""
+"""The function of all our actors: executes the envelope, settles the outcome, and tells Dramatiq whether it failed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ logger = JobLogger("anyjob.worker")
 
 
 class TryFailedError(AnyjobError):
-    """A try failed, of an error that Dramatiq would take for an order."""
+    """A try failed with an error that Dramatiq would take for an order."""
 
 
 def raise_error(outcome: Outcome) -> None:
-    """Raise what the try raised, as an actor does, once all that follows from it was done."""
+    """Raise the try's error, as an actor does, after its outcome was settled."""
     error = outcome.error if isinstance(outcome, Retry | Abandoned) else None
     if error is None:
         return
@@ -54,7 +54,7 @@ class JobRunner:
     def run(self, delivery: Delivery) -> None:
         """Run a message's job and settle it; Dramatiq acknowledges it afterwards. Raises the job's error if it failed.
 
-        Re-raises what was meant for the process; the message was given back then.
+        Re-raises an exception that was meant for the process; the message was given back then.
         """
         if self._intake.stop.is_set():
             self._give_back(delivery)
@@ -70,19 +70,19 @@ class JobRunner:
         raise_error(outcome)
 
     def refuse(self, delivery: Delivery, why: str) -> None:
-        """Park a message that is none of ours, or that did not come to its job."""
+        """Park a message that is not ours, or that did not reach its job."""
         self._settle(self._executor.refuse(delivery.raw, why))
 
     def _execute(self, delivery: Delivery) -> Outcome:
         if delivery.fault is not None:
             return self._executor.refuse(delivery.raw, delivery.fault)
-        if delivery.redelivered:  # counted, and sent anew: that one runs
+        if delivery.redelivered:  # counted, and sent anew: the new one runs
             return self._executor.execute(delivery.raw, redelivered=True)
         delivery.begun = True
         self._intake.running.add(delivery)
         try:
             return self._executor.execute(delivery.raw, stop=self._intake.stop)
-        except BaseException:  # meant for the process, which stops: of a job's own the executor makes a failure
+        except BaseException:  # meant for the process, which stops: the executor turns a job's own into a failure
             self._give_back(delivery)
             raise
         finally:

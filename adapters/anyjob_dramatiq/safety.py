@@ -1,4 +1,4 @@
-"""What is at risk on a broker of the user's own, setting by setting."""
+"""The risks on a broker of the user's own, setting by setting."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["risks_of", "risks_of_actors"]
 
 
 def risks_of(broker: Broker, kind: str) -> Sequence[str]:
-    """Return what our jobs risk on this broker, each with the name of the setting."""
+    """Return the risks of our jobs on this broker, each with the name of the setting."""
     return [f"{each.setting}: {each.risk}" for each in (*_ANYWHERE, *_BY_KIND[kind]) if not each.is_safe(broker)]
 
 
 def risks_of_actors(broker: Broker, kind: str) -> Sequence[str]:
-    """Return which of the application's own actors come before our most urgent jobs, by the setting that says so."""
+    """Return which of the application's own actors run before our most urgent jobs, by the setting that causes it."""
     theirs = [each for each in broker.actors.values() if getattr(each.fn, "__module__", "") != JobGuard.__module__]
     return [rule for rule in (_told(overtakes, theirs) for overtakes in _OVERTAKES[kind]) if rule]
 

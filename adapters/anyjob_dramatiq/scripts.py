@@ -1,17 +1,17 @@
 """The Lua that moves messages on Redis. Each script is one step that a crash can't halve; together they are a protocol.
 
 A level is a list of ids and a hash of messages, as Dramatiq keeps its queues. A message is in exactly one place: a
-level, the scheduled set, or with a holder, who has a list of entries, and a hash of what each is (kind, level, due time
-or `-`, length of the id, id and message):
+level, the scheduled set, or with a holder, which has a list of entries, and a hash of each entry's data (kind, level,
+due time or `-`, length of the id, id and message):
 
-- `run`: a worker took it to run it; `again`: the same, after another had died with it. Given back, it goes to the front
+- `run`: a worker took it to run it; `again`: the same, after another crashed with it. Given back, it goes to the front
   of its level.
-- `waiting`: held. A mark stands for it in its level, so that it goes back to its very place; a worker
-  that meets the mark drops it, and then that place is the front.
+- `waiting`: held. A placeholder stands for it in its level, so that it goes back to its very place; a worker
+  that reaches the placeholder drops it, and then that place is the front.
 - `scheduled`: held, to go back with its due time.
 
-`places` tells which: a level's name, or `held <holder> <entry>`. A job that is sent again while it is held gets a new
-place, and the old message is of no account any more: whoever acknowledges it or gives it back changes nothing.
+`places` tells the place: a level's name, or `held <holder> <entry>`. A job that is sent again while it is held gets a
+new place, and the old message no longer counts: to acknowledge it or give it back changes nothing.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ __all__: list[str] = []
 
 
 class _Pool(WorkerPool):
-    """Tells all its workers to stop: RQ's doesn't know one yet that is just being started, whose process, moreover,
-    forgets a signal that comes too soon. So signals wait: here until it is known, there until it listens (`Wake`).
+    """Tells all its workers to stop: RQ's pool doesn't know yet a worker that is just being started, and that worker's
+    process forgets a signal that arrives too early. So signals are blocked: here until the pool knows the worker, there
+    until the worker listens (`Wake`).
     """
 
     handed_back = False

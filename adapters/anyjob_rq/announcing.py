@@ -1,4 +1,4 @@
-"""What tracers put into a job's `meta` where they surround RQ's enqueue: it travels in the envelope, in a header."""
+"""Carries the `meta` that tracers add to a job where they wrap RQ's enqueue, in a header of the envelope."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ META_HEADER: Final = f"{RESERVED_HEADER_PREFIX}rq-meta"
 
 
 def announced(envelope: JobEnvelope, names: Names, client: Redis) -> JobEnvelope:
-    """Return the job as it travels, after who surrounds RQ's enqueue saw it: by its name, without its arguments."""
+    """Return the job as it travels, after the wrappers of RQ's enqueue saw it: by its name, without its arguments."""
     job = Job(names.native_id(envelope.id), connection=client, serializer=EnvelopeSerializer)
     name_call(job, envelope.name)
     try:
@@ -40,13 +40,13 @@ def announced(envelope: JobEnvelope, names: Names, client: Redis) -> JobEnvelope
 
 
 def name_call(job: Job, name: str) -> None:
-    """Have a job of RQ's show a call by this name, without arguments."""
+    """Have an RQ job show a call by this name, without arguments."""
     job.func_name, job.instance, job.args, job.kwargs = name, None, (), {}
     job.description = name
 
 
 def meta_of(envelope: JobEnvelope) -> dict[str, Any]:
-    """Return what was put into the job's `meta`; anybody may have written it."""
+    """Return the job's `meta`; any client may have written it."""
     headers: Mapping[str, str] = envelope.headers
     try:
         return msgspec.json.decode(headers.get(META_HEADER, "{}"), type=dict[str, Any])

@@ -1,4 +1,4 @@
-"""What RQ's command line names: worker classes that find the application by its settings."""
+"""The worker classes for RQ's command line, which find the application by its settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = JobLogger("anyjob.worker")
 
 
 class _Hosted(JobWorkerMixin):
-    """Takes what it needs from the application that `ANYJOB_APP`, or the settings, describe, unless it is given."""
+    """Takes its backend and executor from the application of `ANYJOB_APP`, or the settings, unless they are given."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class _Hosted(JobWorkerMixin):
         super().__init__(queues, name, backend=backend, executor=executor, **options)
 
     def work(self, *args: Any, **options: Any) -> bool:
-        """Work; in a pool, as long as its first process lives. Of a command the exit code tells what a stop did."""
+        """Work; in a pool, as long as its first process lives. The command's exit code tells how a stop ended."""
         pool = multiprocessing.parent_process()
         if pool is not None:
             threading.Thread(target=_stop_after, args=(pool,), name="anyjob-pool", daemon=True).start()
@@ -71,7 +71,7 @@ class RQJobWorker(_Hosted, ForkingMixin):
 class RQSimpleJobWorker(_Hosted, SimpleWorker):
     """The same without a process for each job: for tests, and where there is no fork.
 
-    A job that runs when the worker is told to stop is told, and not killed; a second signal interrupts it.
+    A running job is told of its worker's stop, and not killed; a second signal interrupts it.
     """
 
 

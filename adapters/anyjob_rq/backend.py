@@ -37,7 +37,7 @@ from anyjob_rq.places import RQPlaces
 __all__ = ["ALL_QUEUES", "RQBackend"]
 
 ALL_QUEUES: Final = "*"
-"""Stands for all queues on a worker's command line, where RQ takes no queue to mean `default`."""
+"""Names all queues on a worker's command line. (RQ serves `default` if the command line names no queue.)"""
 
 
 class RQBackend(JobBackend):
@@ -125,8 +125,8 @@ def _capabilities(lease: float) -> Capabilities:
         ON_REDIS,
         bounded_worker=True,
         unique_ids=True,
-        # A lease, looked at three times in its length, and a second for the way back (some 50,000 messages).
+        # A lease, checked three times in its length, and a second to give the jobs back (some 50,000 messages).
         redelivery_bound=timedelta(seconds=lease * 4 / 3 + 1),
         exact_loss_count=True,
-        hard_time_limit=True,  # each job has a process of its own, but in a RQSimpleJobWorker
+        hard_time_limit=True,  # each job has a process of its own, except in a RQSimpleJobWorker
     )

@@ -1,4 +1,4 @@
-"""The native message: an RQ job around the envelope's bytes. What isn't exactly that never runs."""
+"""The native message: an RQ job around the envelope's bytes. A message that isn't exactly that never runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ENTRY: Final = "anyjob_rq.frame.execute"
 """The only function that a job of ours ever names. Our workers know it and import nothing."""
 
 LONGEST_DATA: Final = 64 * 1024 * 1024
-"""Bytes of the unpacked message; a small one could unpack into more than there is memory."""
+"""Bytes of the unpacked message at most; a small message could unpack into more than there is memory."""
 
 
 def execute(_envelope: object) -> NoReturn:
@@ -28,9 +28,9 @@ def execute(_envelope: object) -> NoReturn:
 class EnvelopeSerializer:
     """RQ's serializer of our jobs: JSON in which the envelope's bytes stand as they are, behind a label for monitors.
 
-    These unpickle what they show, rq-dashboard even if it is told to read JSON, and fail if they can't. So there is a
-    pickle first, of a call of `ENTRY` with the job's name; what follows a pickle is not read with it. Here nothing is
-    unpickled, nor imported.
+    Monitors unpickle the data that they show, rq-dashboard even if it is told to read JSON, and fail if they can't. So
+    the label is a pickle, of a call of `ENTRY` with the job's name; an unpickler does not read the bytes behind it.
+    This serializer unpickles and imports nothing.
     """
 
     @staticmethod
@@ -59,7 +59,7 @@ def _label_of(call: bytes) -> bytes:
 
 
 def _call_in(message: bytes) -> bytes:
-    """Return what follows the label; all of a message that has none."""
+    """Return the bytes behind the label; the whole message if it has none."""
     begin = len(_LABEL) + 4
     end = begin + int.from_bytes(message[len(_LABEL) : begin], "little")
     if message.startswith(_LABEL) and message.startswith(_LABEL_END, end):
@@ -79,7 +79,7 @@ _PREFIX, _SUFFIX = msgspec.json.encode((ENTRY, None, [Raw(b"0")], {})).split(b"0
 def unpack(data: bytes) -> tuple[bytes, str | None]:
     """Return the envelope's bytes in a job's `data`; or, if that is no message of ours, `data` itself and why not.
 
-    Nothing is decoded: the frame is the same for every job, and what is inside comes out as it went in, JSON or not.
+    Nothing is decoded: the frame is the same for every job, and its contents are returned as they are, JSON or not.
     """
     unpacker = zlib.decompressobj()
     try:
@@ -95,7 +95,7 @@ def unpack(data: bytes) -> tuple[bytes, str | None]:
 
 
 def find_fault(fields: Mapping[bytes, bytes]) -> str | None:
-    """Return what makes a job's fields other than those we write, and RQ keeps up, or None."""
+    """Return how a job's fields differ from those that we write and RQ maintains; None if they don't."""
     for name, value in fields.items():
         if name in _FREE or _FIXED.get(name) == value:
             continue

@@ -30,14 +30,14 @@ logger = JobLogger("anyjob.worker")
 
 
 class ForkingMixin(JobWorkerMixin, Worker):
-    """Each job runs in a child, RQ's work horse, which settles it. What a dead child left unsettled is a loss."""
+    """Each job runs in a child, RQ's work horse, which settles it. If the child crashes before, that is a loss."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._hurry = False
 
     def work(self, *args: Any, **options: Any) -> bool:
-        """As RQ's: in the main thread, where a child's end and signals are noticed."""
+        """Run the job as RQ does: in the main thread, where a child's end and signals are noticed."""
         if threading.current_thread() is not threading.main_thread():
             raise ConfigurationError("A forking worker needs the main thread. In another: RQSimpleJobWorker.")
         return super().work(*args, **options)
@@ -68,7 +68,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
         self._see_to_what_is_left(job, lost=not killed)
 
     def _charge_for_time(self, limit: float | None, began_at: datetime) -> None:
-        """Settle a try whose process was killed, for nothing in it could end it: it may be in a call of C code."""
+        """Settle a try whose process was killed, because nothing in it could end it: it may be in a call of C code."""
         claim = self._claim
         if claim is None or not self._insist(partial(self._source.holds, claim)):
             return  # it ended just then
@@ -83,14 +83,14 @@ class ForkingMixin(JobWorkerMixin, Worker):
             self._end_horse()
 
     def _end_horse(self) -> None:
-        """Do what a process does at its end, in the child: RQ ends it by `os._exit`."""
+        """Run a process's exit steps in the child, because RQ ends that by `os._exit`."""
         self._executor.end_process()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
 
     def setup_work_horse_signals(self) -> None:
-        """In the child: INT is the parent's affair, TERM tells the job."""
+        """In the child: ignore INT, which the parent handles; on TERM tell the job."""
         Wake.leave_to_child()
         self._wake.close()
         self._wake = Wake()
@@ -100,16 +100,16 @@ class ForkingMixin(JobWorkerMixin, Worker):
             self._tell_job(signal.SIGTERM, None)
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Have the child killed at once; its job goes back, uncharged."""
+        """Have the child killed at once; its job is given back, uncharged."""
         self._hurry = self._hurry or self._is_no_echo()
 
     def _tell_job(self, _signum: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # first: a second one must not find the event's lock taken
-        self.forget_stop()  # this process settles what it has
+        self.forget_stop()  # this process settles its job
         self._stop.set()
 
     def _tell_horse(self) -> None:
-        """TERM to the child alone: the programs that its job runs are its own affair."""
+        """Send TERM to the child alone: its job deals with the programs that it runs."""
         with suppress(ProcessLookupError):
             os.kill(self.horse_pid, signal.SIGTERM)
 
@@ -121,7 +121,7 @@ class ForkingMixin(JobWorkerMixin, Worker):
 
     def _see_to_what_is_left(self, job: Job, *, lost: bool) -> None:
         claim = self._claim
-        if claim is not None and self.take_stopped(job.id):  # not to be run again by itself
+        if claim is not None and self.take_stopped(job.id):  # it must not run again by itself
             if self._insist(partial(self._source.holds, claim)):
                 self._keeper.settle(claim, self._executor.refuse(claim.raw, "RQ was told to stop it (stop-job)."))
         elif lost:

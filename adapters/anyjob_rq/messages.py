@@ -1,4 +1,4 @@
-"""Our messages in Redis: sent, taken, acknowledged, given back, promoted. `scripts` does what is said here."""
+"""Our messages in Redis: sent, taken, acknowledged, given back, promoted. `scripts` has the Lua of it."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class HeldMessage(Struct, frozen=True):
     """A message that a worker took: it goes back unless it is acknowledged."""
 
     native_id: str
-    """RQ's id; approximately, if that is no id that RQ allows."""
+    """RQ's id; an approximation, if RQ doesn't allow that id."""
     queue: str
     """The native queue it came from, and goes back to."""
     entry: bytes
-    """Its entry in the list of what the worker holds."""
+    """Its entry in the list of the worker's held messages."""
     raw: bytes
-    """The envelope's bytes, or whatever stood in its place."""
+    """The envelope's bytes, or the bytes in its place."""
     fault: str | None
-    """Why it must not run: it is not exactly a message of ours."""
+    """Why it must not run: how it differs from a message of ours."""
     redelivered: bool
-    """Whoever had it before died with it."""
+    """Whether a worker had it before and crashed with it."""
 
 
 class Place(Struct, frozen=True):
@@ -74,22 +74,22 @@ class Messages:
     # Senders
 
     def send(self, envelopes: Sequence[JobEnvelope], *, again: bool = False, moved: str = "") -> None:
-        """Put jobs where they wait, in batches that are atomic; `again`: in place of what is there by their ids;
-        `moved`: the key of the move that brings them.
+        """Put jobs into their queues, in batches that are atomic. `again`: in place of jobs with the same ids; `moved`:
+        the key of the move that sends them.
         """
         if not moved and is_enqueue_wrapped():
             envelopes = [announced(envelope, self.names, self.client) for envelope in envelopes]
         jobs = [(envelope.id, self._native(envelope)) for envelope in envelopes]
         held = getattr(self._settling, "held", _NOTHING) if again else _NOTHING
         start = [*self._common, "again" if again else "new", moved, *held]
-        # What a worker sends again it holds, and lets go then: that must work on a full server, too.
+        # A worker holds the job that it sends again, and then releases it: that must work on a full server, too.
         script = self._script(scripts.SEND) if again else self._send
         send_in_batches(self.client, script, start, jobs, within=self._within)
 
     @contextmanager
     def settling(self, holder: str, entry: bytes) -> Iterator[None]:
-        """Send what this thread sends again only while `holder` holds the entry: `DuplicateJobIdError` otherwise, for
-        the job is somebody else's by then.
+        """Let this thread send again only while `holder` holds the entry: `DuplicateJobIdError` otherwise, because
+        another worker has the job by then.
         """
         self._settling.held = (holder, entry)
         try:
@@ -98,7 +98,7 @@ class Messages:
             self._settling.held = _NOTHING
 
     def _native(self, envelope: JobEnvelope) -> list[Any]:
-        """Return what the script needs to write the job exactly as RQ would."""
+        """Return the script's arguments to write the job exactly as RQ would."""
         now = self._clock.now()
         due = envelope.due_at if envelope.due_at is not None and envelope.due_at > now else None
         queue = self.names.queue(envelope.queue, envelope.priority)
@@ -130,9 +130,9 @@ class Messages:
     def take(self, holder: str, queues: Sequence[str], turn: int) -> HeldMessage | None:
         """Take the first message of the highest level of `queues` (none: all known), starting with the `turn`-th.
 
-        A holder runs one at a time: as long as it holds one, that is what it gets.
+        A holder runs one message at a time: as long as it holds one, it gets that one.
 
-        Raises `LapsedError` if the holder's presence has lapsed, for then the message would be given back at once.
+        Raises `LapsedError` if the holder's sign of life has expired: the message would be given back at once.
         """
         found = self._run(scripts.TAKE, holder, self._rq_now(), turn, *queues)
         if found is None:
@@ -177,15 +177,17 @@ class Messages:
         return run_each(self.client, self._script(scripts.ACKNOWLEDGE), calls)
 
     def give_back(self, holder: str, *, lost: bool) -> Sequence[str]:
-        """Put back all that `holder` holds; `lost`: what it ran is marked as redelivered. Return the ids."""
+        """Put back all messages that `holder` holds; `lost`: those that it ran are marked as redelivered. Return the
+        ids.
+        """
         return _texts(run_in_slices(lambda limit: self._run(scripts.GIVE_BACK, limit, holder, int(lost))))
 
     def sweep(self) -> Sequence[str]:
-        """Put back what the dead hold; return the ids."""
+        """Put back the messages of crashed holders; return the ids."""
         return _texts(run_in_slices(lambda limit: self._run(scripts.SWEEP, limit)))
 
     def promote(self) -> float | None:
-        """Move what is due into its queues; return the seconds until the next is due, or None if nothing is."""
+        """Move due messages into their queues; return the seconds until the next is due, or None if there is none."""
         now = self._clock.now()
         machine = int(is_of_a_machine(self._clock))
         first = self._run(scripts.PROMOTE, score_of(now), machine, self._rq_now(), SLICE)
@@ -194,7 +196,7 @@ class Messages:
     # The inspector
 
     def take_off(self, holder: str, seconds: float, places: Sequence[Place]) -> Sequence[bytes]:
-        """Hold the messages that are still at these places; return their entries. A holder that dies loses nothing."""
+        """Hold the messages that are still at these places; return their entries. If a holder crashes, they go back."""
         flat = [part for place in places for part in (place.kind, place.queue, place.native_id)]
         return list(self._run(scripts.TAKE_OFF, holder, int(seconds * 1000), *flat))
 

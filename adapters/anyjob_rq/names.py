@@ -1,4 +1,4 @@
-"""What our queues and jobs are called in RQ."""
+"""The names of our queues and jobs in RQ."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MARK: Final = "-H-"
 
 
 def root_of(namespace: str) -> str:
-    """Return what the keys of parked jobs begin with: an application's jobs may be on Celery as well, in this Redis."""
+    """Return the prefix of the keys of parked jobs: an application's jobs may be on Celery as well, in this Redis."""
     return f"{namespace}:rq"
 
 
 class Names(Struct, frozen=True):
     """Names within one namespace.
 
-    RQ allows `A-Z a-z 0-9 _ -` in an id, and a namespace may have all of these but capitals: the first capital tells
-    where it ends, so that no two namespaces' ids can meet.
+    RQ allows `A-Z a-z 0-9 _ -` in an id, and a namespace may have all of these except capitals: the first capital marks
+    its end, so that ids of two namespaces are never equal.
     """
 
     namespace: str
@@ -53,5 +53,5 @@ class Names(Struct, frozen=True):
 
     @property
     def mark_prefix(self) -> str:
-        """What begins the marks that keep the place of a job which is held: `anyjob-H-<id>`."""
+        """The prefix of the placeholders of held jobs: `anyjob-H-<id>`."""
         return f"{self.namespace}{_MARK}"

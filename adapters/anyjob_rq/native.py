@@ -1,4 +1,4 @@
-"""What an application enqueued by RQ alone, and waits: read by RQ's documented keys and fields, and taken out."""
+"""The waiting jobs that an application enqueued by RQ alone: read by RQ's documented keys and fields, and taken out."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["RQNatives"]
 
 
 class RQNatives(NativeLayout):
-    """The jobs in RQ's queues, and those scheduled for them, that are none of ours.
+    """The foreign jobs in RQ's queues, and those scheduled for them.
 
     Deferred, started and failed jobs are in other keys, and not touched.
     """
 
-    # Not of a job that was enqueued twice and runs: RQ writes into its hash.
+    # Not the hash of a job that was enqueued twice and runs: RQ writes into it.
     forget = f"""
     local function forget(key, item)
         local job = '{Job.redis_job_namespace_prefix}' .. item
@@ -67,7 +67,7 @@ class RQNatives(NativeLayout):
         return [None if each[-1] is not None and each[-1] < soon else self._shown(place.queue, *each) for each in found]
 
     def _is_scheduled(self, queue: str) -> bool:
-        """Whether a scheduler of RQ's runs: it may have read what is due, and would enqueue it though it is gone."""
+        """Whether RQ's scheduler runs: it may have read due jobs, and would enqueue them though they are removed."""
         return bool(self._client.exists(RQScheduler.get_locking_key(queue)))
 
     def _known(self) -> Sequence[str]:
@@ -79,7 +79,7 @@ class RQNatives(NativeLayout):
     def _shown(self, queue: str, item: bytes, fields: Any, has_dependents: int, due: float | None) -> StoredJob | None:
         data = fields.get(b"data") if isinstance(fields, dict) else None
         if data is None or unpack(data)[1] is None:
-            return None  # an id without a job, which RQ passes over; or a job of ours, of whatever namespace
+            return None  # an id without a job, which RQ skips; or a job of ours, of any namespace
         call, headers = _call_in(data, fields), _headers_in(fields)
         unfit = call.obstacle or _obstacle_in(fields) or (_HAS_DEPENDENTS if has_dependents else None)
         due_at = None
@@ -115,7 +115,7 @@ def _call_in(data: bytes, fields: Mapping[bytes, bytes]) -> NativeCall:
 
 
 def _headers_in(fields: Mapping[bytes, bytes]) -> Mapping[str, str] | str:
-    """Return what the application noted in `meta`, or why it can't be kept."""
+    """Return the application's `meta`, or why it can't be kept."""
     try:
         meta = load(fields[b"meta"]) if fields.get(b"meta") else {}
     except Unfit:

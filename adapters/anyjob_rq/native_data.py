@@ -1,4 +1,4 @@
-"""What RQ wrote of a call, read without running anything: of a pickle, only what is harmless is made."""
+"""Reads the calls that RQ wrote without running anything: it makes only harmless objects of a pickle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Unfit(Exception):  # noqa: N818  # it is no error: it says why something s
 
 
 class NativeCall(Struct, frozen=True):
-    """What an RQ job calls; an `obstacle` is why no job can stand for it."""
+    """The call of an RQ job; an `obstacle` is why it can't become a job."""
 
     task: str
     args: Sequence[Any] = ()
@@ -68,7 +68,7 @@ def _decompress(data: bytes) -> bytes:
 
 
 def _parse(data: bytes) -> tuple[Any, str | None]:
-    """Return what JSON or a pickle holds; and why, if something in it could only be made by the application's code."""
+    """Return the value in JSON or a pickle; and why not, if only the application's code could make a part of it."""
     try:
         if not data.startswith(pickle.PROTO):
             return json.loads(data), None
@@ -77,13 +77,13 @@ def _parse(data: bytes) -> tuple[Any, str | None]:
         value = reader.load()
     except Unfit:
         raise
-    except Exception as error:  # what a broken pickle raises is anything
+    except Exception as error:  # a broken pickle raises anything
         raise Unfit(f"Its data can't be read as JSON or as a pickle: {type(error).__name__}.") from error
     return value, reader.foreign
 
 
 def _refuse_traps(data: bytes) -> None:
-    """Refuse what has the unpickler ask for memory without end, or go past `find_class`."""
+    """Refuse data that makes the unpickler ask for unbounded memory, or bypass `find_class`."""
     for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         if opcode.name.startswith("EXT") or number >= _MOST_VALUES:
             raise Unfit("Its data is a pickle too large or too strange to be read.")
@@ -92,7 +92,7 @@ def _refuse_traps(data: bytes) -> None:
 
 
 class _Foreign:
-    """Stands, in what is thrown away, for an object of a class that isn't harmless: nothing of it is run."""
+    """Stands, in data that is thrown away, for an object of a class that isn't harmless: none of its code is run."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> _Foreign:
         return object.__new__(cls)
@@ -107,7 +107,7 @@ class _Foreign:
 
 
 class _Reader(pickle.Unpickler):
-    """Finds nothing but what is in the table, and imports nothing."""
+    """Finds only the classes of the table, and imports nothing."""
 
     foreign: str | None = None
 
@@ -118,7 +118,7 @@ class _Reader(pickle.Unpickler):
         return self._refuse(f"{module}.{name}") if found is None else found
 
     def _attribute(self, owner: object, name: object) -> Any:
-        # The one thing that is harmless and pickled by what it has: a time zone.
+        # The one harmless object that is pickled by its state: a time zone.
         return ZoneInfo._unpickle if owner is ZoneInfo and name == "_unpickle" else self._refuse(f"{name}")  # type: ignore[attr-defined]  # noqa: SLF001
 
     def _refuse(self, name: str) -> Any:
@@ -127,7 +127,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _find_unfit(value: Any) -> str | None:
-    """Return what is not plain in a value, or too much: one that holds itself has no end."""
+    """Return what in a value is not plain, or too deep: one that contains itself has no end."""
     left, count = [(0, value)], 0
     while left:
         depth, each = left.pop()
@@ -147,7 +147,7 @@ def _below(depth: int, values: Iterable[Any]) -> Iterable[tuple[int, Any]]:
     return ((depth + 1, each) for each in values)
 
 
-# No `bytearray` or `bytes` by a call: a number for an argument is so much memory. A pickle writes them without.
+# No `bytearray` or `bytes` by a call: its argument may be a number of bytes to allocate. A pickle needs no call.
 HARMLESS: Final[Mapping[tuple[str, str], Any]] = {
     ("datetime", "datetime"): datetime,
     ("datetime", "date"): date,
@@ -161,7 +161,7 @@ HARMLESS: Final[Mapping[tuple[str, str], Any]] = {
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
 }
-"""All that is ever made of a pickle besides numbers, texts, bytes, lists, tuples, sets and dicts.
+"""The only objects made of a pickle besides numbers, texts, bytes, lists, tuples, sets and dicts.
 
 None lets a pickle set an attribute of the class itself: each is immutable, or has a `__setstate__`.
 """

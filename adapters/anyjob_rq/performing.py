@@ -1,6 +1,6 @@
 """A message's job inside RQ's own `perform_job`, where tracers, error reports and exception handlers expect jobs.
 
-RQ does there what it always does, but for what it writes: the message is settled by the function that it calls.
+RQ takes all its usual steps there, except its writes: the function that it calls settles the message.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class JobRun(Job):
         super().__init__(message.native_id, connection=connection, serializer=EnvelopeSerializer)
         self.message = message
         self.settled = False
-        """Whether it ended: else it goes back, and what was raised is not the job's."""
+        """Whether it ended: if not, it is given back, and the exception was not the job's."""
         self._run = run
         self.origin = message.queue
         self.timeout = -1
@@ -60,7 +60,7 @@ class JobRun(Job):
     def perform(self) -> Any:
         try:
             return super().perform()
-        except RedisError:  # RQ 2 has something to write before
+        except RedisError:  # RQ 2 writes before that
             if self.settled or self._begun:
                 raise
             return self._call()
@@ -76,7 +76,7 @@ class JobRun(Job):
         if isinstance(outcome, Abandoned | Retry) and outcome.error is not None:
             self.retries_left = int(isinstance(outcome, Retry))
             raise outcome.error
-        return RQRetry(max=1)  # comes again, and did not fail
+        return RQRetry(max=1)  # it is tried again, and did not fail
 
 
 class _NoDeathPenalty(BaseDeathPenalty):
@@ -90,7 +90,7 @@ class _NoDeathPenalty(BaseDeathPenalty):
 
 
 class PerformingMixin(WorkerParts):
-    """Leaves `perform_job` to RQ, and to who surrounds it, and keeps it from what is done elsewhere."""
+    """Leaves `perform_job` to RQ, and to its wrappers, and keeps it from the steps that are done elsewhere."""
 
     death_penalty_class = _NoDeathPenalty
     log_result_lifespan = False
@@ -100,7 +100,7 @@ class PerformingMixin(WorkerParts):
         """Do nothing: the message was taken."""
 
     def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:  # noqa: ARG002
-        """Pass on what was meant for the process, not for the job: RQ asks here first, whatever was raised."""
+        """Pass on an exception that was meant for the process, not for the job: RQ calls this first for all."""
         error = sys.exception()
         if error is not None and isinstance(job, JobRun) and not job.settled:
             raise error
@@ -115,7 +115,7 @@ class PerformingMixin(WorkerParts):
         """Do nothing: it is settled."""
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Call RQ's exception handlers; what they raise is logged and goes no further. The error itself was logged."""
+        """Call RQ's exception handlers, and log what they raise. The error itself was logged."""
         self._tells_handlers = True
         try:
             super().handle_exception(job, *exc_info)
@@ -126,7 +126,7 @@ class PerformingMixin(WorkerParts):
 
     @property  # type: ignore[override]
     def log(self) -> JobLogger:
-        """RQ's own log: like ours, it never raises, whatever filters the application has."""
+        """RQ's own logger: like ours, it never raises, whatever filters the application has."""
         return _MUTED if self._tells_handlers else _RQ_LOG
 
     @log.setter

@@ -1,4 +1,4 @@
-"""Where our jobs are to be seen in RQ: scheduled, waiting, held. None of RQ's own registries is asked."""
+"""Where our jobs are in RQ: scheduled, waiting, held. RQ's own registries are not asked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["RQPlaces"]
 
 
 class _Row(Struct, frozen=True):
-    """What RQ's hash of a job says."""
+    """The fields of RQ's hash of a job."""
 
     native_id: str
     data: bytes
@@ -32,7 +32,7 @@ class _Row(Struct, frozen=True):
 
 
 class RQPlaces(Places):
-    """What a job is and by whom it is held stands in RQ's hash of it. An entry is that of the holder's list."""
+    """RQ's hash of a job has its message and its holder. An entry is that of the holder's list."""
 
     def __init__(self, messages: Messages, clock: Clock, lease: float) -> None:
         self._lease = lease
@@ -93,7 +93,7 @@ class RQPlaces(Places):
         return ((_text(entry.split(b" ", 3)[3]), job) for entry, job in self._read_entries(entries))
 
     def _find(self, ids: Sequence[str]) -> Iterator[tuple[StoredJob, Place | None]]:
-        """Find jobs wherever they are, by what RQ's hashes of them say."""
+        """Find jobs wherever they are, by RQ's hashes of them."""
         for row in self._read([self._names.native_id(each) for each in ids]):
             if row.status in ("queued", "started"):
                 state = JobState.RUNNING if row.status == "started" else JobState.WAITING
@@ -105,11 +105,11 @@ class RQPlaces(Places):
                 yield self._seen("scheduled", row.queue, row, state)
 
     def _free(self, native_ids: Iterable[str]) -> Iterator[_Row]:
-        """Return the jobs that nobody holds: what is held is seen there."""
+        """Return the jobs that are not held: held ones are shown in their own section."""
         return (row for row in self._read(list(native_ids)) if row.holder is None)
 
     def _read_entries(self, entries: Sequence[bytes]) -> Iterator[tuple[bytes, StoredJob]]:
-        """Return the entries of a holder's list of which there is a job, with it."""
+        """Return the entries of a holder's list that have a job, with that."""
         parsed = [(entry, *entry.split(b" ", 3)) for entry in entries if _ENTRY.fullmatch(entry)]
         rows = {row.native_id: row for row in self._read([_text(native_id) for *_, native_id in parsed])}
         for entry, kind, _, score, native_id in parsed:

@@ -1,4 +1,4 @@
-"""What we use of RQ that RQ does not promise: whatever else this adapter takes from it, its documentation has.
+"""Private parts of RQ, in one place: all else that this adapter uses is in RQ's documentation.
 
 tests/test_private_parts.py says when an upgrade changes any of it.
 """
@@ -25,16 +25,16 @@ __all__ = ["KEY_PREFIX", "WorkerParts", "announce", "is_enqueue_wrapped", "use_i
 
 # RQ 3 lets an environment variable set it, and names it; before, it is a part of other names.
 KEY_PREFIX: Final = Queue.redis_queue_namespace_prefix.removesuffix(":queue:")
-"""What all of RQ's own keys begin with."""
+"""The prefix of all of RQ's own keys."""
 
 
 def is_enqueue_wrapped() -> bool:
-    """Whether somebody surrounds RQ's enqueue, as tracers do."""
+    """Whether a wrapper is around RQ's enqueue, as tracers have one."""
     return hasattr(Queue.enqueue_job, "__wrapped__")
 
 
 def announce(job: Job, queue: str) -> None:
-    """Have who surrounds RQ's enqueue see a job; nothing is sent."""
+    """Show a job to the wrappers of RQ's enqueue; nothing is sent."""
     _Announced(queue, connection=job.connection).enqueue_job(job, pipeline=job.connection.pipeline())
 
 
@@ -51,20 +51,20 @@ def use_in_command_line(pool: type[WorkerPool]) -> None:
 
 
 def _is_suspended(connection: Redis) -> bool:
-    """RQ asks this in a transaction, and Redis refuses any, even of reads, once its memory is used up."""
+    """Ask outside a transaction: RQ asks in one, and a full Redis refuses any transaction, even of reads."""
     return bool(connection.exists(WORKERS_SUSPENDED))
 
 
 class WorkerParts(BaseWorker):
-    """What a worker of RQ's notes about itself, and nothing public can set or tell."""
+    """A worker's private state in RQ, which nothing public sets or returns."""
 
     def note_stop(self) -> None:
-        """Have RQ's loops end: a signal's handler of ours stands for RQ's, which raises in the middle of our work."""
+        """End RQ's loops: our signal handler replaces RQ's, which would raise in the middle of our work."""
         self._shutdown_requested_date = now()
         self._stop_requested = True
 
     def forget_stop(self) -> None:
-        """In a child: the stop is its parent's."""
+        """Forget the stop in a child: it is its parent's."""
         self._stop_requested = False
 
     @property
@@ -79,7 +79,7 @@ class WorkerParts(BaseWorker):
         return None if since is None else (now() - since).total_seconds()
 
     def forget_child(self) -> None:
-        """The child was waited for by us, not by RQ: its number may be another process's by now."""
+        """Note that we waited for the child, not RQ: its pid may be another process's by now."""
         self._horse_pid = 0
 
     def take_stopped(self, job_id: str) -> bool:
@@ -90,10 +90,10 @@ class WorkerParts(BaseWorker):
         return meant
 
     def _set_connection(self, connection: Redis) -> Redis:
-        return connection  # RQ would stretch its time-outs to what BLPOP needs; we never block
+        return connection  # RQ would lengthen its time-outs for BLPOP; we never block
 
-    # RQ 3 holds what runs in `executions`, and finds in Redis which job that is. Before, it holds `execution`, and the
-    # job is a field of the worker's, which its monitors and stop-job read: RQ sets it in what we never call.
+    # RQ 3 keeps running jobs in `executions`, and finds in Redis which job that is. Before, it has `execution`, and the
+    # job is a field of the worker's, which its monitors and stop-job read: RQ sets it in a method that we never call.
 
     def show_execution(self, job: Job) -> Execution:
         """Note for RQ's monitors that the job runs."""
@@ -103,12 +103,12 @@ class WorkerParts(BaseWorker):
 
     @property
     def unshown_execution(self) -> Execution:
-        """What `show_execution` made before Redis refused it."""
+        """The execution that `show_execution` made before Redis refused it."""
         assert self.execution is not None  # noqa: S101  # for mypy
         return self.execution
 
     def forget_execution(self) -> None:
-        """Nothing runs any more."""
+        """Note for RQ's monitors that no job runs any more."""
         several: MutableMapping[str, Execution] = getattr(self, "executions", {})
         several.clear()  # RQ 3 would not forget more than one by the following, and we made one in each attempt
         self.execution = None

@@ -1,11 +1,11 @@
 """The Lua that moves messages. Each script is one step that a crash can't halve; together they are the protocol.
 
-A message is in exactly one place: a queue's list, its queue's scheduled set, or the list of whoever holds it. Such a
-list has entries `<kind> <queue> <score> <id>`, and the job's hash names the holder:
+A message is in exactly one place: a queue's list, its queue's scheduled set, or its holder's list. A holder's list has
+entries `<kind> <queue> <score> <id>`, and the job's hash names the holder:
 
 - `run`: a worker took it to run it. Given back, it goes to the front of its queue.
-- `waiting`: held. A mark stands for it in the queue's list, so that it goes back to its very place; a
-  worker that meets the mark drops it, and then that place is the front.
+- `waiting`: held. A placeholder stands for it in the queue's list, so that it goes back to its very place; a
+  worker that reaches the placeholder drops it, and then that place is the front.
 - `scheduled`: held, due at `score`.
 
 A job that is sent again while it is held gets a new hash, without a holder: acknowledging the old message then leaves
@@ -255,7 +255,7 @@ return given
 """
 )
 
-# limit. Returns whether there is more, and the ids that went back from holders that are dead.
+# limit. Returns whether there are more, and the ids that went back from crashed holders.
 SWEEP: Final = (
     _PRELUDE
     + _GIVING

@@ -1,4 +1,4 @@
-"""RQ's lists as what a worker claims from: one message at a time."""
+"""The source of RQ's lists: one message at a time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class RQClaim(JobClaim, frozen=True, kw_only=True, gc=False):
 
 
 class RQSource(JobSource):
-    """Claims for the worker of that `name`, which has one lease for all it holds: its sign of life in Redis.
+    """Claims for the worker of that `name`, which has one lease for all its claims: its sign of life in Redis.
 
     RQ's monitors are told how a job ended, and how long it ran if it was `begun`.
     """
 
     def __init__(self, backend: RQBackend, name: str, *, rotates: bool) -> None:
-        self.clock = SystemClock()  # for pauses: what lasts is measured by the server
+        self.clock = SystemClock()  # for pauses: the server measures leases
         self.rotates = rotates
         """Whether the queues of a level take turns."""
         self.presence = Presence(backend.client, backend.config.namespace, name, backend.config.lease)
@@ -80,7 +80,7 @@ class RQSource(JobSource):
             self.give_back(lost=False)
 
     def give_back(self, *, lost: bool) -> Sequence[str]:
-        """Put back all that the worker holds, `lost` or uncharged; return the ids."""
+        """Put back all messages that the worker holds, `lost` or uncharged; return the ids."""
         with translated():
             return [self.shown(each) for each in self._messages.give_back(self._name, lost=lost)]
 
@@ -90,7 +90,7 @@ class RQSource(JobSource):
         return [each for each in claims if not self.holds(each)]
 
     def holds(self, claim: JobClaim) -> bool:
-        """Whether the message was not given back meanwhile, nor settled in a child. Says nothing of us."""
+        """Whether the message was neither given back meanwhile nor settled in a child. Renews no sign of life."""
         with translated():
             return self._messages.holds(self._name, _entry_of(claim))
 

@@ -1,4 +1,4 @@
-"""Waiting in the main thread of a worker, until a signal or a child's end."""
+"""Waits in the main thread of a worker, until a signal or a child's end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Wake:
-    """A pause that every signal ends at once. A lock or a condition won't do: a handler may find it taken by whom it
-    interrupts.
+    """A pause that every signal ends at once. A lock or a condition won't do: the code that a handler interrupts may
+    hold it.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Wake:
         self._write.setblocking(False)
 
     def close(self) -> None:
-        """Let go of what it waits on."""
+        """Close its descriptors."""
         self._read.close()
         self._write.close()
 
@@ -51,7 +51,7 @@ class Wake:
         before = {number: signal.signal(number, each) for number, each in wanted.items()}
         wakeup = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)  # what the pool has had wait
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)  # signals that the pool blocked
         try:
             yield
         finally:
@@ -61,7 +61,7 @@ class Wake:
 
     @staticmethod
     def leave_to_child() -> None:
-        """Undo, in a forked child, what would wake its parent."""
+        """Remove, in a forked child, the handlers that would wake its parent."""
         signal.set_wakeup_fd(-1)
         if _CHILD_ENDS is not None:
             signal.signal(_CHILD_ENDS, signal.SIG_DFL)

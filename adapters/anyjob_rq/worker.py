@@ -1,7 +1,7 @@
 """Our messages run by RQ's own workers: taken, executed and acknowledged our way, shown in RQ's way.
 
 Of RQ's worker we keep what operators know: command line, process model, registration, states, counters, remote
-commands, suspension, exception handlers. What it does with a job (results, failures, retries, callbacks, webhooks,
+commands, suspension, exception handlers. Its handling of a job (results, failures, retries, callbacks, webhooks,
 dependencies, clean-up of registries, scheduler) never runs: no RQ job is ever read back from Redis, so that nothing in
 there can name code.
 """
@@ -86,7 +86,7 @@ class JobWorkerMixin(PerformingMixin):
         self._wake: Wake
         self._claim: RQClaim | None = None
         self.handed_back = False
-        """Whether a job that ran went back, for the worker was told to stop."""
+        """Whether a running job was given back, because the worker was told to stop."""
         shown = self._serves or self._known_queues() or ("default",)
         super().__init__(
             [self._native_queue(each) for logical in shown for each in self._messages.names.queues(logical)],
@@ -119,7 +119,8 @@ class JobWorkerMixin(PerformingMixin):
         with_scheduler: bool = False,
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
-        """Run jobs until told to stop (`burst`: until none is due); return whether any ran. Outlives Redis's absences.
+        """Run jobs until told to stop (`burst`: until none is due); return whether any ran. Waits while Redis is
+        unreachable.
 
         With another strategy than RQ's default, the queues of a level take turns.
         """
@@ -163,7 +164,7 @@ class JobWorkerMixin(PerformingMixin):
         return done
 
     def _wait_while_suspended(self, burst: bool) -> None:
-        if time.monotonic() >= self._look_for_suspension_at:  # not at every look for a job: it is a round trip
+        if time.monotonic() >= self._look_for_suspension_at:  # not with every claim: it is a round trip
             self._insist(partial(self._check_for_suspension, burst))
             self._look_for_suspension_at = time.monotonic() + 1.0
 
@@ -175,7 +176,7 @@ class JobWorkerMixin(PerformingMixin):
     def _threads(self) -> Iterator[None]:
         self._insist(self._skew.measure)
         self._insist(self._source.presence.beat)
-        # RQ made sure that nobody else alive has this name: what is held by it was held by one who died.
+        # RQ made sure that no other live worker has this name: its held messages are those of a crashed one.
         self._insist(partial(self._source.give_back, lost=True))
         keeper = RecurringThread(f"anyjob-presence-{self.name}", self._keep_alive, SystemClock())
         promoter = RecurringThread(f"anyjob-promoter-{self.name}", self._promote, self._backend.config.clock)
@@ -190,7 +191,7 @@ class JobWorkerMixin(PerformingMixin):
                 log_event(logger, logging.WARNING, "left without a word", worker=self.name, reason=error)
 
     def _keep_alive(self) -> float:
-        """Beat for ourselves, to Redis and to RQ's monitors, and give back what the dead hold."""
+        """Renew our sign of life in Redis and for RQ's monitors, and give back the messages of crashed workers."""
         pause = self._keeper.keep()
         self._skew.measure()
         if self.connection.exists(self.key):
@@ -204,14 +205,16 @@ class JobWorkerMixin(PerformingMixin):
         return _LONGEST_TICK if due_in is None else min(due_in, _LONGEST_TICK)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Take no more; what runs is told. Handlers do no more than note it: they interrupt whatever has a lock."""
+        """Take no more, and tell the running job. A handler only notes it: it may interrupt code that holds a lock."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.request_force_stop)
         self.note_stop()
         self._stop.set()
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Interrupt what runs; it goes back, uncharged. As in RQ, a signal within a second of the first is its echo."""
+        """Interrupt the running job, which goes back, uncharged. As in RQ, a signal within a second is the first's
+        echo.
+        """
         if self._is_no_echo():
             raise SystemExit
 
@@ -222,10 +225,10 @@ class JobWorkerMixin(PerformingMixin):
         """Do nothing: RQ's clean-up of registries would fail jobs; leases rescue them."""
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
-        """Return a year: who cleans RQ's registries (`rq info` does) must not take a running job for abandoned."""
+        """Return a year: who cleans RQ's registries (as `rq info`) must not take a running job for abandoned."""
         return _YEAR
 
-    # What RQ notes for its monitors is no condition of our work: a server that is full, or a replica, refuses it.
+    # Our work does not depend on RQ's notes for its monitors: a full server, or a replica, refuses them.
 
     def register_birth(self) -> None:
         def register() -> None:
@@ -240,7 +243,7 @@ class JobWorkerMixin(PerformingMixin):
         super().register_birth()  # type: ignore[no-untyped-call]
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Beat, but not along with a look at something else, which it would turn into a write: the keeper beats."""
+        """Beat, but not along with a read, which that would turn into a write: the keeper beats."""
         if pipeline is None:
             super().heartbeat(timeout)
 
@@ -261,7 +264,7 @@ class JobWorkerMixin(PerformingMixin):
     def _known_queues(self) -> Sequence[str]:
         try:
             return self._messages.known_queues()
-        except RedisError:  # they are only shown
+        except RedisError:  # queues are only shown
             return ()
 
     # One message
@@ -275,13 +278,13 @@ class JobWorkerMixin(PerformingMixin):
         return None
 
     def _run(self, claim: RQClaim) -> bool:
-        """See to a message; return whether a job ran."""
+        """Handle a message; return whether a job ran."""
         if claim.message.fault is not None:
             self._keeper.settle(claim, self._executor.refuse(claim.raw, claim.message.fault))
         elif (early := self._skew.early(claim.raw)) is not None:
             self._keeper.settle(claim, Deferred(early))
             self._wake.wait(_PAUSE_AFTER_EARLY)
-        elif claim.redelivered:  # counted, and sent anew: the next look runs it
+        elif claim.redelivered:  # counted, and sent anew: the next claim runs it
             self._keeper.run(claim)
         else:
             self._claim = claim
@@ -298,15 +301,15 @@ class JobWorkerMixin(PerformingMixin):
         return False
 
     def _perform(self, job: JobRun) -> Outcome | None:
-        """Execute a message and settle it; None: it goes back, as lost."""
+        """Execute a message and settle it; None: it is given back, as lost."""
         claim = self._claim
         assert claim is not None  # noqa: S101  # for mypy
         self._source.begin()
         try:
             outcome = self._keeper.run(claim, stop=self._stop)
         except BaseException as error:
-            # While we stop it was meant for the process. Else something between the job's begin and its end broke: it
-            # comes again, counted as a loss.
+            # While we stop it was meant for the process. Else a step between the job's begin and end failed: it
+            # is redelivered, counted as a loss.
             stopping = self._stop.is_set()
             self._insist(partial(self._source.give_back, lost=not stopping))
             if stopping:
@@ -317,9 +320,9 @@ class JobWorkerMixin(PerformingMixin):
         return outcome
 
     def _insist(self, action: Callable[[], T]) -> T:
-        """Do it, again and again while Redis is away: what ran must not count as a crash.
+        """Repeat the action while Redis is unreachable: a job that ran must not count as a crash.
 
-        Raises what the action raises if the worker is to stop; what it holds then goes back when its lease ends.
+        Raises the action's error if the worker has to stop; its messages then go back when its lease expires.
         """
         goes_on = lambda: not self.is_told_to_stop  # noqa: E731
         return insist(action, goes_on=goes_on, wait=self._wake.wait, away=_AWAY, worker=self.name)
@@ -331,14 +334,14 @@ class JobWorkerMixin(PerformingMixin):
 def _heard_for_its_pool(handler: Any) -> bool:
     """Whether a pool's handler, which its child has until it installs its own, was called in this child.
 
-    The pool sends its signal once; what a child that had just been forked makes of it, nobody else would tell.
+    The pool sends its signal once; if a child that was just forked ignored it, nothing else would tell the child.
     """
     pool = getattr(handler, "__self__", None)
     return isinstance(pool, WorkerPool) and pool.status == WorkerPool.Status.STOPPED
 
 
 def _logical_names(queues: str | Queue | Iterable[str | Queue], backend: RQBackend) -> tuple[str, ...]:
-    """Return the logical queues to serve; none is all that are known, now or later."""
+    """Return the logical queues to serve; none means all that are known, now or later."""
     several = [queues] if isinstance(queues, str | Queue) else queues
     names = tuple(each.name if isinstance(each, Queue) else each for each in several)
     closed = backend.config.queues
