@@ -1,4 +1,4 @@
-"""kombu's AMQP transport, but what it can't decode is refused, and so is what it would unpack."""
+"""kombu's AMQP transport, except that it refuses undecodable and compressed messages."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["JobTransport", "SSLJobTransport"]
 
 
 class _Message(pyamqp.Message):
-    """A message as it came. One with a fault gets to `on_decode_error` of whoever consumes it."""
+    """A message as it was delivered. One with a fault gets to its consumer's `on_decode_error`."""
 
     def __init__(self, message: Any, **options: Any) -> None:
         fault = _fault_of(message.headers)
-        if fault is not None:  # kombu unpacks, to any size, what says that it is compressed, unless it has an error
+        if fault is not None:  # kombu unpacks a compressed message, to any size, unless it has an error
             self.errors = [(ForeignMessageError, ForeignMessageError(fault), None)]
         super().__init__(message, **options)
 
     @property
     def item(self) -> bytes | None:
-        """Its body, if that is all of it that can be told."""
+        """The body of a message that can't be decoded otherwise."""
         try:
             msgspec.json.encode(self.headers, enc_hook=repr)
         except (TypeError, ValueError, RecursionError):  # the names in a table may be bytes
@@ -42,7 +42,7 @@ class _Channel(pyamqp.Channel):
     Message = _Message
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        # A body is bytes, whatever its message says of it.
+        # A body is bytes, whatever its message says.
         super().__init__(*args, **{**options, "auto_decode": False})
 
 

@@ -10,7 +10,7 @@ from anyjob_celery.backend import CeleryBackend
 __all__ = ["app"]
 
 if "" not in sys.path:
-    sys.path.insert(0, "")  # the application's modules are here, as `python -m` would find them
+    sys.path.insert(0, "")  # the application's modules are in this folder, as for `python -m`
 
 _manager, _backend = load_served(CeleryBackend)  # type: ignore[type-abstract]  # it makes none
 app = _backend.application(_manager.executor, stop_timeout=_manager.worker_options.stops_within)

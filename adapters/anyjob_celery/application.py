@@ -1,4 +1,4 @@
-"""Makes the Celery application that runs our jobs, with the settings that lose, repeat and leak nothing."""
+"""Makes the Celery application that runs our jobs, with settings that lose, repeat and leak nothing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["make_application"]
 def make_application(backend: OwnCeleryBackend, executor: JobExecutor, *, stop_timeout: float) -> Celery:
     """Return the application whose workers run the jobs of `backend`; connects to nothing.
 
-    Without a closed list its queues are `default` and those of the registered jobs: Celery can't find others. A worker
-    that is told a queue (`-Q`) may be told any.
+    Without a closed list its queues are `default` and those of the registered jobs: Celery can't find others. With `-Q`
+    a worker may serve any queue.
     """
     config = backend.config
     closed = config.queues is not None
@@ -37,7 +37,7 @@ def make_application(backend: OwnCeleryBackend, executor: JobExecutor, *, stop_t
             **SAFE,
             **backend.transport_settings(stop),
             "broker_url": backend.url,
-            # Named apart, they win over CELERY_BROKER_URL: what serves other jobs than were enqueued helps nobody.
+            # Separate settings, which win over CELERY_BROKER_URL: a worker of another broker would not run our jobs.
             "broker_read_url": backend.url,
             "broker_write_url": backend.url,
             "task_queues": [_queue(backend, logical) for logical in known],
@@ -54,7 +54,7 @@ def make_application(backend: OwnCeleryBackend, executor: JobExecutor, *, stop_t
 
 
 class _JobConnection(Connection):
-    """Names the scheme of its URL where our transport would be named, for which Flower has no broker page."""
+    """Names its URL's scheme instead of our transport, because Flower has no broker page for that."""
 
     def info(self) -> Any:
         driver = self.get_transport_cls().driver_type
@@ -62,7 +62,7 @@ class _JobConnection(Connection):
 
 
 class _JobQueues(Queues):
-    """Makes a queue that a worker is told by `-Q` as all others are made."""
+    """Makes a queue of `-Q` in the same way as all others."""
 
     def __init__(self, backend: OwnCeleryBackend, *args: Any, **options: Any) -> None:
         self._backend = backend

@@ -1,4 +1,4 @@
-"""Jobs on Celery: what every transport, and every application, has in common."""
+"""Jobs on Celery: the base of all transports and applications."""
 
 from __future__ import annotations
 
@@ -64,16 +64,20 @@ class CeleryBackend(JobBackend):
         """Return the command of Celery's worker; it finds the backend, and the URL, by anyjob's own settings."""
         argv = [sys.executable, "-m", "celery", "-A", "anyjob_celery.app", "worker"]
         argv += ["--concurrency", str(options.concurrency), "--pool", self.pool, "--loglevel", "INFO"]
-        argv += ["--hostname", f"{self.config.namespace}-{os.getpid()}@%h"]  # two on a machine must not share a name
-        argv += ["--without-gossip", "--without-mingle"]  # workers that tell each other what no job of ours needs
+        argv += [
+            "--hostname",
+            f"{self.config.namespace}-{os.getpid()}@%h",
+        ]  # two workers on a machine must not share a name
+        argv += ["--without-gossip", "--without-mingle"]  # no job of ours needs what workers tell each other
         if options.queues is not None:
             argv += ["--queues", ",".join(options.queues)]
         return NativeCommand(tuple(argv))
 
     def settle_announced(self, outcome: Outcome, added: Mapping[str, Any] | None) -> None:
-        """Settle, as `settle`; what goes back has the headers that were added when it was announced where it ran.
+        """Settle, as `settle`; a job that is sent again has the headers that were added when it was announced where it
+        ran.
 
-        There a tracer knows what it belongs to; in the worker's main process nothing does.
+        There a tracer knows its trace; in the worker's main process it doesn't.
         """
         if added is None or not isinstance(outcome, Retry | Deferred):
             self.settle(outcome)
@@ -85,7 +89,7 @@ class CeleryBackend(JobBackend):
             self._announced.pop(outcome.envelope.id, None)
 
     def publication(self, envelope: JobEnvelope) -> Publication:
-        """Announce that a job is sent, unless it was announced where it ran."""
+        """Announce that a job is sent, unless that was announced where it ran."""
         return Publication(envelope, self.native_eta(envelope), added=self._announced.get(envelope.id))
 
     @abstractmethod
@@ -94,29 +98,32 @@ class CeleryBackend(JobBackend):
 
     @abstractmethod
     def holds(self, message: Any) -> bool:
-        """Whether a message that this worker took is still the worker's, as the server has it. Called in the thread of
+        """Whether this worker still holds a message that it took, by the server's records. Called in the thread of
         Celery's event loop. Raises `EnqueueError` if that can't be known.
         """
 
     def give_back_held(self) -> None:
-        """Let go of what this worker holds, uncharged, before its process ends. A broker may do so by itself."""
+        """Give back the messages that this worker holds, uncharged, before its process ends. A broker may do so by
+        itself.
+        """
         return
 
     def keep_held(self, tags: Collection[str]) -> None:  # noqa: ARG002
-        """After a lost connection: hold on to nothing but these, which still run. A broker may do so by itself."""
+        """After a lost connection: release all messages except these, which still run. A broker may do so by itself."""
         return
 
     def pooled(self, can: Capabilities, silence: timedelta | None) -> Capabilities:
-        """Return `can` with what depends on the pool: in `prefork` jobs have processes of their own; a job in the
-        worker's own process can keep it from the signs of life that the server waits `silence` for.
+        """Return `can` with the capabilities of the pool: in `prefork` jobs have processes of their own; a job in the
+        worker's own process can delay the signs of life that the server expects within `silence`.
         """
         apart = self.pool == "prefork"
         return replace(can, hard_time_limit=apart, silence_bound=None if apart else silence)
 
     def native_eta(self, envelope: JobEnvelope) -> str | None:
-        """Return when Celery is to run the job, if its delay is Celery's affair.
+        """Return when Celery must run the job, if Celery delays it.
 
-        What is due much later comes early, and the executor sends it back: held for longer, brokers deliver it again.
+        A job that is due much later is delivered early, and the executor sends it back: held for longer, it would be
+        redelivered.
         """
         if not self.native_delay or envelope.due_at is None:
             return None
@@ -156,8 +163,8 @@ class OwnCeleryBackend(CeleryBackend):
         )
 
     def _refuse_unknown(self) -> None:
-        """Raise `ConfigurationError` for what is no setting of Celery's, which it would pass over in silence."""
-        from anyjob_celery.private import setting_names  # with Celery, which a producer without options needs not
+        """Raise `ConfigurationError` for a name that is no setting of Celery's, which it would ignore in silence."""
+        from anyjob_celery.private import setting_names  # imports Celery: a producer without options doesn't need it
 
         names = setting_names()
         unknown = [

@@ -16,11 +16,11 @@ logger = JobLogger("anyjob.worker")
 
 
 def hear_children(pool: Any, hub: Any) -> None:
-    """Read what the children of a prefork pool say, until each has said that it begins what was written to it.
+    """Read the answers of a prefork pool's children, until each has said that it begins the job that was written to it.
 
-    Celery discards, at a stop too, every job that it hasn't heard of beginning: one that its child takes all the same
-    would run, never be acknowledged, hold up the stop to its limit, and repeat as if it had crashed. What is written
-    is written to an idle child, which begins it at once; one that doesn't within 5 s is stuck.
+    Celery discards, at a stop too, every job whose begin no child has reported: a job that its child takes all the same
+    would run, never be acknowledged, hold up the stop to its limit, and repeat as if it had crashed. A job is written
+    to an idle child only, which begins it at once; a child that doesn't within 5 s is stuck.
     """
     children = ChildParts(pool)
     if hub is None or not children:  # threads, or none
@@ -40,14 +40,14 @@ def hear_children(pool: Any, hub: Any) -> None:
 
 
 def _read(hub: Any, pipe: int) -> None:
-    """Do what the event loop does about a pipe that can be read; it may have read half of a message before."""
+    """Read a readable pipe as the event loop does, which may have read half of a message before."""
     read, arguments = hub.readers.get(pipe, (None, ()))
     try:
         if isinstance(read, GeneratorType):
             next(read, None)
         elif read is not None:
             read(*arguments)
-    except (OSError, EOFError):  # its child died in the middle
+    except (OSError, EOFError):  # its child crashed in the middle
         hub.remove_reader(pipe)
 
 

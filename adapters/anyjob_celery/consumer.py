@@ -1,4 +1,4 @@
-"""A Celery consumer that loses no message, whatever it is: what Celery would drop, or die of, is parked."""
+"""A Celery consumer that loses no message: it parks those that Celery would drop, or crash on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JobConsumer(Consumer):
 
     def on_ready(self) -> None:
         super().on_ready()
-        self._hears_children = True  # before, its pool can't hear, and has been given nothing
+        self._hears_children = True  # before, the pool can't read, and has no job
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         hand_on = super().create_task_handler(*args, **options)
@@ -39,7 +39,7 @@ class JobConsumer(Consumer):
             hear_children(self.pool, self.hub)
         super().on_close()
         jobs = self.app.tasks[TASK].jobs
-        if not self.app.anyjob.stop.is_set():  # else all is given back in the end, what was not begun as well
+        if not self.app.anyjob.stop.is_set():  # else all messages are given back in the end, unbegun ones too
             jobs.keep_held({request.message.delivery_tag for request in tuple(active_requests)})
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Jobs in a Celery application of the user's own: our task is added to it, and nothing of theirs is changed."""
+"""Jobs in a Celery application of the user's own: it gets our task, and nothing else of it is changed."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ logger = JobLogger("anyjob.worker")
 class ExistingCeleryBackend(CeleryBackend):
     """An application of the user's own: `celery://?app=module:attribute`.
 
-    Jobs are sent by its own `send_task` and run by its own workers, beside its tasks. Its settings decide what is
-    promised: what they put at risk is logged, setting by setting (`risks`), and what they don't give is not declared.
-    Delays are Celery's own countdown. `default` is the application's default queue, any other its queue of that name.
+    Jobs are sent by its own `send_task` and run by its own workers, beside its tasks. Its settings decide the promises:
+    each risk is logged (`risks`), and a capability that the settings don't give is not declared. Delays are Celery's
+    own countdown. `default` is the application's default queue, any other name its queue of that name.
 
     A worker knows our task if it imports `anyjob_celery.app`: `anyjob worker` does, others by their setting `imports`.
-    What no worker has taken yet can be moved away, and the application's own messages be adopted.
+    Jobs that no worker has taken yet can be moved away, and the application's own messages can be adopted.
     """
 
     def __init__(self, config: BackendConfig) -> None:
@@ -73,7 +73,7 @@ class ExistingCeleryBackend(CeleryBackend):
         self.app = _find(config)
         conf: Settings = self.app.conf
         self._queues = AppQueues(self.app, self.config)
-        with self.app.connection_for_write() as connection:  # a description: nothing connects
+        with self.app.connection_for_write() as connection:  # only a description: it doesn't connect
             transport = self._transport = str(connection.transport.driver_type)
             self._errors = (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
             found = _TRANSPORTS.get(transport)
@@ -105,7 +105,7 @@ class ExistingCeleryBackend(CeleryBackend):
             added = self._announced.get(envelope.id)
             publish = partial(
                 self.app.send_task if added is None else partial(send_with, self.app, added),
-                envelope.name,  # for who listens; what travels is always `anyjob.run`, which no worker lacks
+                envelope.name,  # for listeners; the message is always for `anyjob.run`, which all workers have
                 headers={"task": TASK},
                 route_name=TASK,
                 args=[msgspec.json.decode(write_envelope(envelope))],
@@ -129,7 +129,7 @@ class ExistingCeleryBackend(CeleryBackend):
         return self._on.native_inspector(self._queues.chosen(queues), read_natives(read), self.resend)
 
     def look_for_risks(self) -> Sequence[str]:
-        self.inspector.count()  # kombu would try for ever to reach a broker that is away
+        self.inspector.count()  # kombu would try for ever to reach an unreachable broker
         own = {name: task for name, task in self.app.tasks.items() if not name.startswith(("celery.", TASK))}
         overtaking = task_priorities(self.app.conf, self._transport, self._queues.declared, own)
         return [*overtaking, *self._on.risks(), *self._ignorant_workers()]
@@ -157,7 +157,7 @@ class ExistingCeleryBackend(CeleryBackend):
         return self._holds(message, self.config.enqueue_timeout)
 
     def close(self) -> None:
-        """Close our own connections; the application's are its own."""
+        """Close our own connections, and not the application's."""
         self._on.close()
 
     def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:  # noqa: ARG002  # their jobs stop as ever
@@ -184,7 +184,7 @@ def _find(config: BackendConfig) -> Celery:
 
 
 def _knows_our_task(tasks: Any) -> bool:
-    """Whether a worker's answer names it; behind a name there may be settings."""
+    """Whether a worker's answer names the task; its settings may follow the name."""
     return isinstance(tasks, list) and any(str(each).split(" ")[0] == TASK for each in tasks)
 
 
@@ -192,7 +192,7 @@ _ANSWER: Final = 1.0
 _NO_OPTIONS: Final[Mapping[str, None]] = dict.fromkeys(
     ("expires", "time_limit", "soft_time_limit", "compression", "delivery_mode", "exchange", "routing_key")
 )
-"""Else Celery takes them from a task of the application's that has the job's name."""
+"""Explicit, because else Celery takes them from a task of the application's that has the job's name."""
 _PARKED: Final = frozenset({JobState.ABANDONED})
 
 _CAN: Final = Capabilities(
@@ -201,7 +201,7 @@ _CAN: Final = Capabilities(
     listing=_PARKED,
     removal=_PARKED,
     moving=ALL_STATES - {JobState.RUNNING},
-    counts={JobState.ABANDONED: Quality.EXACT},  # the rest is among messages of others
+    counts={JobState.ABANDONED: Quality.EXACT},  # the others are among the application's own messages
     durable=True,
     exact_loss_count=False,
 )

@@ -1,4 +1,4 @@
-"""An application of the user's own on RabbitMQ: its queues, emptied from outside."""
+"""An application of the user's own on RabbitMQ: takes messages out of its queues from outside."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class AppOnAmqp:
             _address_of(connection), config.enqueue_timeout, {"ssl": connection.ssl} if connection.ssl else {}
         )
         self._publisher = Publisher(self._links, config.enqueue_timeout)
-        # Its own name: `celery+amqp://` under this namespace is another place.
+        # A name of its own: `celery+amqp://` under this namespace is another backend.
         native = AmqpNames(f"{config.namespace}:native")
         self.marks = MoveJournal(self._links, self._publisher, native)
         queues.noted = NotedNames(self._links, native.notes, config.enqueue_timeout)
@@ -55,7 +55,7 @@ class AppOnAmqp:
         self.close = self._links.close
 
     def capabilities(self, can: Capabilities) -> Capabilities:
-        """Return `can` with what this transport gives."""
+        """Return `can` with this transport's capabilities."""
         has_levels = min(map(most_priority, self._queues.declared.values()), default=0) >= max(LEVELS.values())
         priority = Quality.EXACT if self._conf["worker_prefetch_multiplier"] == 1 else Quality.APPROXIMATE
         return replace(
@@ -66,7 +66,7 @@ class AppOnAmqp:
         )
 
     def risks(self) -> Iterable[str]:
-        """Tell what the server puts at risk. Raises `EnqueueError`."""
+        """Return the server's risks. Raises `EnqueueError`."""
         return risks_of_existing(self._links, self._queues.declared)
 
     def inspect(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> AmqpInspector:
@@ -77,7 +77,7 @@ class AppOnAmqp:
     def native_inspector(
         self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]
     ) -> AmqpInspector:
-        """Return the inspector of what `read` shows in these queues."""
+        """Return the inspector of the messages that `read` shows in these queues."""
         return self._inspector(queues, self._reader(lambda: queues, read), resend, NATIVES_CAN)
 
     def _inspector(
@@ -106,9 +106,9 @@ class AppOnAmqp:
         return read_message
 
     def _goal_of(self, message: Message, wanted: Iterable[str]) -> str:
-        """Return the queue that a delayed message is on its way to; "" if that is none of these, nor a declared one.
+        """Return the target queue of a delayed message; "" if that is neither one of these nor a declared one.
 
-        Celery binds a queue by `#.` and its key, so that `mail` gets what is meant for `x.mail` as well; here that is
+        Celery binds a queue by `#.` and its key, so that `mail` gets the messages of `x.mail` as well; here they are
         for `x.mail` alone.
         """
         key = _DELAY.sub("", str((message.delivery_info or {}).get("routing_key", "")), count=1)
@@ -119,8 +119,8 @@ class AppOnAmqp:
 
 
 class _Delayed:
-    """The queues of kombu's native delayed delivery, which are all applications' on a vhost; none if this one doesn't
-    use them.
+    """The queues of kombu's native delayed delivery, which all applications of a vhost share; none if this application
+    doesn't use them.
     """
 
     def __init__(self, queues: AppQueues) -> None:
@@ -157,7 +157,7 @@ def _fits(key: str, patterns: Sequence[str]) -> bool:
 
 
 def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether a topic exchange would take the words for the pattern's."""
+    """Whether a topic exchange would match the words with the pattern."""
     if not pattern:
         return not words
     if pattern[0] == "#":

@@ -1,4 +1,4 @@
-"""The queues of an application of the user's own, and whose the messages in them are."""
+"""The queues of an application of the user's own, and to whom the messages in them belong."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from anyjob_redis import NotedNames as NamesOnRedis
 __all__ = ["AppQueues", "ReadCarried", "read_jobs", "read_natives"]
 
 ReadCarried = Callable[[CarriedMessage], StoredJob | None]
-"""Says what a message is; None: nothing that is to be seen. Never raises."""
+"""Returns the job in a message; None: it is not to be shown. Never raises."""
 
 
 def read_jobs(clock: Clock) -> ReadCarried:
-    """Return what shows jobs of ours, and nothing else."""
+    """Return a reader that shows our jobs only."""
 
     def read(message: CarriedMessage) -> StoredJob | None:
         if message.task != TASK:
@@ -46,19 +46,19 @@ def read_jobs(clock: Clock) -> ReadCarried:
 
 
 def read_natives(read: ReadNative) -> ReadCarried:
-    """Return what shows all but jobs of ours."""
+    """Return a reader that shows all messages except our jobs."""
     return lambda message: None if message.task == TASK else read(call_in(message))
 
 
 class AppQueues:
-    """The queues of an application, by its names, as they are at the moment it is asked.
+    """The queues of an application, by its names, at the moment of the call.
 
-    All of them are those that are declared, and those that jobs of ours go to, or that were ever named where one was
-    sent: these are noted, for no other process of the application knows of them.
+    These are the declared ones, those of our jobs, and those that a call ever named when it sent a job: these last are
+    noted, because no other process of the application knows of them.
     """
 
     noted: NamesOnRedis | NamesOnAmqp
-    """Where they are noted; the transport's."""
+    """The transport's notes of them."""
 
     def __init__(self, app: Celery, config: BackendConfig) -> None:
         self._app = app
@@ -76,11 +76,11 @@ class AppQueues:
         return str(self._app.conf["task_default_queue"])
 
     def native(self, logical: str) -> str:
-        """Return where jobs of a logical queue go."""
+        """Return the queue to which jobs of a logical queue go."""
         return self.default if logical == "default" and logical not in self.declared else logical
 
     def note(self, names: Collection[str]) -> None:
-        """Note the queues that jobs are about to be sent to, but for those that every process knows."""
+        """Note the queues that jobs are about to be sent to, except those that every process knows."""
         if new := set(names) - self._in_note:
             if unknown := new - {*self._configured(), self.default, *self._ours()}:
                 self.noted.add(unknown)
@@ -88,7 +88,7 @@ class AppQueues:
 
     @property
     def seen(self) -> frozenset[str]:
-        """All of them, as far as it was known when they were asked for last."""
+        """All queues, as far as known at the last call."""
         return frozenset({*self.declared, self.default, *self._ours(), *self._in_note})
 
     def __iter__(self) -> Iterator[str]:
@@ -99,12 +99,12 @@ class AppQueues:
         return map(self.native, self._config.queues or self._config.known_queues())
 
     def _configured(self) -> Iterator[str]:
-        """Return the queues of the application's settings: those declared meanwhile are this process's."""
+        """Return the queues of the application's settings: those declared since are this process's only."""
         for each in self._app.conf["task_queues"] or ():
             yield from _named(each)
 
     def chosen(self, names: Collection[str] | None) -> Iterable[str]:
-        """Return these; None: all that the application itself sends to."""
+        """Return these queues; None: all to which the application itself sends."""
         if names is None:
             return sorted({*self.declared, self.default, *self._routed()})
         for name in names:
@@ -112,12 +112,12 @@ class AppQueues:
         return sorted(names)
 
     def _routed(self) -> Iterator[str]:
-        """Return the queues that routes and tasks name: Celery makes them when something is sent to them."""
+        """Return the queues that routes and tasks name: Celery makes them when a message is sent to them."""
         routes = self._app.conf["task_routes"] or ()
         for each in routes if isinstance(routes, list | tuple) else [routes]:
             pairs = (
                 dict(each) if isinstance(each, Mapping | list | tuple) else {}
-            )  # else a function: it tells by a call alone
+            )  # else it is a function, which needs a call
             for route in pairs.values():
                 yield from _named(route.get("queue") if isinstance(route, Mapping) else route)
         for task in self._app.tasks.values():
@@ -133,6 +133,6 @@ class AppQueues:
 
 
 def _named(queue: Any) -> Iterator[str]:
-    """Return the name of a queue, which may be kombu's or its name alone; nothing if there is none."""
+    """Return the name of a kombu queue, or of one that is its name already; "" if it has none."""
     if queue is not None:
         yield str(getattr(queue, "name", queue))

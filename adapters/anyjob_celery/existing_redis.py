@@ -1,4 +1,4 @@
-"""An application of the user's own on Redis: its lists, seen and emptied from outside."""
+"""An application of the user's own on Redis: shows its lists, and takes messages out of them, from outside."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class AppOnRedis:
         self._conf = conf
         self._queues = queues
         self._client = connect(replace(config, options={}), connection.as_uri(include_password=True))
-        # Its own name: `celery+redis://` under this namespace is another place.
+        # A name of its own: `celery+redis://` under this namespace is another backend.
         native = f"{config.namespace}:native:{transport_option(conf, 'global_keyprefix', '')}"
         self.marks = RedisMarks(self._client, native)
         queues.noted = NotedNames(self._client, f"{native}:queues")
         self.levels = redis_levels(conf)
-        self.longest_eta = _visibility_timeout(conf) / 2  # held for longer than this, it would be delivered again
+        self.longest_eta = _visibility_timeout(conf) / 2  # held for longer, it would be redelivered
         self.close = self._client.close
 
     def capabilities(self, can: Capabilities) -> Capabilities:
-        """Return `can` with what this transport gives."""
+        """Return `can` with this transport's capabilities."""
         conf = self._conf
         exact = len(set(self.levels.values())) == len(JobPriority) and conf["worker_prefetch_multiplier"] == 1
         return replace(
@@ -71,7 +71,7 @@ class AppOnRedis:
         )
 
     def risks(self) -> Iterable[str]:
-        """Tell what the server puts at risk. Raises `EnqueueError`."""
+        """Return the server's risks. Raises `EnqueueError`."""
         return risks_of_held(self._client, self._config.namespace)
 
     def inspect(self, can: Capabilities, resend: Callable[[JobEnvelope], None]) -> RedisInspector:
@@ -84,7 +84,7 @@ class AppOnRedis:
     def native_inspector(
         self, queues: Iterable[str], read: ReadCarried, resend: Callable[[JobEnvelope], None]
     ) -> JobInspector:
-        """Return the inspector of what `read` shows in these queues."""
+        """Return the inspector of the messages that `read` shows in these queues."""
         lists = _AppLists(self._conf, queues, read)
         return inspector_of_natives(
             self._client, self._config.namespace, lists, resend=resend, clock=self._config.clock
@@ -92,9 +92,9 @@ class AppOnRedis:
 
 
 class _AppLists(NativeLayout):
-    """kombu's lists: one for each queue and step of priority, the right end next. What workers took is in none."""
+    """kombu's lists: one for each queue and step of priority, the right end next. Messages of workers are in none."""
 
-    forget = "local function forget(key, item) end\n"  # a message is all in its item
+    forget = "local function forget(key, item) end\n"  # the item is the whole message
 
     def __init__(self, conf: Settings, queues: Iterable[str], read: ReadCarried) -> None:
         self._conf = conf
@@ -141,4 +141,4 @@ def _visibility_timeout(conf: Settings) -> timedelta:
 
 
 _SEEN: Final = ALL_STATES - {JobState.RUNNING}
-"""A job that a worker took ahead, due or not, is that worker's, and counts as running."""
+"""A job that a worker prefetched, due or not, is that worker's, and counts as running."""

@@ -1,4 +1,4 @@
-"""Whether a message is still the worker's that took it, asked of the server, on the connection it came over."""
+"""Asks the server whether a worker still holds a message, over the connection that delivered it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["IS_HELD", "is_held_on_amqp"]
 
 
 def is_held_on_amqp(message: Any, timeout: float) -> bool:
-    """Whether the channel that delivered the message lives: with it, RabbitMQ takes all back that it delivered.
+    """Whether the channel that delivered the message is open: when it closes, RabbitMQ takes back all its deliveries.
 
-    Only the broker knows, so it is asked something that has an answer and no effect (`channel.flow`, which is on). A
-    dead connection is told to the event loop, which would find that out later.
+    Only the broker knows, so it is asked by a call that has an answer and no effect (`channel.flow`, which is on). The
+    event loop is told of a lost connection, which it would find out later.
     """
     channel = message.channel
-    if channel.connection is None:  # known to be closed
+    if channel.connection is None:  # known as closed
         return False
     try:
         channel.send_method(spec.Channel.Flow, "b", (True,))
@@ -34,7 +34,7 @@ def is_held_on_amqp(message: Any, timeout: float) -> bool:
 
 
 def _is_held_on_redis(message: Any, _timeout: float) -> bool:
-    """Whether kombu has a note that the message is out: as good as kombu can tell, for the note doesn't say to whom."""
+    """Whether kombu has a note of the delivery: it tells no more, because the note names no worker."""
     channel = message.channel
     try:
         with channel.conn_or_acquire() as client:
@@ -45,11 +45,11 @@ def _is_held_on_redis(message: Any, _timeout: float) -> bool:
 
 
 def _tell_loop(message: Any, error: Exception) -> None:
-    """Raise, if the loop still listens there: if it has found out meanwhile, its new connection is well."""
+    """Raise, if the loop still listens there: if it has noticed meanwhile, its new connection works."""
     listening = message.consumer.task_consumer
     if listening is not None and listening.channel is message.channel:
         raise error
 
 
 IS_HELD: Final[Mapping[str, Callable[[Any, float], bool]]] = {"amqp": is_held_on_amqp, "redis": _is_held_on_redis}
-"""By the transport of kombu's."""
+"""By kombu's name of the transport."""

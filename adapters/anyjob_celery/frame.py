@@ -16,12 +16,12 @@ from anyjob.extend import UNREADABLE, JobEnvelope
 __all__ = ["TASK", "ForeignMessageError", "Frame", "body_of", "headers_of", "open_frame"]
 
 TASK: Final = "anyjob.run"
-"""The task that every message is for; `shadow` carries the job's name. A worker runs it as the task of that name, if it
-has one."""
+"""The task of every message; `shadow` carries the job's name. A worker runs it as the task of that name, if it has one.
+"""
 
 
 class ForeignMessageError(Exception):
-    """A message is none of ours, or not as we send them."""
+    """A message is not ours, or not as we send it."""
 
 
 class Frame(Struct, frozen=True):
@@ -30,11 +30,11 @@ class Frame(Struct, frozen=True):
     raw: bytes
     """The envelope, to the byte."""
     headers: Mapping[str, Any]
-    """Those that a worker may believe: what Celery would act on is as we would have said it."""
+    """The headers that a worker may trust: those on which Celery would act are as we write them."""
 
 
 class _Headers(Struct, frozen=True):
-    """What is taken over from a message. The rest that Celery acts on (expiry, limits, groups, stamps) is not."""
+    """The headers taken over from a message. Others on which Celery acts (expiry, limits, groups, stamps) are not."""
 
     task: Literal["anyjob.run"]
     id: str
@@ -48,7 +48,7 @@ class _Nothing(Struct, forbid_unknown_fields=True):
 
 
 class _Embedded(Struct):
-    """What would make Celery start further tasks."""
+    """The headers that would make Celery start further tasks."""
 
     callbacks: None = None
     errbacks: None = None
@@ -60,8 +60,8 @@ _decoder: Final = msgspec.json.Decoder(tuple[tuple[Raw], _Nothing, _Embedded])
 
 
 def headers_of(envelope: JobEnvelope) -> dict[str, Any]:
-    """Return the headers of the job's message: as Celery's own, without the arguments, and without what is at its
-    default. That is most, and half of the time that it takes to publish one; `open_frame` puts it back.
+    """Return the headers of the job's message: as Celery's own, without the arguments, and without those that have
+    their defaults. Most have, and would take half of the time to publish a message; `open_frame` restores them.
     """
     job_id = envelope.id
     return {
@@ -83,7 +83,7 @@ def body_of(raw: bytes) -> bytes:
 
 
 def open_frame(headers: Any, body: bytes | memoryview | str) -> Frame:
-    """Return what the message holds; raise `ForeignMessageError`, saying why, if it is not as we send them."""
+    """Return the message, opened; raise `ForeignMessageError`, with the reason, if it is not as we send it."""
     try:
         known = msgspec.convert(headers, _Headers)
         (raw,), _, _ = _decoder.decode(body)

@@ -1,5 +1,5 @@
-"""A Celery message (protocol 2) of the application's own, read as a call. Only plain JSON is opened; nothing is built
-that a message names.
+"""Reads a Celery message (protocol 2) of the application's own as a call. It opens only plain JSON, and builds no
+object that a message names.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["CarriedMessage", "call_in"]
 
 
 class CarriedMessage(Struct, frozen=True, kw_only=True):
-    """A message as a transport carries it, nothing of it checked."""
+    """A message as a transport carries it, unchecked."""
 
     queue: str
-    """The application's name of it."""
+    """The application's name of the queue."""
     other_id: str
-    """The id of the inspector for a message without one."""
+    """The inspector's id for a message without one."""
     headers: Mapping[str, Any]
     body: bytes = b""
     content_type: Any = None
@@ -40,7 +40,7 @@ class CarriedMessage(Struct, frozen=True, kw_only=True):
 
 
 def call_in(message: CarriedMessage) -> NativeMessage:
-    """Return the call, with the obstacle if it is more than one or can't be read. Never raises."""
+    """Return the call, with the obstacle if the message is more than a call or can't be read. Never raises."""
     who = _who(message)
     due_at = None
     try:
@@ -68,7 +68,7 @@ def call_in(message: CarriedMessage) -> NativeMessage:
 
 
 class _ObstacleError(Exception):
-    """Says, in a sentence, why no job can stand for a message."""
+    """Says, in a sentence, why a message can't become a job."""
 
 
 class _Who(Struct, frozen=True):
@@ -79,7 +79,7 @@ class _Who(Struct, frozen=True):
 
 
 class _Headers(Struct, frozen=True):
-    """Those that Celery acts on."""
+    """The headers on which Celery acts."""
 
     task: str
     id: Annotated[str, Meta(min_length=1)]
@@ -147,7 +147,7 @@ def _arguments_in(message: CarriedMessage) -> tuple[Sequence[Any], Mapping[str, 
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON of ours has for a value, in which kombu marks the types that JSON lacks."""
+    """Return our JSON form of a value, in which kombu marks the types that JSON lacks."""
     if isinstance(value, list):
         return [_plain(each) for each in value]
     if not isinstance(value, dict):
@@ -200,7 +200,10 @@ _CELERYS: Final = frozenset(
     | {"group", "group_index", "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result"}
     | {"replaced_task_nesting", "stamped_headers", "stamps", "redelivered"}
 )
-_BROKERS: Final = ("x-first-death-", "x-last-death-")  # what a dead-lettering RabbitMQ adds, as after a native delay
+_BROKERS: Final = (
+    "x-first-death-",
+    "x-last-death-",
+)  # RabbitMQ adds these when it dead-letters, as after a native delay
 
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _body_decoder: Final = msgspec.json.Decoder(tuple[list[Any], dict[str, Any], dict[str, Any] | None])

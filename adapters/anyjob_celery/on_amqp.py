@@ -35,7 +35,7 @@ class AmqpCeleryBackend(AmqpQueuesBackend, OwnCeleryBackend):
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
         options = self.transport_options
-        # The broker sees a connection end at once; Celery sees a dead child of its pool within 5 s.
+        # The broker notices a lost connection at once; Celery notices a crashed child of its pool within 5 s.
         can = replace(capabilities_of(), redelivery_bound=timedelta(seconds=6))
         if self.native_delay:
             can = replace(can, delay=Quality.APPROXIMATE)
@@ -64,12 +64,12 @@ class AmqpCeleryBackend(AmqpQueuesBackend, OwnCeleryBackend):
         return limits_channels(server)
 
     def application(self, executor: JobExecutor, *, stop_timeout: float) -> Any:
-        from anyjob_celery.application import make_application  # with Celery, which a producer needs not
+        from anyjob_celery.application import make_application  # imports Celery: a producer doesn't need it
 
         return make_application(self, executor, stop_timeout=stop_timeout)
 
     def native_queue(self, logical: str) -> Mapping[str, Any]:
-        from kombu import Exchange, binding  # which a producer does without
+        from kombu import Exchange, binding  # a producer doesn't need it
 
         name, due = self.names.queue(logical), Exchange(self.names.due, "topic")
         return {
@@ -77,7 +77,7 @@ class AmqpCeleryBackend(AmqpQueuesBackend, OwnCeleryBackend):
             "routing_key": name,
             "alias": logical,
             "queue_arguments": dict(JOB_QUEUE),
-            "bindings": [binding(due, self.names.due_key(logical))],  # as `AmqpNames.route` has it
+            "bindings": [binding(due, self.names.due_key(logical))],  # as in `AmqpNames.route`
         }
 
     def transport_settings(self, stop: threading.Event) -> Mapping[str, Any]:  # noqa: ARG002

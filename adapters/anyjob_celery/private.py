@@ -1,4 +1,4 @@
-"""What we use of Celery and billiard that they don't promise, each part where there is no public way.
+"""Private parts of Celery and billiard, each where there is no public way.
 
 tests/test_private_parts.py says when an upgrade changes any of it.
 """
@@ -17,7 +17,7 @@ from celery.worker.request import Request
 __all__ = ["ChildParts", "RequestParts", "TaskParts", "Tracer", "is_told_to_end", "setting_names"]
 
 Tracer = Callable[[str, Any, Any, Mapping[str, Any]], Any]
-"""What Celery makes to run a task: it is given id, args, kwargs and request."""
+"""The function that Celery makes to run a task: it takes id, args, kwargs and request."""
 
 
 def setting_names() -> Collection[str]:
@@ -26,7 +26,7 @@ def setting_names() -> Collection[str]:
 
 
 def is_told_to_end() -> bool:
-    """Whether this child of a prefork pool got a signal to end, which billiard has a handler of its own for."""
+    """Whether this child of a prefork pool got a signal to end, for which billiard has its own handler."""
     return bool(terminate_handler_fired())
 
 
@@ -37,18 +37,18 @@ class ChildParts:
         self._processes: Any = getattr(pool, "_pool", None)
 
     def __bool__(self) -> bool:
-        """Whether it has children that an event loop hears: threads have none."""
+        """Whether it has children whose answers an event loop reads: a pool of threads has none."""
         return hasattr(self._processes, "handle_result_event")
 
     @property
     def pipes(self) -> Iterable[int]:
-        """The descriptors that the children's answers come by."""
+        """The descriptors of the children's answers."""
         pipes: Iterable[int] = self._processes._fileno_to_outq  # noqa: SLF001
         return pipes
 
     @property
     def to_begin(self) -> Sequence[Any]:
-        """The jobs that were written to a child which lives, and has not said that it begins."""
+        """The jobs that were written to a live child which has not said that it begins."""
         return [job for job in self._processes._cache.values() if self._is_to_begin(job)]  # noqa: SLF001
 
     @staticmethod
@@ -58,7 +58,7 @@ class ChildParts:
 
 
 class RequestParts(Request):
-    """What becomes of a request that remote control revokes, or terminated: Celery only acknowledges it."""
+    """Handles a request that remote control revokes, or terminated: Celery only acknowledges it."""
 
     def announce_revoked(self, reason: str, *rest: Any) -> None:
         """Note that it is revoked."""
@@ -70,12 +70,12 @@ class RequestParts(Request):
 
 
 class TaskParts(Task):
-    """What surrounds a task. Celery keeps what runs it as its `__trace__`, which it makes anew in each process."""
+    """A wrapper of a task. Celery keeps the task's runner as its `__trace__`, which it makes anew in each process."""
 
     _tracer: Tracer | None = None
 
     def trace(self, tracer: Tracer, task_id: str, args: Any, kwargs: Any, request: Mapping[str, Any]) -> Any:
-        """Run the task by what Celery made for that, and return as that does."""
+        """Run the task by the runner that Celery made, and return its result."""
         return tracer(task_id, args, kwargs, request)
 
     @property

@@ -1,4 +1,4 @@
-"""What we use of kombu's Redis transport that kombu doesn't promise.
+"""Private parts of kombu's Redis transport.
 
 tests/test_private_parts.py says when an upgrade changes any of it.
 """
@@ -15,19 +15,19 @@ __all__ = ["ChannelParts", "QoSParts", "restore_period"]
 
 
 def restore_period(interval: float, throttle: float) -> float:
-    """Return every how many seconds kombu looks for what dead workers held, as its two options for that have it.
+    """Return the seconds between kombu's looks for crashed workers' messages, by its two options for that.
 
-    Before 5.7 it doesn't know these options, nor does it mind them.
+    Before 5.7 it doesn't know these options, and ignores them.
     """
     is_heeded = hasattr(redis.Channel, "unacked_restore_interval")
     return interval * throttle if is_heeded else _BEFORE_THE_OPTIONS
 
 
 class QoSParts(redis.QoS):
-    """What kombu's channel notes of the messages that were delivered over it."""
+    """The notes of kombu's channel on the messages that were delivered over it."""
 
     def forget_delivered(self) -> None:
-        """Nothing of it is to be acknowledged over this channel."""
+        """Forget a message: it must not be acknowledged over this channel."""
         self._delivered.clear()
 
 
@@ -43,16 +43,16 @@ class ChannelParts(redis.Channel):
         return super()._brpop_read(**options)
 
     def bind(self, exchange: str, *args: Any) -> None:
-        """Note in Redis that an exchange leads to a queue."""
+        """Note in Redis that an exchange is bound to a queue."""
         super()._queue_bind(exchange, *args)
 
     def next_queues(self) -> Sequence[str]:
-        """Return the queues to take from, the one whose turn it is first."""
+        """Return the queues to take from, beginning with the one whose turn it is."""
         queues: Sequence[str] = self._queue_cycle.consume(len(self.active_queues))
         return queues
 
     def end_turn(self, queue: str) -> None:
-        """Let the other queues come first."""
+        """Let the other queues be first."""
         self._queue_cycle.rotate(queue)
 
     def send_to_wait(self, command: Sequence[Any]) -> None:
@@ -64,7 +64,7 @@ class ChannelParts(redis.Channel):
     def end_wait(self) -> None:
         """Note that the answer was read."""
         self._in_poll = None
-        flush = getattr(self, "_flush_brpop_reauth", None)  # from kombu 5.7 on: a new password waits for this moment
+        flush = getattr(self, "_flush_brpop_reauth", None)  # from kombu 5.7 on: sends a new password now
         if flush is not None:
             flush()
 

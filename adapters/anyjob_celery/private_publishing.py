@@ -18,13 +18,13 @@ __all__ = ["is_send_task_wrapped", "known_task", "through_send_task"]
 
 
 def is_send_task_wrapped() -> bool:
-    """Whether somebody wraps `Celery.send_task`, as Sentry does, to put headers into messages."""
-    base = sys.modules.get("celery.app.base")  # who wraps it has imported it
+    """Whether `Celery.send_task` is wrapped, as by Sentry, to put headers into messages."""
+    base = sys.modules.get("celery.app.base")  # its wrapper has imported it
     return base is not None and hasattr(base.Celery.send_task, "__wrapped__")
 
 
 def through_send_task(name: str, headers: Mapping[str, Any], publish: Callable[[Mapping[str, Any]], None]) -> None:
-    """Call `publish` as `Celery.send_task` would publish: inside of what wraps that, with the headers that it made."""
+    """Call `publish` as `Celery.send_task` would publish: inside of its wrappers, with the headers that they made."""
     from celery import Celery
 
     def send_task_message(_producer: Any, _name: str, _message: Any, *, headers: Any, **_: Any) -> None:
@@ -51,7 +51,7 @@ def through_send_task(name: str, headers: Mapping[str, Any], publish: Callable[[
 @contextmanager
 def known_task(name: str) -> Iterator[None]:
     """Let this thread's current application have a task of that name, in the body: OpenTelemetry ends its span of a
-    publish for those alone that it finds there. No application is changed.
+    publish only for tasks that it finds there. No application is changed.
     """
     from celery import _state
 

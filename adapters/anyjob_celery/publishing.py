@@ -20,10 +20,10 @@ logger = JobLogger("anyjob.backend")
 
 
 class Publication:
-    """A job on its way to the broker: for those who listen, the publication of a task that has the job's name.
+    """A job on its way to the broker: to listeners, the publication of a task that has the job's name.
 
-    What they add to its `headers` travels; what else they change is theirs alone. With the headers that they `added`
-    before, elsewhere, they are told nothing.
+    Headers that they add to its `headers` travel; their other changes have no effect. They are not called if there are
+    headers that they `added` before, in another process.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Publication:
             self._hear(self._context, _signals().after_task_publish.send, **self._told(self.headers))
 
     def _before(self, headers: Mapping[str, Any]) -> None:
-        from kombu import Queue  # who listens has imported it
+        from kombu import Queue  # a listener has imported it
 
         told, declare = self._told(headers), [Queue(self._envelope.queue)]
         _signals().before_task_publish.send(**told, declare=declare, retry_policy={}, properties={})
@@ -71,9 +71,9 @@ class Publication:
 
 
 def heard_apart(name: str, publish: Callable[[], object]) -> None:
-    """Let Celery publish a job of that name, and tell of it, apart from what surrounds the enqueue.
+    """Let Celery publish a job of that name, and call its listeners, in a context of its own.
 
-    What a tracer begins before a publish and ends after it neither stays there nor surrounds the next job.
+    A span that a tracer begins before a publish and ends after it neither stays open nor contains the next job.
     """
     if not _is_heard():
         publish()
@@ -83,7 +83,7 @@ def heard_apart(name: str, publish: Callable[[], object]) -> None:
 
 
 def send_with(app: Any, added: Mapping[str, Any], name: str, **options: Any) -> None:
-    """Call `send_task`, whose message has these headers, whatever those who listen add."""
+    """Call `send_task`, whose message has these headers and those that listeners add."""
 
     class Producer:
         def __init__(self, producer: Any) -> None:
@@ -100,7 +100,7 @@ def send_with(app: Any, added: Mapping[str, Any], name: str, **options: Any) -> 
 
 
 def _is_heard() -> bool:
-    """Whether anybody listens. Who never imported Celery has nobody who does."""
+    """Whether there are listeners: none in a process that never imported Celery."""
     signals = _signals()
     if signals is None:
         return False

@@ -1,8 +1,8 @@
-"""A message in the hands of a worker's main process, which settles what its job led to and acknowledges it.
+"""A message that a worker's main process holds: it settles the job's outcome and acknowledges the message.
 
-The pool's child, or thread, that ran the job only says what the job led to (tracing.py). The main process has the
-connection that the message came over, and so knows whether the message is still the worker's: what a worker lost
-meanwhile is somebody else's, who settles it.
+The pool's child, or thread, that ran the job only returns the outcome (tracing.py). The main process has the
+connection that delivered the message, and so knows whether the worker still holds it: a message that a worker lost
+meanwhile is another worker's, which settles it.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ logger = JobLogger("anyjob.worker")
 ENVELOPE: Final = "anyjob_envelope"
 """The key of a request under which its task finds the raw envelope."""
 
-# The process is gone, or is going: the message goes back, and counts as lost. Of one that was terminated before it
+# The process has ended, or ends: the message goes back, and counts as lost. Of one that was terminated before it
 # began, Celery then says so by `_announce_revoked`.
 _LOST: Final = (WorkerLostError, Terminated, SystemExit, KeyboardInterrupt)
 
 
 class JobRequest(RequestParts):
-    """One message of ours. All its methods are called in the event loop's thread, or see to it."""
+    """One message of ours. All its methods are called in the event loop's thread, or switch to it."""
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         self.message.begun = True
         self._tell(super().on_accepted, pid, time_accepted)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
-        """Settle what isn't a success. Celery's name: a pool calls it for whatever a task raised."""
+        """Settle a failure. Celery's name: a pool calls it for any exception of a task."""
         if self._is_elsewhere():
             self.message.consumer.call_soon(self.on_failure, exc_info, send_failed_event, return_ok)
             return
-        if self.acknowledged:  # terminated, and its process told of that
+        if self.acknowledged:  # terminated, and its process reported that
             task_ready(self)
             return
         outcome, error = outcome_in(exc_info), error_in(exc_info)
@@ -59,12 +59,12 @@ class JobRequest(RequestParts):
             task_ready(self)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Say so. After its hard limit the pool has called `on_failure` before."""
+        """Log it. After a hard limit the pool has called `on_failure` before."""
         if soft:
             self._tell(super().on_timeout, soft, timeout)
 
     def announce_revoked(self, reason: str, *rest: Any) -> None:
-        """Park what remote control revokes, or terminated: Celery only acknowledges it, and nothing is left."""
+        """Park a job that remote control revokes, or terminated: Celery would only acknowledge it, and so lose it."""
         if self._settle(self._fail(GiveUp(f"{reason} by Celery's remote control"))):
             self._tell(super().announce_revoked, reason, *rest)
         else:
@@ -80,7 +80,7 @@ class JobRequest(RequestParts):
         self.task.executor.tell("released", self._raw)
 
     def _settle(self, outcome: Outcome, added: Mapping[str, Any] | None = None) -> bool:
-        """Do what `outcome` asks for, and acknowledge; return whether that was done."""
+        """Settle `outcome`, and acknowledge; return whether that was done."""
         try:
             held = self.task.jobs.holds(self.message)
             if held:
@@ -92,12 +92,12 @@ class JobRequest(RequestParts):
             return False
         if not held:
             log_fenced(self.id)
-            self.acknowledged = True  # there is nothing to acknowledge
+            self.acknowledged = True  # no message is left to acknowledge
         self.acknowledge()
         return bool(held)
 
     def _charge(self, error: BaseException) -> Outcome:
-        """Return what a try leads to that the pool ended, or that was lost on its way here."""
+        """Return the outcome of a try that the pool ended, or whose result was lost on its way here."""
         if isinstance(error, TimeLimitExceeded):
             (seconds,) = error.args
             limit = self.task.executor.time_limit_of(self._raw)
@@ -111,7 +111,7 @@ class JobRequest(RequestParts):
         return outcome
 
     def _tell(self, tell: Callable[..., object], *args: Any, **options: Any) -> None:
-        """Call what only informs Celery, and those who listen: whatever they raise must not keep the message."""
+        """Inform Celery, and its listeners: an exception of theirs must not keep the message."""
         try:
             tell(*args, **options)
         except Exception as error:  # noqa: BLE001  # whatever listens there raises

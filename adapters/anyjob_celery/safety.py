@@ -1,4 +1,4 @@
-"""Celery's settings as anyjob needs them, and what is at risk in an application that has others."""
+"""Celery's settings as anyjob needs them, and the risks of an application that has others."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ REMOTE_CONTROL: Final = (
 
 
 def refusal_of(worker: Any) -> str | None:
-    """Return why a worker of ours must not run as its command line says; None if it may."""
+    """Return why our worker must not run with its command line; None if it may."""
     if worker.time_limit or worker.soft_time_limit:
         return f"--time-limit and --soft-time-limit: {_LIMIT}"
     if worker.pool_cls.__module__ not in _POOLS:
@@ -87,7 +87,7 @@ def refusal_of(worker: Any) -> str | None:
 
 
 def restore_period_of(conf: Settings) -> float:
-    """Return every how many seconds kombu's Redis transport looks for what dead workers held."""
+    """Return the seconds between the looks of kombu's Redis transport for crashed workers' messages."""
     from anyjob_celery.private_kombu import restore_period  # imports redis, which an application on RabbitMQ may lack
 
     interval, throttle = (transport_option(conf, f"unacked_restore_{each}", 10) for each in ("interval", "throttle"))
@@ -95,9 +95,10 @@ def restore_period_of(conf: Settings) -> float:
 
 
 def risks_of(conf: Settings, transport: str, queues: Mapping[str, Any]) -> Sequence[str]:
-    """Return what our jobs risk in an application with these settings and kombu queues, each with the setting's name.
+    """Return the risks of our jobs in an application with these settings and kombu queues, each with the setting's
+    name.
 
-    What our task says for itself (late acknowledgement, no retries of Celery's own) is safe in any.
+    Our task's own options (late acknowledgement, no retries of Celery's own) are safe in any.
     """
     found = [each for each in (*_ANYWHERE, *_BY_TRANSPORT[transport]) if not each.is_safe(conf)]
     return [*(f"{each.setting}: {each.risk}" for each in found), *overtaking(conf, transport, queues)]

@@ -11,7 +11,7 @@ __all__ = ["limits_channels", "risks_of_existing"]
 
 
 def risks_of_existing(links: Links, queues: Mapping[str, Any]) -> Iterator[str]:
-    """Tell what jobs risk in an application's queues, which are kombu's. Raises `EnqueueError`."""
+    """Return the risks of jobs in an application's kombu queues. Raises `EnqueueError`."""
     server = RabbitServer.behind(links)
     arguments = {name: queue.queue_arguments or {} for name, queue in queues.items()}
     quorum = {name: each for name, each in arguments.items() if each.get("x-queue-type") == "quorum"}
@@ -22,4 +22,4 @@ def risks_of_existing(links: Links, queues: Mapping[str, Any]) -> Iterator[str]:
 
 def limits_channels(server: RabbitServer) -> bool:
     """Whether the limit of a worker of Celery's is that of all its queues together."""
-    return server.release < (4, 0)  # from there on kombu asks for it no more
+    return server.release < (4, 0)  # from then on kombu no longer asks for it

@@ -1,4 +1,4 @@
-"""A worker's stop: jobs are told, and those that don't end in time go back."""
+"""A worker's stop: jobs are told, and those that don't end in time are given back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StopFlag(threading.Event):
         super().__init__()
         self._byte = mmap.mmap(-1, 1)
         self.handed_back = False
-        """Whether something that ran went back."""
+        """Whether a running job was given back."""
 
     @property
     def exit_code(self) -> int:
@@ -61,7 +61,7 @@ class TellJobs(bootsteps.StartStopStep):
 
     @dataclass(frozen=True)
     class Options:
-        """What the application tells this step, as `app.anyjob`."""
+        """The application's data for this step, as `app.anyjob`."""
 
         backend: CeleryBackend
         executor: JobExecutor
@@ -81,12 +81,12 @@ class TellJobs(bootsteps.StartStopStep):
         stop = worker.app.anyjob.stop
 
         def on_shutdown(**_: Any) -> None:
-            # We are in a signal handler, which interrupts whoever holds the locks of logging: only what is made for it.
+            # A signal handler may interrupt code that holds logging's locks: call only what is made for handlers.
             stop.set()
             self._is_told = True
             self.on_signal()
 
-        def on_end(**_: Any) -> None:  # after a warm stop; Celery's own code tells which signal it was
+        def on_end(**_: Any) -> None:  # after a warm stop; Celery's own exit code tells the signal
             if self._is_told:
                 worker.exitcode = stop.exit_code
 
@@ -103,19 +103,19 @@ class TellJobs(bootsteps.StartStopStep):
         worker.exitcode = stop.exit_code
 
     def on_signal(self) -> None:
-        """Do more when the worker is told to stop."""
+        """Do a transport's own step when the worker is told to stop."""
 
 
 class StopBound(TellJobs):
     """Bounds Celery's warm shutdown, which waits for running jobs however long they take.
 
-    When the time is up the pool's children are killed, what is held goes back uncharged, and the process ends: nothing
-    else ends a thread, or a job in the main process, that doesn't want to.
+    When the time is up the pool's children are killed, held messages go back uncharged, and the process ends: nothing
+    else ends a thread, or a job in the main process, that doesn't end by itself.
     """
 
     @dataclass(frozen=True)
     class Options(TellJobs.Options):
-        """And how long running jobs may take, in seconds."""
+        """Take the step's data, and how long running jobs may take, in seconds."""
 
         timeout: float
 
@@ -136,7 +136,7 @@ class StopBound(TellJobs):
         os.write(self._wake, b"!")
 
     def register_with_event_loop(self, _worker: Any, hub: Any) -> None:
-        """Let a signal end the loop's wait, which otherwise goes on until something else happens: 2 s."""
+        """Let a signal end the loop's wait, which otherwise lasts until another event: 2 s."""
         hub.add_reader(self._awake, os.read, self._awake, 1)
 
 
@@ -160,17 +160,17 @@ def _bound(told: SimpleQueue[None], options: StopBound.Options) -> None:
 
 
 def _held() -> Sequence[JobRequest]:
-    """Return the jobs that were given to the pool and are not settled; those that wait here for their time are none.
+    """Return the jobs that were given to the pool and are not settled; without those that wait here until they are due.
 
-    A child may have begun one of those that are only reserved: its word of that is not read yet, which a stop doesn't
-    wait for. Celery before 5.7 empties the set of the reserved at a stop, though they run.
+    A child may have begun a job that is only reserved: its report is not read yet, and a stop doesn't wait for it.
+    Celery before 5.7 empties the set of reserved jobs at a stop, though they run.
     """
     found = {*_all_of(active_requests), *(each for each in _all_of(reserved_requests) if not each.eta)}
     return [each for each in found if isinstance(each, JobRequest)]
 
 
 def _all_of(requests: Iterable[Request]) -> Sequence[Request]:
-    """Return what is in a set that the main thread may change meanwhile."""
+    """Return the members of a set that the main thread may change meanwhile."""
     while True:
         with suppress(RuntimeError):  # changed during the iteration
             return tuple(requests)

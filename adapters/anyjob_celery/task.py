@@ -1,4 +1,4 @@
-"""The tasks that run jobs, one for each and one for all others, and how a message gets to them undecoded."""
+"""The tasks that run jobs, one for each and one for all others; messages reach them undecoded."""
 
 from __future__ import annotations
 
@@ -40,15 +40,14 @@ logger = JobLogger("anyjob.worker")
 
 
 class JobAbandonedError(AnyjobError):
-    """A job was given up and parked, for an error that Celery would take for an order. Shows Celery a failure."""
+    """A job was given up and parked, after an error that Celery would take for an order. Shows Celery a failure."""
 
 
 class JobTask(TracedTask):
     """Runs the job of a message. Its worker's main process settles the outcome, and acknowledges then (`JobRequest`).
 
-    What it raises is how Celery learns the outcome, for its events, results and signals: the job's own error, once the
-    job is given up. All that it needs for safety it says itself, so that it is as safe in an application that is set up
-    otherwise.
+    Celery learns the outcome from its exception, for events, results and signals: the job's own error, once the job was
+    given up. It sets all options itself that safety needs, so that it is as safe in an application with other settings.
     """
 
     Request = "anyjob_celery.request:JobRequest"
@@ -59,7 +58,7 @@ class JobTask(TracedTask):
     typing = False
 
     def __new__(cls, *_: Any, name: str = TASK, **__: Any) -> JobTask:
-        """Make it of a class of its own, as Celery's decorator does: Sentry surrounds a task's class."""
+        """Make it of a class of its own, as Celery's decorator does: Sentry wraps a task's class."""
         made: JobTask = super().__new__(type(cls.__name__, (cls,), {"name": name, "__module__": cls.__module__}))
         return made
 
@@ -68,7 +67,7 @@ class JobTask(TracedTask):
         self.jobs = backend
         self.executor = executor
         self.stop = stop
-        # Said of the object: what an application's annotations say is said of its class.
+        # Set on the object: an application's annotations are set on its class.
         self.acks_late = self.acks_on_failure_or_timeout = self.acks_on_failure = self.acks_on_timeout = True
         self.reject_on_worker_lost = True
         self.retry_on_worker_lost = False
@@ -83,7 +82,7 @@ class JobTask(TracedTask):
             request.get(ENVELOPE), redelivered=bool(request.delivery_info.get("redelivered")), stop=self.stop
         )
         led_to: LedTo = request.get(LED_TO)
-        led_to.outcome = outcome  # first of all: what anybody raises from here on changes nothing of it
+        led_to.outcome = outcome  # first of all: an exception from here on doesn't change it
         if isinstance(outcome, Completed):
             self._forget_failure()
             return
@@ -92,12 +91,12 @@ class JobTask(TracedTask):
         _tell_celery(outcome)
 
     def _announce(self, envelope: JobEnvelope) -> Mapping[str, Any] | None:
-        """Let tracers know, in here, of what will go back; return the headers that they add."""
+        """Announce to tracers, in this process, a job that will be sent again; return the headers that they add."""
         publication = self.jobs.publication(envelope)
         publication.done()
         added: Mapping[str, Any] | None = None
         try:
-            added = msgspec.json.decode(msgspec.json.encode(publication.added))  # plain: it goes through a pipe
+            added = msgspec.json.decode(msgspec.json.encode(publication.added))  # plain values: they go through a pipe
         except Exception as error:  # noqa: BLE001  # theirs
             log_event(logger, logging.WARNING, "sent without what tracers add", envelope, reason=repr(error))
         return added
@@ -111,23 +110,23 @@ class JobTask(TracedTask):
         return self.stop.is_set()
 
     def _forget_failure(self) -> None:
-        """Let no earlier end of this job stand in a result backend, where its success leaves nothing."""
+        """Remove an earlier state of this job from a result backend, where its success writes none."""
         envelope = read_envelope(self.request.get(ENVELOPE))
         if not (envelope.try_count or envelope.lost_count or envelope.first_due_at != envelope.created_at):
-            return  # it never ran before, nor was it put off or retried
+            return  # it never ran before, and was neither put off nor retried
         try:
             self.backend.forget(envelope.id)
-        except NotImplementedError:  # there is none, or none that can
+        except NotImplementedError:  # there is no result backend, or it can't
             return
         except Exception as error:  # noqa: BLE001  # the backend's
             log_event(logger, logging.WARNING, "its earlier state stays", envelope, reason=repr(error))
 
     def refuse(self, message: Any, why: object, connection_errors: tuple[type[Exception], ...]) -> None:
-        """Park a message that is none of ours; if it can't be parked, it goes back."""
+        """Park a message that is not ours; if it can't be parked, it goes back."""
         self.settle_unbegun(message, self.executor.refuse(_whole(message), str(why)), connection_errors)
 
     def settle_unbegun(self, message: Any, outcome: Outcome, connection_errors: tuple[type[Exception], ...]) -> None:
-        """Settle a message that came to no job; if it can't be settled, it goes back."""
+        """Settle a message that reached no job; if it can't be settled, it goes back."""
         try:
             self.jobs.settle(outcome)
         except EnqueueError as error:
@@ -138,10 +137,10 @@ class JobTask(TracedTask):
 
 
 def job_strategy(task: JobTask, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-    """Return the handler of messages for `task`: Celery's own, but what it is given has been opened by us.
+    """Return the handler of messages for `task`: Celery's own, over messages that we have opened.
 
-    Celery would decode the body, here and in the pool's child, and start what is embedded in it; the arguments of a job
-    are to come out as they went in, to the byte.
+    Celery would decode the body, here and in the pool's child, and start tasks that are embedded in it; a job's
+    arguments must arrive as they were sent, to the byte.
     """
     tasks: Mapping[str, Any] = app.tasks
     handlers: dict[str, Callable[..., Any]] = {}
@@ -171,9 +170,9 @@ _EMPTY: Final[Any] = ((), {}, {})
 
 
 class OpenedMessage:
-    """A message as Celery is to see it: nothing in its body, and the envelope among the headers."""
+    """A message as Celery sees it: with an empty body, and the envelope among the headers."""
 
-    content_type = content_encoding = None  # so that nobody decodes
+    content_type = content_encoding = None  # so that it is not decoded
     body = payload = _EMPTY
     begun = False
 
@@ -183,14 +182,14 @@ class OpenedMessage:
         self.consumer = consumer
         self.headers = {**frame.headers, ENVELOPE: frame.raw, **_facts_of(frame.raw, task, tasks)}
         if not task.jobs.native_delay:
-            self.headers["eta"] = None  # else anybody could fill a worker's memory until then
+            self.headers["eta"] = None  # else any sender could fill a worker's memory until then
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._message, name)
 
 
 def _facts_of(raw: bytes, task: JobTask, tasks: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the headers by which Celery knows the job: its task or, if it has none, its name, its tries, its limit."""
+    """Return the headers by which Celery knows the job: its task (or name, if it has none), its tries, its limit."""
     try:
         envelope = read_envelope(raw)
     except EnvelopeError:
@@ -200,9 +199,9 @@ def _facts_of(raw: bytes, task: JobTask, tasks: Mapping[str, Any]) -> Mapping[st
     configuration = task.executor.registry.find(name)
     if configuration is None:
         return facts
-    if isinstance(tasks.get(configuration.name), JobTask):  # else it came after the pool, or is not ours
+    if isinstance(tasks.get(configuration.name), JobTask):  # else it was registered after the pool, or is not ours
         facts |= {"task": configuration.name, "shadow": None}
-    if configuration.time_limit is not None:  # in the job's own process; what is there then is in a call that blocks
+    if configuration.time_limit is not None:  # a job that runs on beyond it is in a blocking call
         facts["timelimit"] = [configuration.time_limit + TIME_LIMIT_GRACE, None]
     return facts
 
@@ -210,8 +209,8 @@ def _facts_of(raw: bytes, task: JobTask, tasks: Mapping[str, Any]) -> Mapping[st
 class AddJobTasks(bootsteps.StartStopStep):
     """Gives a worker a task for each registered job, by the job's name.
 
-    When the application has all tasks of its own, whose names stay theirs: such a job is run by `anyjob.run`. And
-    before the pool has children, which know what their parent knows.
+    It does so when the application has all its own tasks, which keep their names: `anyjob.run` runs a job of such a
+    name. And before the pool has children, which know the tasks that their parent knows.
     """
 
     def __init__(self, worker: Any, **options: Any) -> None:
@@ -228,7 +227,7 @@ class AddJobTasks(bootsteps.StartStopStep):
 
 
 def _tell_celery(outcome: Outcome) -> None:
-    """Raise what Celery shows for a failure, a retry."""
+    """Raise the exception that Celery shows for a failure or a retry."""
     if isinstance(outcome, Abandoned):
         raise _raised(outcome)
     if isinstance(outcome, Deferred):
@@ -246,7 +245,7 @@ def _raised(outcome: Abandoned) -> Exception:
 
 
 def _whole(message: Any) -> bytes:
-    """Return all that a message holds: as it came, if the transport has it, else as JSON, bytes in base64."""
+    """Return a whole message: as it was delivered, if the transport has that, else as JSON, bytes in base64."""
     item: bytes | None = getattr(message, "item", None)
     if item is not None:
         return item

@@ -26,7 +26,7 @@ LED_TO: Final = "anyjob_led_to"
 
 
 class LedTo(Struct):
-    """The outcome of a job, and the headers that tracers added to the message that goes back, if they heard of it."""
+    """The outcome of a job, and the headers that tracers added to the next message, if it was announced."""
 
     outcome: Outcome | None = None
     added: Mapping[str, Any] | None = None
@@ -36,7 +36,7 @@ class TracedTask(TaskParts):
     """A task whose result, for Celery's main process, is an outcome: see `outcome_in`."""
 
     def outcome_without(self, request: Mapping[str, Any], error: BaseException) -> Outcome:
-        """Return what `request` leads to, since something raised `error` before its job was called."""
+        """Return the outcome of `request`, because `error` was raised before its job was called."""
         raise NotImplementedError
 
     def is_stopping(self) -> bool:
@@ -60,7 +60,7 @@ class TracedTask(TaskParts):
             return trace_ok_t(None, None, traced.runtime, traced.retstr)
         if told is None:
             told = _told(error)
-        told.outcome = replace(outcome, error=None)  # which need not go through a pipe
+        told.outcome = replace(outcome, error=None)  # that may not go through a pipe
         told.added = led_to.added
         told.exception = _shown(error_in(told), None if isinstance(outcome, Deferred) else outcome.error)
         told.type = type(told.exception)
@@ -68,25 +68,25 @@ class TracedTask(TaskParts):
 
 
 def outcome_in(told: Any) -> Outcome | None:
-    """Return the outcome in what a pool told of a job that failed; None if the pool itself told it."""
+    """Return the outcome in a pool's report of a failed job; None if the pool itself failed it."""
     return getattr(told, "outcome", None)
 
 
 def added_in(told: Any) -> Mapping[str, Any] | None:
-    """Return the headers that were added where the job ran to what goes back; None if it was not announced there."""
+    """Return the headers that were added where the job ran; None if it was not announced there."""
     return getattr(told, "added", None)
 
 
 def error_in(told: Any) -> BaseException:
-    """Return the error in what a pool told of a job that failed."""
+    """Return the error in a pool's report of a failed job."""
     error: BaseException = told.exception
-    return error.exc if isinstance(error, ExceptionWithTraceback) else error  # not so once it was pickled
+    return error.exc if isinstance(error, ExceptionWithTraceback) else error  # not after it was pickled
 
 
 class _ShownError(Exception):
-    """Stands for an error of a job's on its way to the main process, which only shows what it was.
+    """Stands for a job's error on its way to the main process, which only shows it.
 
-    The error itself need not go through a pipe, and may mean something to Celery.
+    The error itself may not go through a pipe, and may mean something to Celery.
     """
 
     def __repr__(self) -> str:
@@ -94,14 +94,14 @@ class _ShownError(Exception):
 
 
 def _shown(raised: BaseException, error: BaseException | None) -> Any:
-    """Return what stands for what a task raised; `error` is the job's, which Celery may have wrapped."""
+    """Return a stand-in for a task's exception; `error` is the job's, which Celery may have wrapped."""
     if isinstance(raised, Retry):
         return Retry(str(raised), exc=None if error is None else _ShownError(safe_repr(error)), when=raised.when)
     return _ShownError(safe_repr(raised if error is None else error))
 
 
 def _told(error: BaseException) -> Any:
-    """Return `error` as Celery tells of errors; one that means the end of a process would end the one that is told."""
+    """Return `error` as Celery reports errors; one that ends a process would end the process that gets the report."""
     try:
         raise error if isinstance(error, Exception) else RuntimeError(repr(error))  # noqa: TRY301
     except Exception:  # noqa: BLE001

@@ -240,7 +240,7 @@ local function give_back(holder, lost, limit, given)
 end
 """
 
-# limit, holder, whether what it ran is lost ('1') or released. Returns whether there is more, and the ids that went
+# limit, holder, whether its running job is lost ('1') or released. Returns if there is more, and the ids that went
 # back.
 GIVE_BACK: Final = (
     _PRELUDE
