@@ -5,14 +5,14 @@ feed, the worker's name and the message (empty while the layout keeps it). The s
 
 - `w`: it waits, due or not, in its level.
 - `r`: a worker runs it.                 `h`: an operator holds it, and it goes back to its very place.
-- `p`: it is parked.                     `q`: an operator holds what is parked.
+- `p`: it is parked.                     `q`: an operator holds the parked job.
 
 `<ns>:leases` is a sorted set of `<r or h> <token> <id>`, by when the lease ends, in microseconds of the server's clock;
-so a claim that settles, renews or is released is known by being in there. `<ns>:order` has all ids in the order of
+so a claim that is settled, renewed or released is valid if it is in there. `<ns>:order` has all ids in the order of
 their insertion, `<ns>:parked` those that are parked, `<ns>:failures` why. Tokens and sequence numbers are counted by
-`<ns>:number`. `call` tells which call claimed it, so that what a lost answer told of is found again.
+`<ns>:number`. `call` names the call that claimed it, so that claims in a lost answer are found again.
 
-Every script is given first: the time by the worker's clock, then what stands for the server's time, '' being its own.
+Every script is given first: the time by the worker's clock, then a time to use as the server's, '' for its own.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ end
 
 
 def prelude(root: str, layout_lua: str) -> str:
-    """Return what precedes each script: `root` is what all keys begin with."""
+    """Return the beginning of each script: `root` is the prefix of all keys."""
     return f"local ns = '{root}'\n{_KEYS}{layout_lua}{_FUNCTIONS}"
 
 
@@ -294,7 +294,7 @@ wake()
 return 0
 """
 
-# calls whose answers were lost. Releases, uncharged, what they claimed. Returns how many.
+# calls whose answers were lost. Releases their claims, uncharged. Returns how many.
 UNANSWERED: Final = """
 if not store_fits() then return wrong end
 local calls, found = {}, 0
@@ -312,7 +312,7 @@ end
 return found
 """
 
-# who holds. Gives back all that it holds.
+# holder. Gives back all that it holds.
 RELEASE_HELD: Final = """
 if not store_fits() then return wrong end
 for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do

@@ -172,7 +172,7 @@ class Messages:
         return bool(self._run(scripts.ACKNOWLEDGE, holder, entry, counter, seconds))
 
     def acknowledge_all(self, holder: str, entries: Sequence[bytes]) -> Sequence[bool]:
-        """Remove messages that nobody ran, as `acknowledge` does."""
+        """Remove messages that were not run, as `acknowledge` does."""
         calls = ((*self._common, holder, entry, "", 0.0) for entry in entries)
         return run_each(self.client, self._script(scripts.ACKNOWLEDGE), calls)
 

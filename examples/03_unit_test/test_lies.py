@@ -1,4 +1,4 @@
-"""What mocks and eager modes hide, and the sandbox shows. Each of these passes elsewhere and fails in production.
+"""Faults that mocks and eager modes hide, and the sandbox shows. Each passes elsewhere and fails in production.
 
 pip install pytest
 pytest examples/03_unit_test
@@ -57,7 +57,7 @@ def test_a_wrong_signature(anyjob_sandbox: JobSandbox) -> None:
 def test_an_argument_that_is_changed_afterwards(anyjob_sandbox: JobSandbox) -> None:
     order = Order(7, ["apples"])
     Ship.enqueue(order)
-    order.lines.append("pears")  # too late: what was enqueued was enqueued
+    order.lines.append("pears")  # too late: the job has the value at the enqueue
     anyjob_sandbox.run()
     assert seen == [(7, ["apples"])]
 
@@ -109,12 +109,12 @@ def order_and_fail() -> None:
 def test_a_job_enqueued_inside_of_a_transaction_that_is_rolled_back(anyjob_sandbox: JobSandbox) -> None:
     with pytest.raises(RuntimeError, match="no stock"):
         order_and_fail()
-    # Eager modes run the job inside of the transaction, where the row is. Here it runs when a worker would.
+    # Eager modes run the job inside of the transaction, where the row is. Here it runs when a worker would run it.
     with pytest.raises(KeyError):
         anyjob_sandbox.run()
 
 
-# A job that counts on the state of whoever enqueued it
+# A job that relies on the state of its enqueuer
 
 current_user: ContextVar[str] = ContextVar("current_user")
 request = threading.local()

@@ -32,7 +32,7 @@ class SendWelcome(BackgroundJob[Welcome]):
         if bounces.get(args.to, 0):
             bounces[args.to] -= 1
             raise ConnectionError("mailbox unavailable")
-        if args.to not in outbox:  # the job may come twice: at least once is what every broker promises
+        if args.to not in outbox:  # the job may run twice: every broker promises at least once
             outbox.append(args.to)
         remind.using(delay=timedelta(days=7)).enqueue(args.to)
 
@@ -43,7 +43,7 @@ def remind(address: str) -> None:
 
 
 def signup(address: str) -> str:
-    """Enqueue the welcome for five minutes later; a signup must not fail because the broker is away."""
+    """Enqueue the welcome for five minutes later; a signup must not fail because the broker is unreachable."""
     try:
         SendWelcome.enqueue(Welcome(address), delay=300, priority=JobPriority.HIGH)
     except EnqueueError:
@@ -104,7 +104,7 @@ def test_a_signup_survives_a_broker_that_is_away(anyjob_sandbox: JobSandbox) -> 
 
 def test_a_welcome_goes_out_once_even_if_its_worker_is_killed(anyjob_sandbox: JobSandbox) -> None:
     signup("a@example.org")
-    with anyjob_sandbox.worker_killed(at=1, job=SendWelcome):  # after the mail, before the broker hears of it
+    with anyjob_sandbox.worker_killed(at=1, job=SendWelcome):  # after the mail, before the acknowledgement
         anyjob_sandbox.run_all()
     anyjob_sandbox.assert_ran(SendWelcome, times=2)
     assert outbox.count("a@example.org") == 1

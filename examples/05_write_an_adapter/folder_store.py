@@ -1,13 +1,13 @@
 """A backend over a folder of files, for one machine: jobs survive, and several processes may share them.
 
-A job is a file. Its name says where it stands in line, so that listing a folder is all that claiming needs:
+A job is a file. Its name gives its place in line, so that a claim only has to list a folder:
 
-    free/<95 - priority>.<due>.<number>.<queue>.<id>      waits; the content is the envelope, as it came
-    held/<the same name>                                  run by a worker, or taken out; the content says by whom
-    parked/<number>.<id>                                  given up; the content has the reason too
+    free/<95 - priority>.<due>.<number>.<queue>.<id>      waits; the content is the envelope, to the byte
+    held/<the same name>                                  run by a worker, or held; the content names the holder
+    parked/<number>.<id>                                  given up; the content has the failure, too
 
-One lock file makes every operation atomic. Leases end by the machine's monotonic clock, which is one for all its
-processes and which nobody sets. It is an example: no index, no fsync.
+One lock file makes every operation atomic. Leases end by the machine's monotonic clock, which all its processes share
+and which nobody sets. It is an example: no index, no fsync.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from anyjob.extend import (
 
 
 class Record(Struct, frozen=True):
-    """The content of a file that is held or parked."""
+    """The content of a held or parked file."""
 
     raw: bytes
     home: str
@@ -71,22 +71,22 @@ class Record(Struct, frozen=True):
     running: bool = False
 
     def is_over(self, now: float) -> bool:
-        """Whether the lease ended. One that has more than its length left was given before the machine's last boot."""
+        """Whether the lease ended. If more than its length is left, it began before the machine's last boot."""
         return not 0 < self.until - now < self.lease + 1
 
 
 class FolderMarks(SendMarks):
-    """A file for each mark, with a line for each job that came under it."""
+    """A file for each mark, with a line for each job that was sent under it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def keys(self, mark: str) -> set[str]:
-        """Return the keys of the jobs that came under a mark."""
+        """Return the keys of the jobs that were sent under a mark."""
         return set(self._file(mark).read_text().splitlines()) if self.knows(mark) else set()
 
     def note(self, mark: str, envelopes: Sequence[JobEnvelope]) -> None:
-        """Remember that these came."""
+        """Remember that these were sent."""
         with self._file(mark).open("a") as file:
             file.writelines(f"{SendMarks.key(envelope)}\n" for envelope in envelopes)
 
@@ -97,7 +97,7 @@ class FolderMarks(SendMarks):
         return self._file(mark).exists()
 
     def forget(self, mark: str | None, ids: Collection[str] | None = None) -> None:
-        if ids is None:  # what is known of single jobs goes with their mark
+        if ids is None:  # notes of single jobs go with their mark
             for file in self._folder.iterdir() if mark is None else [self._file(mark)]:
                 file.unlink(missing_ok=True)
 
@@ -108,7 +108,7 @@ class FolderMarks(SendMarks):
 class FolderStore(JobStore):
     """Keeps jobs in a folder."""
 
-    poll = 0.1  # nobody tells when another process writes a file, and a look costs little
+    poll = 0.1  # another process's file wakes no worker here, and a look costs little
 
     def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
@@ -157,7 +157,7 @@ class FolderStore(JobStore):
                     log_parked(claim.id, outcome.failure)
             elif not isinstance(outcome, Completed):
                 others = {_id(name) for name in self._names("free", "held", "parked")} - {claim.id}
-                if outcome.envelope.id in others:  # what was parked as unreadable turned out to be a job that is here
+                if outcome.envelope.id in others:  # the parked, once unreadable job has the id of one that is here
                     raise DuplicateJobIdError(
                         f"Already enqueued: {outcome.envelope.id}", rejected=[outcome.envelope.id]
                     )
@@ -235,7 +235,7 @@ class FolderStore(JobStore):
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        with (self._folder / "lock").open("a") as file:  # opened anew each time: two threads exclude each other too
+        with (self._folder / "lock").open("a") as file:  # opened anew each time: so it excludes threads, too
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -298,7 +298,7 @@ class FolderStore(JobStore):
         return Record(file.read_bytes(), path) if path.startswith("free/") else _read(file)
 
     def _shown(self, chosen: JobFilter) -> Iterator[tuple[str, StoredJob]]:
-        """Yield the files that are chosen with what they show, in the order in which they were written."""
+        """Yield the chosen files with the jobs that they show, in the order in which they were written."""
         paths = [f"{folder}/{name}" for folder in ("free", "held", "parked") for name in self._names(folder)]
         taken = {*map(_id, paths)}
         for path in sorted(paths, key=_number):

@@ -32,7 +32,7 @@ class TestFolderBackend(BackendConformance):
 
 
 def put(store: JobStore, raw: bytes, queue: str) -> None:
-    """Put what no envelope could be where one would wait."""
+    """Put frames that are no envelopes where envelopes wait."""
     assert isinstance(store, FolderStore)
     with store._lock():
         number = store._next_number()

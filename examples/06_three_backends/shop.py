@@ -1,6 +1,6 @@
 """One application whose jobs go to RQ, Celery and Dramatiq at once; the code below knows none of them.
 
-Which job goes where is in anyjob.toml, beside this file:
+The routes of the jobs are in anyjob.toml, beside this file:
 
 pip install '.[all]'       # in the folder of a clone
 cd examples/06_three_backends
@@ -39,5 +39,5 @@ async def build_report(number: int) -> None:
 
 
 def native_worker() -> str:
-    """Only to show it: no job needs to know."""
+    """Only for this output: no job needs to know."""
     return next(name for name in ("celery", "dramatiq", "rq") if f"anyjob_{name}.app" in sys.modules)

@@ -1,4 +1,4 @@
-"""The jobs: they know of no broker, and have nothing to do with the move."""
+"""The jobs: they know no broker, and nothing of the move."""
 
 from dataclasses import dataclass
 

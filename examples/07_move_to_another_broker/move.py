@@ -1,4 +1,4 @@
-"""Jobs that wait are moved from Celery over Redis to Dramatiq over RabbitMQ, and none is lost on the way.
+"""Moves waiting jobs from Celery over Redis to Dramatiq over RabbitMQ, and loses none on the way.
 
 pip install '.[all]'       # in the folder of a clone
 cd examples/07_move_to_another_broker
