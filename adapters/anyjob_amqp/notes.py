@@ -38,7 +38,7 @@ def note_names(
         if len(notes) != 1 or not known.issuperset(names):
             known = known.union(names)
             write(Message(msgspec.json.encode(sorted(known)), content_type="application/json", delivery_mode=2))
-            for tag in notes:  # the new one holds what they do
+            for tag in notes:  # the new one holds their names
                 channel.basic_ack(tag)
     return known
 

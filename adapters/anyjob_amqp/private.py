@@ -25,7 +25,7 @@ def frame_reader(connection: Any, callback: Callable[..., Any]) -> Callable[[Fra
 
 
 def decode_properties(payload: bytes, offset: int) -> None:
-    """Decode a message's properties as py-amqp will, and raise what it raises."""
+    """Decode a message's properties as py-amqp does, and raise its errors."""
     decode_properties_basic(payload, offset)
 
 

@@ -20,7 +20,7 @@ __all__ = ["Parcel", "Publisher"]
 
 
 class Parcel(Struct, frozen=True, gc=False):
-    """A message to be published. Its `message_id` is the parcel's id, by which the broker names what comes back."""
+    """A message to be published. Its `message_id` is the parcel's id, by which the broker names a returned message."""
 
     id: str
     route: Route

@@ -1,4 +1,4 @@
-"""A job as a Celery message (protocol 2), and back. Only what is exactly ours is opened; the job stays undecoded."""
+"""A job as a Celery message (protocol 2), and back. It opens only messages that are exactly ours, and no job."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class AmqpCeleryBackend(AmqpQueuesBackend, OwnCeleryBackend):
         return {
             "broker_transport": f"anyjob_celery.amqp_transport:{transport}",
             "broker_transport_options": self.transport_options,
-            # A job in the main process leaves no time for heartbeats: RabbitMQ would take the worker for dead.
+            # A job in the main process leaves no time for heartbeats: RabbitMQ would end its connection.
             **({"broker_heartbeat": 0} if self.pool == "solo" else {}),
             "broker_channel_error_retry": True,  # else a job longer than consumer_timeout ends the worker
             "task_default_exchange": "",
@@ -101,7 +101,7 @@ class AmqpCeleryBackend(AmqpQueuesBackend, OwnCeleryBackend):
         return timedelta(seconds=2 * seconds) if seconds else None
 
     def holds(self, message: Any) -> bool:
-        from anyjob_celery.fence import is_held_on_amqp  # for workers, who have kombu
+        from anyjob_celery.fence import is_held_on_amqp  # for workers, which have kombu
 
         return is_held_on_amqp(message, self.config.enqueue_timeout)
 
@@ -121,7 +121,7 @@ def _message(envelope: JobEnvelope, headers: Mapping[str, Any]) -> Message:
 
 
 _HEARTBEAT = 60.0
-# By which kombu connects anew; what sends, and connects once, passes over them.
+# kombu uses them to connect anew; a sender, which connects once, ignores them.
 _OF_KOMBU = ("max_retries", "interval_start", "interval_step", "interval_max", "connect_retries_timeout", "errback")
 
 

@@ -1,4 +1,4 @@
-"""Which of an application's own tasks come before our jobs, by the priorities that its settings give them."""
+"""Which of an application's own tasks run before our jobs, by the priorities in its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["most_priority", "overtaking", "priority_steps", "redis_levels", "tas
 
 
 def overtaking(conf: Settings, transport: str, queues: Mapping[str, Any]) -> Sequence[str]:
-    """Return the settings by which tasks of the application's own hold up our HIGH jobs, each with how.
+    """Return the settings by which tasks of the application's own hold up our HIGH jobs, each with the reason.
 
     `queues` are its kombu queues.
     """
@@ -64,7 +64,9 @@ def _routed(conf: Settings) -> Iterator[tuple[str, Any]]:
 
 def _overtakes_on_amqp(priority: Any, _conf: Settings, queues: Mapping[str, Any]) -> str | None:
     high = LEVELS[JobPriority.HIGH]
-    most = {name: most_priority(queue) for name, queue in sorted(queues.items())}  # what is above it counts as it
+    most = {
+        name: most_priority(queue) for name, queue in sorted(queues.items())
+    }  # a higher priority counts as this one
     held_up = [name for name, cap in most.items() if min(int(priority or 0), cap) > min(high, cap)]
     if not held_up:
         return None

@@ -58,7 +58,7 @@ class ChannelParts(redis.Channel):
     def send_to_wait(self, command: Sequence[Any]) -> None:
         """Send a command for the poller to wait on its answer."""
         self._in_poll = self.client.connection
-        self._brpop_sent_at = monotonic()  # from kombu 5.7 on: an answer that is overdue tells a dead connection
+        self._brpop_sent_at = monotonic()  # from kombu 5.7 on: an overdue answer tells a lost connection
         self.client.connection.send_command(*command)
 
     def end_wait(self) -> None:

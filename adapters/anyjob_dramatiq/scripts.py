@@ -268,7 +268,7 @@ return given
 """
 )
 
-# limit. Returns whether there is more, and the ids that went back from holders that are dead.
+# limit. Returns whether there is more, and the ids that went back from crashed holders.
 SWEEP: Final = (
     _GIVING
     + """

@@ -116,7 +116,7 @@ end
 return {#lapsed, stay}
 """
 
-# kind, key, item, its index when nobody else touched the list. Returns the index of what follows it; 0 if it is gone.
+# kind, key, item, its index in an untouched list. Returns the index of the item that follows it; 0 if it is gone.
 # It is nearer to the front if workers go on, or something was put in front; and the same item may be there twice.
 INDEX_PAST: Final = """
 local kind, key, item, at_most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])

@@ -341,9 +341,9 @@ end
 return told
 """
 
-# limit, microseconds between the looks of each who lives (0: by a test's clock, and no server was away).
-# Puts back what was held. Returns of each lease of a worker that ended: what it is in the set, message, worker, and
-# for how long it is over.
+# limit, microseconds between the looks of each live worker (0: by a test's clock, which knows no outage).
+# Puts held jobs back. Returns of each expired lease of a worker: its member of the set, message, worker, and for how
+# long it has been expired.
 EXPIRED: Final = """
 if not store_fits() then return wrong end
 local told, look = {}, tonumber(ARGV[4])
@@ -379,7 +379,7 @@ end
 return told
 """
 
-# of each: what it is in the set of leases, new message. Puts back what is still over. Returns of each whether it was.
+# of each: its member of the set of leases, new message. Puts back the jobs of expired ones. Returns of each if it was.
 RECOVER: Final = """
 if not store_fits() then return wrong end
 local told = {}
