@@ -1,4 +1,4 @@
-"""Seam 1: what carries jobs. An adapter translates to a job system's API and decides nothing that others would too."""
+"""Seam 1: a backend carries jobs. An adapter translates to one job system's API; the core decides the rest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ENQUEUE_TIMEOUT: Final = 5.0
 class NativeCommand:
     """The command line of a job system's own worker, set up safely.
 
-    `environment` is added to the process's: broker URLs travel there, for `ps` shows a command line to everybody.
+    `environment` is added to the process's: broker URLs travel there, because `ps` shows every user the command line.
     """
 
     argv: tuple[str, ...]
@@ -53,24 +53,24 @@ class NativeCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendConfig:
-    """What the settings say about one backend; an adapter's entry point is called with it and returns the backend."""
+    """The settings of one backend. The core calls an adapter's entry point with it, which returns the backend."""
 
     alias: str
     url: str = field(repr=False)
     namespace: str = "anyjob"
     """Prefix of every native queue and key."""
     queues: tuple[str, ...] | None = None
-    """The logical queues there are, if the settings close the list."""
+    """All logical queues, if the settings close the list; None if they don't."""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Handed to the native library as they are, but for the few that the adapter takes for itself."""
+    """Passed to the native library unchanged, except the few that the adapter uses itself."""
     enqueue_timeout: float = ENQUEUE_TIMEOUT
     """Seconds within which `send` has to succeed or fail."""
     lease: float = DEFAULT_LEASE
-    """Seconds after which a job whose worker gave no sign of life runs again, where the backend's own broker does not
-    notice the loss by itself."""
+    """Seconds after which a job runs again if its worker didn't renew its lease, where the broker doesn't notice a
+    crashed worker by itself."""
     clock: Clock = field(default_factory=SystemClock)
     known_queues: Callable[[], Iterable[str]] = field(default=lambda: ("default",), repr=False)
-    """The logical queues that the application's jobs go to, as far as it knows by now; for systems that can't tell."""
+    """The logical queues that the application's jobs are known to use so far; for systems that can't list them."""
 
     def __post_init__(self) -> None:
         for attribute, plain in _PLAIN.items():
@@ -93,22 +93,22 @@ class JobBackend(ABC):
     """Of this instance: they may differ by transport and by whose application it is."""
 
     clock: Clock = SystemClock()
-    """By which jobs are due."""
+    """Decides when jobs are due."""
 
     lease: float = DEFAULT_LEASE
     """Seconds for which a `JobWorker` claims from `source()`; it renews them three times in that time."""
 
     inspector: JobInspector | None = None
-    """What waits, seen from outside; None where the system can't be looked into."""
+    """Shows the jobs from outside; None if the system can't be inspected."""
 
     marks: SendMarks = SendMarks()
-    """What is remembered of `send(once=)`."""
+    """The memory of `send(once=)`."""
 
     risks: Sequence[str] = ()
-    """What the configuration puts at risk, a line each that begins with the setting; `anyjob doctor` shows them."""
+    """The risks of the configuration: one line each, which begins with the setting; `anyjob doctor` shows them."""
 
     def look_for_risks(self) -> Sequence[str]:
-        """Return what the server and this machine put at risk as they are now: lines like those of `risks`.
+        """Return the risks of the server and of this machine as they are now: lines like those of `risks`.
 
         Connects, and changes nothing. Raises `EnqueueError`.
         """
@@ -116,39 +116,44 @@ class JobBackend(ABC):
 
     @abstractmethod
     def send(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
-        """Hand the jobs over, and return when they were accepted; what is due later (`due_at`) waits in there.
+        """Hand the jobs to the system; return when it has accepted them. It keeps jobs that are due later (`due_at`).
 
-        `once` is a mark. A server that can note it in the step in which it takes a job takes each job of a mark one
-        time, whatever became of it since; `Capabilities.moves_once` says so. Another notes first which jobs will come,
-        and `marks.in_doubt` tells which of them came again. One that can do neither takes them as ever.
+        `once` is a mark. A server that can note the mark in the same step as the job accepts each job of a mark once,
+        even if that job has ended since; `Capabilities.moves_once` says so. Another server notes the ids first, so that
+        `marks.in_doubt` can tell which jobs were sent again. A server that can do neither accepts every job.
 
-        Raises `EnqueueError` within the configured bound when the system is away, refuses or never answers, with the
-        ids accepted, rejected and in doubt. The core has checked the capabilities.
+        Raises `EnqueueError` within the configured bound when the system is unreachable, refuses or never answers, with
+        the ids accepted, rejected and in doubt. The core has checked the capabilities.
         """
 
     @abstractmethod
     def park(self, raw: bytes, failure: JobFailure) -> str:
-        """Keep what can't run, with why, without expiry; return the id it got, by the rule of `JobStore.park`.
+        """Keep a message that can't run, with its failure, without expiry; return its id, by the rule of
+        `JobStore.park`.
 
-        A backend that can't park can't settle: what is given up would come again for ever. Raises `EnqueueError`.
+        A backend that can't park can't settle: a job that is given up would be redelivered for ever. Raises
+        `EnqueueError`.
         """
 
     def native_worker(self, options: WorkerOptions) -> NativeCommand | None:  # noqa: ARG002
         """Return the command of the system's own worker, set up safely; None: our `JobWorker` runs `source()`.
 
-        Raises `ConfigurationError`, or `UnsupportedCapabilityError` for an option that the system's worker has not.
+        Raises `ConfigurationError`, or `UnsupportedCapabilityError` for an option that the system's worker lacks.
         """
         return None
 
     def source(self) -> JobSource | None:
-        """Return what a `JobWorker` of this process claims from; None: only the system's own worker runs its jobs."""
+        """Return the source that a `JobWorker` of this process claims from; None: only the system's own worker runs its
+        jobs.
+        """
         return None
 
     def settle(self, outcome: Outcome) -> None:
-        """Do what an outcome asks for; the adapter then acknowledges the message. Written once, for all adapters.
+        """Carry out an outcome; the adapter then acknowledges the message. Written once for all adapters.
 
-        Raises `EnqueueError`, and nothing else, if that failed: leave the message unacknowledged, so that it comes
-        again. What this backend can't take back (it has no delays, it can't encode it) is parked with the reason.
+        Raises `EnqueueError`, and nothing else, if that failed: then leave the message unacknowledged, so that it is
+        redelivered. A job that this backend can't take back (it has no delays, it can't encode the job) is parked with
+        the reason.
         """
         if isinstance(outcome, Completed):
             return
@@ -163,7 +168,7 @@ class JobBackend(ABC):
             self.resend(outcome.envelope)
         except EnqueueError:
             raise
-        except Exception as error:  # noqa: BLE001  # not the system's: it would be the same the next time
+        except Exception as error:  # noqa: BLE001  # not the system's error: it would be raised the next time, too
             given_up = give_up(outcome.envelope, error, self.clock.now())
             self._park(given_up.raw, given_up.failure)
 
@@ -176,18 +181,18 @@ class JobBackend(ABC):
             raise EnqueueError(f"An abandoned job could not be parked: {describe_error(tellable(error))}") from error
 
     def resend(self, envelope: JobEnvelope) -> None:
-        """Send a job that came from here again, before its old message is acknowledged. Raises as `send`.
+        """Send a job of this backend again, before its old message is acknowledged. Raises as `send`.
 
-        To be overridden where `send` would take the old message for a duplicate.
+        Override it where `send` would refuse the job as a duplicate of the old message.
         """
         self.send([envelope])
 
     def native_inspector(self, read: ReadNative, queues: Collection[str] | None = None) -> JobInspector:  # noqa: ARG002
-        """Return what other code than anyjob sent to these queues, by the library's own names (None: to all that are
-        known), and waits; each message is shown as `read` makes it. What our jobs and workers hold is not in it.
+        """Return an inspector of the waiting messages that other code than anyjob sent to these queues, by the
+        library's own names (None: to all known queues). It shows each message as `read` makes it, and none of our jobs.
 
-        To be overridden where an application's own messages can be read and taken. Raises
-        `UnsupportedCapabilityError` where not.
+        Override it where an application's own messages can be read and taken off. Raises `UnsupportedCapabilityError`
+        where not.
         """
         raise UnsupportedCapabilityError("This backend has no queues that an application sends to by itself.")
 
@@ -197,7 +202,7 @@ class JobBackend(ABC):
 
 
 def log_parked(parked_id: str, failure: JobFailure) -> None:
-    """Log under which id something is parked that nobody can read: its executor knew none."""
+    """Log the id of a parked message that can't be read: its executor knew no id."""
     log_event(logger, logging.ERROR, "parked", id=parked_id, error=failure.error_type, reason=failure.message)
 
 
@@ -209,9 +214,9 @@ def send_one_by_one(
     *,
     unsent: tuple[type[Exception], ...] = (),
 ) -> None:
-    """Send jobs by a system's own call, where that has nothing for many. `errors` are what it raises: the job that it
-    raised for is in doubt, and those after it were not sent. `unsent` are those that say that the job was not, either
-    (nobody listens there, it is refused): it is rejected.
+    """Send jobs one by one, to a system that has no call for many. `send` raises one of `errors`: that job is in doubt,
+    and those after it are rejected. It raises one of `unsent`, which says that the job was not sent, either (no server
+    listens, it refuses the job): that job is rejected, too.
     """
     ids = [envelope.id for envelope in envelopes]
     for number, envelope in enumerate(envelopes):

@@ -1,4 +1,4 @@
-"""What one backend can do, as data: the core refuses by it what is lacking, docs and tests are made from it."""
+"""What one backend can do, as data: by it the core refuses a missing feature; docs and tests are made from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Quality(StrEnum):
 
 
 class BulkAtomicity(StrEnum):
-    """What a failing `send` of many leaves behind."""
+    """How many jobs a failing `send` of many leaves behind."""
 
     ALL_OR_NONE = "all or none"
     BATCH = "batch"
@@ -51,17 +51,17 @@ class Capabilities:
     """Longest delay; None is no limit."""
     bulk: BulkAtomicity = BulkAtomicity.BATCH
     unique_ids: bool = False
-    """A second job with an id that is still there is refused with `DuplicateJobIdError`."""
+    """A job whose id another job still has is refused with `DuplicateJobIdError`."""
     listing: frozenset[JobState] = frozenset()
     """The states whose jobs the inspector can show."""
     removal: frozenset[JobState] = frozenset()
     """The states whose jobs the inspector can take out one by one: cancelled, retried, discarded, run now."""
     moving: frozenset[JobState] = frozenset()
-    """The states whose jobs can be moved to another backend. Where that is more than `removal`, all jobs before the one
-    that is looked for have to be taken out."""
+    """The states whose jobs can be moved to another backend. To move a job in a state that is not in `removal`, all
+    jobs before it have to be taken out, too."""
     moves_once: bool = False
-    """What is moved here is here once, whatever becomes of the mover. Otherwise a mover that is killed leaves a batch
-    in doubt."""
+    """A job that is moved here is here once, even if the mover is killed. Otherwise a killed mover leaves a batch in
+    doubt."""
     counts: Mapping[JobState, Quality] = field(default_factory=dict)
     """How well the jobs of a state can be counted; a state that is missing can't be."""
     bounded_worker: bool = False
@@ -71,26 +71,26 @@ class Capabilities:
     in_process: bool = False
     """Jobs live and end with this process; no other process can see them."""
     durable: bool = False
-    """What was accepted survives a restart of the server (as far as the server itself keeps what it was given)."""
+    """Accepted jobs survive a restart of the server (as far as the server itself keeps its data)."""
     priority_lag: int = 0
     """How many jobs of lower priority may still be begun by one worker after a higher one was enqueued."""
     priority_across_queues: bool = True
-    """Among the queues of one worker the level counts first; otherwise they take turns, whatever waits in them."""
+    """Among the queues of one worker the level counts first; otherwise the queues take turns, whatever their levels."""
     delay_bound: timedelta = timedelta(seconds=2)
     """How late a delayed job may begin on an idle worker."""
     redelivery_bound: timedelta | None = None
-    """A job whose worker vanished runs again within this; None is no bound."""
+    """A job whose worker crashed runs again within this time; None is no bound."""
     exact_loss_count: bool = False
     """`lost_count` counts exactly; otherwise it is an upper bound."""
     hard_time_limit: bool = False
     """A job that is still in a call of C code some seconds after its `time_limit` is ended with its process. Otherwise
     the call returns first; the worker says that it is stuck."""
     silence_bound: timedelta | None = None
-    """A job that keeps the interpreter's lock for longer may be taken for lost, and run again beside itself; what it
-    then leads to counts no more. None: it may take as long as it likes."""
+    """A job that keeps the interpreter's lock for longer may be counted as lost, and run a second time beside the
+    first; the first run's outcome is then ignored. None: no bound."""
 
     def refuse_unsupported(self, envelope: JobEnvelope, *, delay: timedelta, backend: str) -> None:
-        """Raise `UnsupportedCapabilityError`, with the way out, if the job asks for what is lacking."""
+        """Raise `UnsupportedCapabilityError`, with the way out, if the job needs a missing feature."""
         lacking = None
         if envelope.priority is not JobPriority.NORMAL and self.priority is Quality.NONE:
             lacking = f"priority {envelope.priority.name}: it has no priorities. Use a queue of its own"
@@ -139,7 +139,7 @@ class Capabilities:
             raise UnsupportedCapabilityError(f"This backend can't list {wanted} jobs.")
 
     def describe(self) -> Sequence[tuple[str, str]]:
-        """Return what this says, as (promise, how well it is kept): a column of the capability matrix."""
+        """Return pairs of a promise and how well it is kept: a column of the capability matrix."""
         return [(title, tell(self)) for title, tell in _ROWS.items()]
 
 

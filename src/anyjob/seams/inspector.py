@@ -1,4 +1,4 @@
-"""What waits in a backend or is parked, seen from outside."""
+"""The jobs of a backend that wait or are parked, seen from outside."""
 
 from __future__ import annotations
 
@@ -25,64 +25,65 @@ __all__ = ["HeldJob", "JobInspector"]
 
 
 class HeldJob(ABC):
-    """A job held. What is neither acknowledged nor replaced goes back when the context ends."""
+    """A held job. Unless it is acknowledged or replaced, it goes back when the context ends."""
 
     job: StoredJob
 
     @abstractmethod
     def acknowledge(self) -> bool:
-        """Remove the job for good; return False if it was no longer held, and is somebody else's now."""
+        """Remove the job for good; return False if it was no longer held: somebody else has it now."""
 
     @abstractmethod
     def replace(self, envelope: JobEnvelope) -> bool:
-        """Put `envelope` in its place, due at its `due_at`: sent first, then acknowledged. Return as `acknowledge`."""
+        """Send `envelope` in its place, due at its `due_at`, then acknowledge the job. Return as `acknowledge`."""
 
 
 class JobInspector(ABC):
     """The jobs that wait or are parked, seen from outside. Works on raw envelopes: no job code is needed.
 
-    An adapter writes the first three methods; the rest is the core's, made of `drain` and `scan`. What `Capabilities`
-    doesn't list or can't take out is left out, and refused where it is asked for by its state.
+    An adapter writes the first three methods; the core makes the rest of `hold` and `scan`. Jobs in states that
+    `Capabilities` doesn't list or can't take out are left out, and refused if their state is asked for.
     """
 
     clock: Clock
     capabilities: Capabilities
-    """The backend's: what can't be taken out is refused."""
+    """The backend's: jobs in states that it can't take out are refused."""
     observers: JobObservers = JobObservers()
-    """Who hears what is done here."""
+    """They are told what this inspector does."""
 
     def heard_by(self, observers: JobObservers) -> Self:
-        """Return the same inspector for somebody else, whose observers hear what that one does."""
+        """Return a copy of this inspector that tells `observers` what it does."""
         inspector = copy(self)
         inspector.observers = observers
         return inspector
 
     @abstractmethod
     def count(self) -> Mapping[JobState, int]:
-        """Return how many jobs are in each state that can be told; a state that can't is missing, never 0."""
+        """Return how many jobs are in each state that can be counted; a state that can't be is missing, never 0."""
 
     @abstractmethod
     def scan(self, chosen: JobFilter, *, cursor: str | None = None, limit: int = 100) -> JobPage:
         """Return a page of the chosen jobs; `cursor` comes from the page before.
 
-        Whatever the caller did meanwhile to the jobs that it was shown, none of the others is passed over.
+        It skips no job, whatever the caller did meanwhile to the jobs of earlier pages.
         """
 
     @abstractmethod
     def hold(self, chosen: JobFilter, *, holder: str, ahead: int) -> AbstractContextManager[Iterator[HeldJob]]:
-        """Come past the chosen jobs that no worker runs, each held from then on until the context ends.
+        """Iterate over the chosen jobs that no worker runs; each is held from then on until the context ends.
 
-        In the order in which they would run, within a level of a queue. Up to `ahead` are held before they are asked
-        for, each for five minutes at least. What goes back goes to its very place. What a context of the same `holder`
-        still holds, for its process was killed, goes back first. It may end before the jobs do, to let go of others.
+        In the order in which they would run, within a level of a queue. Up to `ahead` jobs are held before they are
+        asked for, each for five minutes at least. A job that goes back goes to its old place. If an earlier process of
+        the same `holder` was killed, the jobs that it still holds go back first. The iterator may end before it has
+        reached all chosen jobs, to release the others that it had to hold on the way.
         """
 
     def recover(self) -> None:
-        """Give back what dead workers held, by the rules of the system's own workers, where it takes somebody to."""
+        """Give back the jobs of crashed workers, by the rules of the system's own workers, where nothing else does."""
         return
 
     def acknowledge(self, taken: Sequence[HeldJob]) -> Sequence[bool]:
-        """Acknowledge jobs that one `drain` holds; to be overridden where that is quicker for many."""
+        """Acknowledge jobs that one `hold` holds; override it where the system is quicker with many."""
         return [each.acknowledge() for each in taken]
 
     @contextmanager
@@ -94,12 +95,12 @@ class JobInspector(ABC):
             yield list(islice(taken, limit))
 
     def find(self, job_id: str) -> StoredJob | None:
-        """Return the job of that id in any state, or None; here and below it is the one that `enqueue` returned."""
+        """Return the job with this id in any state, or None; here and below it is the id that `enqueue` returned."""
         jobs = self.scan(JobFilter(ids=frozenset({job_id})), limit=1).jobs
         return jobs[0] if jobs else None
 
     def cancel(self, job_id: str) -> bool:
-        """Remove a job that waits; return whether there was one (running and parked jobs are not touched)."""
+        """Remove a waiting or scheduled job; return whether there was one (running and parked jobs are not touched)."""
         removed = self._remove(job_id, JobState.WAITING, JobState.SCHEDULED)
         if removed is not None and removed.envelope is not None:
             self.observers.tell("cancelled", removed.envelope)
@@ -112,7 +113,7 @@ class JobInspector(ABC):
     def retry(self, job_id: str) -> bool:
         """Send a parked job anew, due now, with its whole retry budget; return whether there was one.
 
-        Raises `UnknownJobError` when what is parked can't be read as a job by this version.
+        Raises `UnknownJobError` when this version can't read the parked message as a job.
         """
         now = self.clock.now()
         return self._resend(

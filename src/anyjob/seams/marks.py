@@ -1,4 +1,6 @@
-"""The marks of `send(once=)`: by them a server knows a job that it took before, from a killed mover or a tick."""
+"""The marks of `send(once=)`: by them a server knows the jobs that it accepted before from a killed mover, or a
+tick.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ __all__ = ["SendMarks"]
 
 
 class SendMarks:
-    """What a backend's server, or a store, remembers of each mark; this one remembers nothing. Thread-safe.
+    """The memory of marks in a backend's server, or a store; this one remembers nothing. Thread-safe.
 
     A mark names one move, or one tick of a schedule. All methods raise `EnqueueError`.
     """
 
     @staticmethod
     def key(envelope: JobEnvelope) -> str:
-        """Return what tells a job from a later one that was given the same id; the same whenever it is read."""
+        """Return a key that tells a job from a later one with the same id; it never changes."""
         made = "adopted" if ADOPTED_HEADER in envelope.headers else envelope.created_at.timestamp()
         return f"{envelope.id} {made}"
 
@@ -27,7 +29,9 @@ class SendMarks:
         return
 
     def knows(self, mark: str) -> bool:  # noqa: ARG002
-        """Whether the mark was begun and not forgotten. A mover asks its source: if so, both are one place."""
+        """Whether the mark was begun and not forgotten. A mover asks the backend it moves from: if so, both are one
+        place.
+        """
         return False
 
     def in_doubt(self, mark: str) -> Collection[str]:  # noqa: ARG002
@@ -37,5 +41,5 @@ class SendMarks:
         return ()
 
     def forget(self, mark: str | None, ids: Collection[str] | None = None) -> None:  # noqa: ARG002
-        """Forget a mark, or only those of its jobs, which won't be sent again; None: all marks, as jobs leave here."""
+        """Forget a mark, or only its jobs `ids`, which won't be sent again; None: all marks, as jobs leave here."""
         return

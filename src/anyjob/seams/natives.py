@@ -1,4 +1,4 @@
-"""What an application sent by its job library alone, past anyjob, as it can become a job of ours."""
+"""Messages that an application sent by its job library alone, past anyjob, and the jobs that they can become."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from anyjob.seams.stored import StoredJob
 __all__ = ["ADOPTED_HEADER", "NativeJob", "NativeMessage", "ReadNative"]
 
 ADOPTED_HEADER: Final = f"{RESERVED_HEADER_PREFIX}adopted"
-"""In a job that was a native message: its task. When such a job was made, nobody may know; its id is the message's."""
+"""Header of a job that was a native message: its task. Such a job's creation time may be unknown; its id is the
+message's.
+"""
 
 
 class NativeMessage(Struct, frozen=True, kw_only=True):
@@ -35,8 +37,8 @@ class NativeMessage(Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     """The application's own."""
     obstacle: str | None = None
-    """What makes it more than a call, so that no job can stand for it (a chain follows it, it can't be read), as a
-    sentence; `args` and `kwargs` are nothing then."""
+    """Why no job can replace it (it is more than a call: a chain follows it; or it can't be read), as a sentence;
+    `args` and `kwargs` are empty then."""
 
 
 class NativeJob(StoredJob, frozen=True, kw_only=True):
@@ -51,4 +53,4 @@ class NativeJob(StoredJob, frozen=True, kw_only=True):
 
 
 ReadNative = Callable[[NativeMessage], StoredJob]
-"""Makes of a native message what the inspector shows. Never raises."""
+"""Turns a native message into the job that the inspector shows. Never raises."""

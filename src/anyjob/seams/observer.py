@@ -1,4 +1,4 @@
-"""A hook for what happens to jobs: metrics, tracing, error reports. It looks on; it can't break a job."""
+"""A hook for the events of jobs: metrics, tracing, error reports. An observer can't break a job."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = JobLogger("anyjob.observer")
 
 
 class JobObserver:
-    """Subclass and override what you want to hear of.
+    """Subclass it, and override the events that you want.
 
-    Called in the thread that enqueues or runs the job, so be quick and thread-safe. What an observer raises is logged
-    and goes no further. A context variable that is set in `started` is the job's, too.
+    Called in the thread that enqueues or runs the job, so be quick and thread-safe. An observer's exception is logged,
+    and the job goes on. A context variable that is set in `started` is the job's, too.
     """
 
     def enqueued(self, envelope: JobEnvelope) -> None:
@@ -49,18 +49,19 @@ class JobObserver:
         """A job was given up, after its last try or because it can't be read, found or built."""
 
     def released(self, envelope: JobEnvelope) -> None:
-        """A try that had begun is over for this worker, which stops: the job goes back, uncharged, and runs again.
+        """The worker stops, and ends a try that had begun: the job goes back, uncharged, and runs again.
 
-        Heard in the process that gives it back; where nothing could end it, a last `succeeded` or `failed` may follow.
+        Called in the process that gives it back; if nothing could end the try, a last `succeeded` or `failed` may
+        follow.
         """
 
     def lost(self, envelope: JobEnvelope) -> None:
-        """A job came again whose process ended while it ran: one more in its `lost_count`, and `started` follows, or
-        `abandoned` if that was too much.
+        """A job was redelivered, because its process crashed while it ran: one more in its `lost_count`, and `started`
+        follows, or `abandoned` if that was one too many.
         """
 
     def cancelled(self, envelope: JobEnvelope) -> None:
-        """A job that waited was removed by this process, with `manager.inspect().cancel(...)`."""
+        """This process removed a waiting or scheduled job, with `manager.inspect().cancel(...)`."""
 
     def process_ends(self) -> None:
         """This process, which ran jobs, is about to end: flush. Once, and not if the process is killed."""
@@ -80,7 +81,7 @@ class JobObservers:
         return bool(self._given)
 
     def load(self) -> Sequence[JobObserver]:
-        """Return them; raise `ConfigurationError` if one is missing, or none."""
+        """Return the observers; raise `ConfigurationError` if one can't be imported or is no observer."""
         if self._loaded is None:
             with forks_wait():  # one thread at a time, too: each is made once
                 if self._loaded is None:
@@ -111,7 +112,7 @@ def _made(named: NamedObject) -> JobObserver:
 
 
 class ProcessObservers:
-    """Observers of what runs in this process. Nothing that they raise ends a try; they hear once that it ends."""
+    """Observers of the jobs in this process. Nothing that they raise ends a try; they are told once that it ends."""
 
     def __init__(self, observers: JobObservers) -> None:
         self._observers = observers
@@ -134,7 +135,7 @@ class ProcessObservers:
             self._observers.tell(event, *facts)
 
     def end_process(self) -> None:
-        """Tell them that this process ends, if they heard anything in it and don't know yet."""
+        """Tell the observers that this process ends, once, if they were told anything in it."""
         if self._heard and not self._ended:
             self._ended = True
             with shielded():
@@ -148,9 +149,9 @@ def _end(observers: weakref.ref[ProcessObservers]) -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Let nobody who only looks on end a try: a log filter or an observer may raise SystemExit and its like.
+    """Keep log filters and observers, which may raise SystemExit and its like, from ending a try.
 
-    What else they raise is caught where they are called.
+    An `Exception` of theirs is caught where they are called.
     """
     try:
         yield

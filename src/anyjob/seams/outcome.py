@@ -23,7 +23,7 @@ class JobFailure(Struct, frozen=True):
     traceback: str
     failed_at: UtcDatetime
     worker: str
-    """Who gave up: host and process."""
+    """The worker that gave up: host and process."""
     tries: int
     """Tries begun and ended, crashes not counted; 0 when the job never ran."""
 
@@ -42,13 +42,13 @@ class JobFailure(Struct, frozen=True):
 
 
 class Completed(Struct, frozen=True):
-    """The job returned; nothing is left to do but to acknowledge."""
+    """The job returned; its message only has to be acknowledged."""
 
 
 class Retry(Struct, frozen=True):
     """The try failed (or its process was lost): `envelope` is the next one, due at its `due_at`.
 
-    `error` is what the try raised, for who looks on in this process, and safe to look at; it goes no further.
+    `error` is what the try raised, for observers in this process, and safe to inspect; it isn't sent.
     """
 
     envelope: JobEnvelope
@@ -56,9 +56,9 @@ class Retry(Struct, frozen=True):
 
 
 class Deferred(Struct, frozen=True):
-    """The try is not charged: early, of a name that this process does not know (yet), or snoozed by the job.
+    """The try is not charged: the job came early, has a name that this process doesn't know (yet), or snoozed.
 
-    `error` is what it waits because of, if there is such, and safe to look at; it goes no further.
+    `error` is the reason to wait, if there is one, and safe to inspect; it isn't sent.
     """
 
     envelope: JobEnvelope
@@ -68,7 +68,7 @@ class Deferred(Struct, frozen=True):
 class Abandoned(Struct, frozen=True):
     """Given up: `raw` is to be parked with `failure`. `envelope` is None if `raw` can't be read as one.
 
-    `error` is what `failure` describes, for who looks on in this process, and safe to look at; it goes no further.
+    `error` is what `failure` describes, for observers in this process, and safe to inspect; it isn't sent.
     """
 
     raw: bytes
@@ -82,6 +82,6 @@ Outcome = Completed | Retry | Deferred | Abandoned
 
 def worker_name() -> str:
     """Return `host-pid`, the name by which this process is known in logs and failures."""
-    import socket  # a tenth of the whole import, for a name
+    import socket  # its import would take a tenth of anyjob's
 
     return f"{socket.gethostname()}-{os.getpid()}"

@@ -1,4 +1,4 @@
-"""Seam 2, a worker's side: where it claims jobs, and what it does with each claim. A broker needs no more to be run."""
+"""Seam 2, a worker's side of a server: it claims jobs and ends each claim. A broker needs no more for our worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anyjob.seams.outcome import Outcome
 __all__ = ["DEFAULT_LEASE", "JobClaim", "JobSource", "Listeners", "LostJob"]
 
 DEFAULT_LEASE: Final = 30.0
-"""Seconds, of the setting `lease`."""
+"""Seconds; the default of the setting `lease`."""
 
 
 class JobClaim(Struct, frozen=True, gc=False):
@@ -28,13 +28,13 @@ class JobClaim(Struct, frozen=True, gc=False):
     raw: bytes
     token: int
     redelivered: bool = False
-    """Whether another worker had this very message and did not settle it, where the server says so and counts no
-    losses itself: the executor then counts one, and runs nothing.
+    """Whether another worker had this very message and did not settle it; set where the server says so and counts no
+    losses itself. The executor then counts one loss, and runs nothing.
     """
 
 
 class LostJob(Struct, frozen=True):
-    """A job whose worker vanished; it is waiting again, with one more in its `lost_count`."""
+    """A job whose worker crashed or lost its lease; it is waiting again, with one more in its `lost_count`."""
 
     id: str
     worker: str | None
@@ -49,15 +49,15 @@ class JobSource(ABC):
     """Hands each job to one worker at a time. Thread-safe, unless `one_thread`; jobs are due by `clock`'s `now`.
 
     A claimed job is under a lease, which the worker renews; `settle` ends the claim by its outcome. A lease that is not
-    renewed in time is lost: `recover` makes the job wait again. A broker that notices by itself when a worker is gone
-    has no leases: there `renew` tells which claims went with their connection, and `recover` finds nothing.
+    renewed in time expires: `recover` makes the job wait again. A broker that notices a crashed worker by itself has no
+    leases: there `renew` returns the claims that ended with their connection, and `recover` returns nothing.
 
     Errors of the server are raised as `AnyjobError`, with their cause. A worker then goes on after a pause.
     """
 
     clock: Clock
     poll: float = 1.0
-    """Seconds after which a worker looks again if nothing told it of a job sooner (`listen`, `next_due_at`)."""
+    """Seconds after which a worker claims again, unless `listen` or `next_due_at` told it of a job sooner."""
     waits: bool = False
     """Whether `claim` waits if no job is due, up to `poll` seconds: the worker then calls it again at once."""
     one_thread: bool = False
@@ -88,7 +88,7 @@ class JobSource(ABC):
 
     @abstractmethod
     def recover(self) -> Sequence[LostJob]:
-        """Make the jobs wait again whose lease ended, each with one more in `lost_count`; give back what was held."""
+        """Make jobs whose lease expired wait again, each with one more in `lost_count`; release held jobs likewise."""
 
     @abstractmethod
     def next_due_at(self, queues: Sequence[str] | None) -> datetime | None:
@@ -105,17 +105,17 @@ class JobSource(ABC):
     ) -> tuple[Sequence[bool], Sequence[JobClaim]]:
         """Settle the claims that ended, each as `settle` does, and claim up to `limit` jobs as `claim` does.
 
-        It doesn't wait. To be overridden where the server does it in one step, all or nothing. If this raises, any part
-        of it may be done: each outcome is settled again, and what was claimed comes back when its lease ends.
+        It doesn't wait. Override it where the server does it in one step, all or nothing. If this raises, any part of
+        it may be done: each outcome is settled again, and jobs that were claimed wait again when their lease expires.
         """
         held = [self.settle(claim, outcome) for claim, outcome in ended]
         return held, self.claim(queues=queues, limit=limit, lease=lease, worker=worker) if limit else ()
 
     def interrupt(self) -> None:
-        """Have the `claim` that waits, or else the next one, return at once. May be called from any thread.
+        """Make the waiting `claim`, or else the next one, return at once. May be called from any thread.
 
-        To be overridden by a source that `waits`: with `one_thread` the outcome of a job is kept up until it returns,
-        and else a stop.
+        Override it in a source that `waits`: until `claim` returns, a stop is delayed, and with `one_thread` each
+        outcome.
         """
         return
 
@@ -132,7 +132,7 @@ class JobSource(ABC):
 
 
 class Listeners:
-    """Who wants to know that a job may have come: bound methods, held weakly. Thread-safe and fork-safe."""
+    """Callbacks for jobs that may have come: bound methods, held weakly. Thread-safe and fork-safe."""
 
     def __init__(self) -> None:
         in_each_process(self._begin)
@@ -142,7 +142,7 @@ class Listeners:
         self._all: tuple[weakref.WeakMethod[Any], ...] = ()
 
     def add(self, wake: Callable[[], None]) -> None:
-        """Tell it from now on, once each time, however often it was added."""
+        """Have `tell` call `wake` from now on; once each time, however often it was added."""
         new = weakref.WeakMethod(wake)
         with self._lock:
             self._all = (*(each for each in self._all if each() is not None and each != new), new)

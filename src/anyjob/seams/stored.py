@@ -41,11 +41,11 @@ class StoredJob(Struct, frozen=True):
     raw: bytes
     failure: JobFailure | None = None
     worker: str | None = None
-    """Who runs it, or holds it (see `JobStore.hold`)."""
+    """The worker that runs it, or holds it (see `JobStore.hold`)."""
 
     @property
     def envelope(self) -> JobEnvelope | None:
-        """What `raw` holds, or None if that can't be read."""
+        """The envelope in `raw`, or None if it can't be read."""
         try:
             return read_envelope(self.raw)
         except EnvelopeError:
@@ -60,11 +60,11 @@ class JobPage(Struct, frozen=True):
 
 
 class PageCursor(Struct, frozen=True, array_like=True):
-    """Base of the cursors of an inspector that goes on from more than a number: its fields, with defaults, as text."""
+    """Base of an inspector's cursors that are more than a number: their fields, with defaults, as text."""
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
-        """Return the cursor that a page gave out, the first one for None; None for a text that no page gave out."""
+        """Return the cursor of a page's `text`; for None the first cursor; None if no page returned such a text."""
         try:
             return cls() if text is None else msgspec.json.decode(text, type=cls)
         except UNREADABLE:
@@ -77,9 +77,9 @@ class PageCursor(Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Chooses jobs; what is None chooses all. `name` is a pattern (`mail.*`, case matters).
+    """Chooses jobs; a field that is None chooses all. `name` is a pattern (`mail.*`, case matters).
 
-    Raises `InvalidOptionError` for what can't choose any: a state that there is not, a text where a set is wanted.
+    Raises `InvalidOptionError` for a filter that can't choose any job: an unknown state, a text in place of a set.
     """
 
     ids: frozenset[str] | None = None
@@ -88,7 +88,7 @@ class JobFilter:
     queues: frozenset[str] | None = None
     name: str | None = None
     where: Callable[[StoredJob], bool] | None = None
-    """Asked last, about each job that fits otherwise."""
+    """Called last, with each job that fits otherwise."""
 
     def __post_init__(self) -> None:
         for attribute in ("ids", "states", "queues"):
@@ -105,7 +105,7 @@ class JobFilter:
         object.__setattr__(self, "name", name)
 
     def matches(self, job: StoredJob) -> bool:
-        """Whether the job is chosen. One that can't be read has neither queue nor name to be chosen by."""
+        """Whether the job is chosen. A job that can't be read has no queue and no name, and is chosen by neither."""
         if self.ids is not None and job.id not in self.ids:
             return False
         if self.states is not None and job.state not in self.states:

@@ -1,4 +1,4 @@
-"""Where a backend has no delays, what would have to wait is given up: sent back, it would come again and again."""
+"""A backend without delays gives up jobs that would have to wait: sent back, they would be redelivered at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger: Final = JobLogger("anyjob.worker")
 
 
 def refuse_wait(outcome: Retry | Deferred, now: datetime) -> None:
-    """Raise `UnsupportedCapabilityError`, from what the job waits for, if it is due only after `now`."""
+    """Raise `UnsupportedCapabilityError`, with the outcome's error as cause, if the job is due only after `now`."""
     due_at, error = outcome.envelope.due_at, outcome.error
     if due_at is None or due_at <= now:
         return
@@ -32,8 +32,8 @@ def refuse_wait(outcome: Retry | Deferred, now: datetime) -> None:
 
 
 def give_up(envelope: JobEnvelope, error: Exception, now: datetime) -> Abandoned:
-    """Return, and log, the end of a job that `error` keeps from going back. Raises `EnqueueError` if the envelope can't
-    be written.
+    """Give up a job that can't go back because of `error`: log it, return its outcome. Raises `EnqueueError` if the
+    envelope can't be written.
     """
     failure = JobFailure.of(error, at=plain_moment(now), worker=worker_name(), tries=envelope.try_count)
     log_event(logger, logging.ERROR, "can't go back", envelope, error=failure.error_type, reason=failure.message)
@@ -44,7 +44,7 @@ def give_up(envelope: JobEnvelope, error: Exception, now: datetime) -> Abandoned
 
 
 class UndelayedSource(JobSource):
-    """A source as a worker sees it whose backend has no delays: what it settles never has to wait."""
+    """Wraps the source of a backend without delays: it gives up jobs that would have to wait."""
 
     def __init__(self, source: JobSource) -> None:
         self._source = source

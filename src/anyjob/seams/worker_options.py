@@ -1,4 +1,4 @@
-"""What a worker serves and how, checked where it is said; our worker reads it, native ones translate it."""
+"""A worker's options, checked where they are given; our worker reads them, native workers translate them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anyjob.base.plain import plain_number, plain_texts
 __all__ = ["DEFAULT_STOP_TIMEOUT", "WorkerOptions"]
 
 DEFAULT_STOP_TIMEOUT: Final = 30.0
-"""Seconds, of the setting `stop_timeout`."""
+"""Seconds; the default of the setting `stop_timeout`."""
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):
@@ -27,13 +27,14 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     exclude_queues: tuple[str, ...] = ()
     """Serve all queues but these: of the closed list, or else of those that the registered jobs name."""
     burst: bool = False
-    """End when nothing is due and nothing runs; what is due later, further tries too, is left to another worker."""
+    """End when nothing is due and nothing runs; jobs that are due later, further tries too, are left to another worker.
+    """
     max_jobs: int | None = None
     """End after so many jobs; None is no end."""
     concurrency: int = 1
     """Jobs run at the same time."""
     stop_timeout: float | None = None
-    """How long running jobs may take to finish when the worker stops; what is left goes back, uncharged. None is the
+    """How long running jobs may take to finish when the worker stops; the others go back, uncharged. None is the
     manager's, which is the settings'.
     """
 
@@ -73,7 +74,7 @@ _QUEUES: Final = f"queues are a tuple, as ('mail',); {QUEUE_RULE}"
 _COUNT: Final = "must be a whole number more than 0."
 _DURATION: Final = "must be a number more than 0, of seconds."
 
-# How each option is made plain, when it is right, and what to say otherwise.
+# Of each option: its conversion, its check, and the rule that an error tells.
 _RULES: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], bool], str]]] = {
     "queues": (plain_texts, lambda value: value is None or _are_queues(value), _QUEUES),
     "exclude_queues": (plain_texts, _are_queues, _QUEUES),
