@@ -1,4 +1,4 @@
-"""A server that is away: it is asked again, after pauses that grow."""
+"""An unreachable server: it is asked again, after pauses that grow."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ logger = JobLogger("anyjob.worker")
 T = TypeVar("T")
 
 FIRST_PAUSE: Final = 0.1
-"""Seconds, before a server that did not answer is asked again."""
+"""Seconds before an unreachable server is asked again."""
 _LONGEST_PAUSE: Final = 5.0
 
 
 def next_pause(pause: float) -> float:
-    """Return how long to wait, after a pause of so many seconds, for a server that still does not answer."""
+    """Return the next pause, in seconds, for a server that is still unreachable after a pause of so many seconds."""
     return min(2 * pause, _LONGEST_PAUSE)
 
 
@@ -32,7 +32,9 @@ def log_pause(
     *,
     away: tuple[type[BaseException], ...] = (AnyjobError,),
 ) -> None:
-    """Log that a worker outlives an error, by going on after a pause: without a traceback if the server was `away`."""
+    """Log that a worker goes on after an error and a pause: without a traceback if the server is unreachable
+    (`away`).
+    """
     is_away = isinstance(error, away)
     facts: dict[str, Any] = {"reason": error} if is_away else {"exc_info": error}
     log_event(logger, logging.WARNING if is_away else logging.ERROR, "goes on", pause=pause, worker=worker, **facts)
@@ -46,7 +48,7 @@ def insist(
     away: tuple[type[BaseException], ...] = (AnyjobError,),
     worker: str | None = None,
 ) -> T:
-    """Do it, again and again while it raises what is raised when the server is `away`, as long as the worker `goes_on`.
+    """Repeat the call while it raises an error of an unreachable server (`away`) and the worker `goes_on`.
 
     `wait` waits so many seconds; it may return sooner.
     """

@@ -23,7 +23,7 @@ class Exchange(Protocol):
 
 
 class _Request:
-    """What one thread asks for, and the answer."""
+    """One thread's request, and the answer."""
 
     __slots__ = ("claims", "ended", "error", "held", "is_answered", "limit", "turn")
 
@@ -40,8 +40,8 @@ class _Request:
 class Combiner:
     """Calls `exchange` for all threads that want it, one call at a time. Thread-safe and fork-safe.
 
-    Who comes while no call is in flight makes one at once, in its own thread. Those that come meanwhile wait, and the
-    first of them makes the next call for all.
+    If no call is in flight, a thread makes one at once, by itself. Threads that come meanwhile wait, and the first of
+    them makes the next call for all.
     """
 
     def __init__(self, exchange: Exchange) -> None:
@@ -54,8 +54,8 @@ class Combiner:
         self._waiting: list[_Request] = []
 
     def settle_and_claim(self, claim: JobClaim, outcome: Outcome, limit: int) -> tuple[bool, Sequence[JobClaim]]:
-        """Settle a claim and claim up to `limit` jobs; return whether it was held, and these. Raises what the call
-        raised: then any part of it may be done.
+        """Settle a claim and claim up to `limit` jobs; return whether the claim was held, and the new claims. Raises
+        the error of the call: then any part of it may be done.
         """
         mine = _Request((claim, outcome), limit)
         with self._lock:
@@ -68,7 +68,7 @@ class Combiner:
                 self._waiting.append(mine)
         if not leads:
             assert mine.turn is not None  # noqa: S101  # for mypy
-            mine.turn.acquire()  # until somebody has the answer, or makes this one lead
+            mine.turn.acquire()  # until another thread has the answer, or makes this one lead
             if not mine.is_answered:
                 with self._lock:
                     batch, self._waiting = self._waiting, []

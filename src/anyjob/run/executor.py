@@ -48,11 +48,11 @@ logger = JobLogger("anyjob.worker")
 DEFAULT_MAX_LOSSES: Final = 5
 DEFER_UNKNOWN: Final = 3600.0
 
-# What no further try can mend.
+# Errors that no further try can mend.
 _PERMANENT: Final = (GiveUp, InvalidArgsError, JobDefinitionError, JobResolutionError)
 
 
-# Said by a job, or of it: only what such an error was raised from is worth a traceback.
+# Raised by a job on purpose, or about it: only its cause is worth a traceback.
 _VERDICTS: Final = (GiveUp, RetryLater, Snooze, JobResolutionError, JobTimeLimitError, JobLostError)
 
 
@@ -67,11 +67,11 @@ class _Run(Struct, frozen=True, gc=False):
 
 
 class JobExecutor:
-    """Executes envelopes. Thread-safe; one per process is enough.
+    """Executes envelopes. Thread-safe; one for each process is enough.
 
     `execute` decides everything and does nothing but run the job: the caller settles the outcome (in its store, or by
-    `JobBackend.settle`) and then acknowledges the message. A caller that dies in between leaves a job that runs again,
-    never one that is lost.
+    `JobBackend.settle`) and then acknowledges the message. A caller that crashes in between leaves a job that is
+    redelivered, never one that is lost.
     """
 
     def __init__(
@@ -100,33 +100,33 @@ class JobExecutor:
         self._met_unknown = False
 
     def execute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
-        """Run the job in `raw` and return what became of it. Raises nothing of the job's own, whatever that raises.
+        """Run the job in `raw` and return its outcome. Raises no error of the job's own.
 
-        `redelivered`: the broker handed this very message out before, and whoever had it did not settle it; the loss
-        is counted and the job sent anew before it runs. `stop`: set while the worker stops, before anything is raised
-        in its jobs to that end.
+        `redelivered`: the broker delivered this very message before, to a worker that did not settle it; the loss is
+        counted and the job sent anew before it runs. `stop`: set while the worker stops, before anything is raised in
+        its jobs to end them.
 
-        Re-raises only what is meant for the process: any BaseException that is no Exception while `stop` is set. The
-        caller then gives the job back, uncharged, and passes the exception on. At any other time it was the job, and
-        giving it back uncharged would run it for ever: a failed try.
+        Re-raises only an exception meant for the process: any BaseException that is no Exception while `stop` is set.
+        The caller then gives the job back, uncharged, and passes the exception on. At any other time the job raised it:
+        that is a failed try, because a job that is given back uncharged would run for ever.
         """
         run = self._begin(raw, redelivered, stop)
         if not isinstance(run, _Run):
             return run
         token = running_job.set(run.context)
         try:
-            # In a copy: what a job sets is nothing to the next one of this thread.
+            # In a copy: the next job of this thread must not see the variables that this one sets.
             result = copy_context().run(self._invoker.invoke, run.configuration, run.args, stop, run.envelope)
-        except BaseException as error:  # noqa: BLE001  # _failed re-raises what is not the job's
+        except BaseException as error:  # noqa: BLE001  # _failed re-raises an exception that is not the job's
             return self._failed(run, error)
         finally:
             running_job.reset(token)
         return self._succeeded(run, result)
 
     async def aexecute(self, raw: bytes, *, redelivered: bool = False, stop: Event | None = None) -> Outcome:
-        """Like `execute`, with an async job in the caller's own task: for tests, whose loop holds what the job needs.
+        """Like `execute`, with an async job in the caller's own task: for tests, whose loop has the resources it needs.
 
-        Re-raises also what cancels that task.
+        Also re-raises the exception that cancels that task.
         """
         run = self._begin(raw, redelivered, stop)
         if not isinstance(run, _Run):
@@ -144,8 +144,8 @@ class JobExecutor:
         return self._succeeded(run, result)
 
     def fail(self, raw: bytes, error: Exception, *, started_at: datetime | None = None) -> Outcome:
-        """Return what a try leads to that somebody ended from outside, with its process: as if the job had raised
-        `error`. `GiveUp` parks it. For workers that know why they ended a process; what just died is redelivered.
+        """Return the outcome of a try that a worker ended together with its process: as if the job had raised `error`.
+        `GiveUp` parks it. For workers that know why they ended a process; a job whose process crashed is redelivered.
         """
         try:
             envelope = read_envelope(raw)
@@ -165,12 +165,14 @@ class JobExecutor:
         return None if configuration is None else configuration.time_limit
 
     def refuse(self, raw: bytes, why: str) -> Abandoned:
-        """Return the outcome of a message that is none of ours, as its frame shows: `raw` is kept, nothing runs."""
+        """Return the outcome of a message whose frame shows that it is not ours: `raw` is kept, nothing runs."""
         return self._abandon(raw, None, EnvelopeError(why), self._now())
 
     @property
     def worker(self) -> str:
-        """The name of this process in claims, logs and failures: asked, for the process may be a forked child."""
+        """The name of this process in claims, logs and failures: asked each time, because the process may be a
+        forked child.
+        """
         return self._worker or worker_name()
 
     def policy_of(self, configuration: JobConfiguration) -> RetryPolicy | None:
@@ -178,17 +180,17 @@ class JobExecutor:
         return self._retry if configuration.retry is UNSET else configuration.retry
 
     def cancel_async_jobs(self, stop: Event) -> None:
-        """Cancel the async jobs that were executed with this `stop` and still run; once it is set, uncharged."""
+        """Cancel the running async jobs that were executed with this `stop`; uncharged, once it is set."""
         self._invoker.loop.cancel(stop)
 
     def tell(self, event: Literal["released", "lost"], raw: bytes) -> None:
-        """Let observers hear of a job that goes back though `execute` still runs it, or whose process is gone."""
+        """Tell observers of a job that goes back although `execute` still runs it, or whose process has ended."""
         if self._observers:
             with suppress(EnvelopeError):
                 self._observers.tell(event, read_envelope(raw))
 
     def end_process(self) -> None:
-        """Tell observers, once, that this process ends, if they heard of jobs in it.
+        """Tell observers, once, that this process ends, if they were told of jobs in it.
 
         For adapters whose processes end by `os._exit`; in any other the interpreter's exit does so.
         """
@@ -204,7 +206,7 @@ class JobExecutor:
         except BaseException as error:
             if _is_for_the_process(error, stop is not None and stop.is_set()):
                 raise
-            return self._abandon(raw, None, error, self._now())  # else it would come again for ever
+            return self._abandon(raw, None, error, self._now())  # else it would be redelivered for ever
 
     def _read(self, raw: bytes, redelivered: bool, stop: Event | None) -> _Run | Outcome:
         now = self._now()
@@ -240,7 +242,7 @@ class JobExecutor:
         except BaseException as error:
             if _is_for_the_process(error, context.should_stop):
                 raise
-            return self._abandon(raw, envelope, error, now)  # whatever a serializer raises, it will raise again
+            return self._abandon(raw, envelope, error, now)  # a serializer will raise the same error again
         if logger.isEnabledFor(logging.INFO):
             waited = (now - (envelope.due_at or envelope.created_at)).total_seconds()
             self._log(logging.INFO, "started", envelope, **_try_of(context), waited=waited, worker=self.worker)
@@ -257,7 +259,7 @@ class JobExecutor:
         return _COMPLETED
 
     def _failed(self, run: _Run, error: BaseException) -> Outcome:
-        """Decide what a failed try leads to; re-raise what was meant for the process, not for the job."""
+        """Return the outcome of a failed try; re-raise an exception that was meant for the process, not for the job."""
         envelope, context = run.envelope, run.context
         if _is_for_the_process(error, context.should_stop):
             self._log(logging.WARNING, "interrupted", envelope, error=type_name(error, module=True))
@@ -268,10 +270,10 @@ class JobExecutor:
         except BaseException as broken:
             if _is_for_the_process(broken, context.should_stop):
                 raise
-            return self._abandon(run.raw, envelope, broken, self._now())  # a fault of ours must not repeat the job
+            return self._abandon(run.raw, envelope, broken, self._now())  # our own fault must not repeat the job
 
     def _snooze(self, envelope: JobEnvelope, context: JobExecutionContext, error: BaseException) -> Deferred | None:
-        """Put off a job that asked for it, uncharged; None if it didn't, or if it did so too often."""
+        """Postpone a job that asked for it, uncharged; None if it didn't ask, or asked too often."""
         kind = type(error)
         if not issubclass(kind, Snooze) and not (context.should_stop and issubclass(kind, RetryLater)):
             return None
@@ -289,7 +291,7 @@ class JobExecutor:
         return Deferred(later, error)
 
     def _charge(self, envelope: JobEnvelope, context: JobExecutionContext, error: BaseException) -> Outcome:
-        """Count the try as failed, and decide what comes next."""
+        """Count the try as failed, and return its outcome."""
         now, next_try_at = self._now(), None
         try:
             next_try_at = _next_try_at(context, error, now)
@@ -338,7 +340,7 @@ class JobExecutor:
     def _defer(
         self, raw: bytes, envelope: JobEnvelope, now: datetime, event: str, refuse: Callable[[], object]
     ) -> Outcome:
-        """Let a job wait for newer code, uncharged; after an hour park it with what `refuse` raises."""
+        """Let a job wait for newer code, uncharged; after an hour park it with the error that `refuse` raises."""
         later = defer(envelope, now, self._deferred_for)
         try:
             refuse()
@@ -387,7 +389,9 @@ _ANOTHER_APPLICATION: Final = (
 
 
 def _plain_now(clock: Clock) -> Callable[[], datetime]:
-    """Return what tells the time in the standard library's own type: the system's clock does so by itself."""
+    """Return a function that tells the time in the standard library's own type: the system's clock does so by
+    itself.
+    """
     return clock.now if type(clock) is SystemClock else lambda: plain_moment(clock.now())
 
 
@@ -398,7 +402,7 @@ def _is_for_the_process(error: BaseException, stopping: bool) -> bool:
 
 def _next_try_at(context: JobExecutionContext, error: BaseException, now: datetime) -> datetime | None:
     policy = context.policy
-    # Of the true type: isinstance would ask the exception as well, which may lie, or raise.
+    # By the true type: isinstance would ask the exception as well, which may lie, or raise.
     if policy is None or issubclass(type(error), (*_PERMANENT, *policy.give_up_on)):
         return None
     wish: Any = error if issubclass(type(error), RetryLater | Snooze) else None
@@ -412,14 +416,14 @@ def _next_try_at(context: JobExecutionContext, error: BaseException, now: dateti
 
 
 def _cancels_the_caller(error: BaseException) -> bool:
-    """Tell what ends the task that runs an async job from what the job itself raised."""
+    """Tell a cancellation of the task that runs an async job from an exception that the job itself raised."""
     import asyncio
 
     if issubclass(type(error), Exception | SystemExit | KeyboardInterrupt):
         return False
     try:
         task = asyncio.current_task()
-    except RuntimeError:  # another library's loop, whose cancellation is of a type of its own
+    except RuntimeError:  # another library's loop, whose cancellation has a type of its own
         return True
     return task is None or task.cancelling() > 0 or issubclass(type(error), GeneratorExit)
 
@@ -441,7 +445,7 @@ def _why(error: BaseException) -> Mapping[str, Any]:
 
 
 def _traced(error: BaseException, *, ran: bool) -> BaseException | None:
-    """Return what of a tellable error is worth a traceback in the log: nothing of what we refuse before a job runs."""
+    """Return the error whose traceback is worth logging: none for a job that we refuse before it runs."""
     kind = type(error)
     if issubclass(kind, _VERDICTS):
         return error.__cause__

@@ -54,7 +54,7 @@ class NamedResolver:
         return self.load()(job)
 
     def load(self) -> JobResolver:
-        """Import it; raise `ConfigurationError` if it is missing, or none."""
+        """Import it; raise `ConfigurationError` if it is missing or is no resolver."""
         if self._found is None:
             found = self._named.load()
             if isinstance(found, type) or not callable(found):
@@ -76,7 +76,7 @@ class JobInvoker:
     def invoke(
         self, configuration: JobConfiguration, args: Any, owner: object = None, who: JobEnvelope | None = None
     ) -> Any:
-        """Run the job to its end, here if it is sync, on the loop if it is async. Return and raise what the job does.
+        """Run the job to its end, here if it is sync, on the loop if it is async. Return or raise as the job does.
 
         `owner` is whoever may cancel it on the loop; `who` is the job that the log names if it gets stuck.
         """
@@ -112,7 +112,7 @@ class JobInvoker:
             return self._finished(instance.execute(args))
 
     def _finished(self, result: Any) -> Any:
-        """Return what the job returned; run what a seemingly sync job handed back unrun: a decorator may hide an async
+        """Return the job's result; run a coroutine that a seemingly sync job returned: a decorator may hide an async
         function.
         """
         if result is None:
@@ -165,7 +165,7 @@ class JobInvoker:
             try:
                 result, error = await task
             except asyncio.CancelledError as cancelled:
-                task.cancel()  # ours were cancelled: the job must not go on alone
+                task.cancel()  # our own task was cancelled: the job must not go on alone
                 if struck:
                     raise TimeIsUp from cancelled
                 raise
@@ -175,8 +175,8 @@ class JobInvoker:
 
 
 async def _end_of(call: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    """Return what the job returned, and what it raised. A task that raises SystemExit would have asyncio leave the loop
-    of all jobs.
+    """Return the job's result, and its exception. If a task raised SystemExit, asyncio would leave the loop of all
+    jobs.
     """
     import asyncio
 
@@ -189,7 +189,7 @@ async def _end_of(call: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | 
 
 
 async def _finished(call: Awaitable[Any]) -> Any:
-    """Return what a call returns; run what it handed back unrun: an `await` may have been forgotten."""
+    """Return the result of a call; run a coroutine that it returned: an `await` may have been forgotten."""
     result = await call
     if result is None:
         return None
@@ -197,7 +197,7 @@ async def _finished(call: Awaitable[Any]) -> Any:
 
 
 def _run(result: Any) -> Any:
-    """Return the result of a job that ran; raise `JobDefinitionError` for one that is the very work."""
+    """Return the result of a job that ran; raise `JobDefinitionError` if it is the work itself, unrun."""
     if is_unrun(result):
         raise JobDefinitionError(
             f"The job returned a {type(result).__name__}, which is its work and not its result: nothing was run. It "

@@ -1,4 +1,4 @@
-"""What a process has claimed: run, settled, its leases kept, given back at a stop. Written once, for all workers."""
+"""Keeps the claims of a process: runs, settles and renews them, gives them back at a stop. The same for all workers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ logger = JobLogger("anyjob.worker")
 
 
 class ClaimKeeper:
-    """Keeps what one process has claimed from a source, from `claim` until each job is settled or given back.
+    """Keeps the claims of one process, from `claim` until each job is settled or given back.
 
-    For our own worker, and for the glue of a native one: that asks it to `run` a claim or, if its system executes jobs
-    elsewhere (in a forked child, in a thread of its own), to `settle` what came of it. `keep` is to be called three
-    times a lease; `start` begins a thread that does so. `hand_back` and `close` end it all.
+    For our own worker, and for the glue of a native one, which asks it to `run` a claim or, if its system executes jobs
+    elsewhere (in a forked child, in a thread of its own), to `settle` the outcome. `keep` is to be called three times a
+    lease; `start` begins a thread that does so. `hand_back` and `close` end it all.
 
-    Errors of the server reach who claims; an outcome is settled later instead, as soon as the server is back: what ran
-    must not count as a crash. Where nobody `insists`, they reach who settles, too.
+    `claim` raises errors of the server. An outcome is settled later instead, as soon as the server is back, because a
+    job that ran must not count as crashed. Without `insists`, `settle` raises those errors, too.
 
-    Thread-safe. A forked child holds nothing of its parent's; it may execute and settle a claim of that, which goes on
-    to keep the lease.
+    Thread-safe. A forked child holds no claim of its parent; it may execute and settle one, whose lease the parent goes
+    on to keep.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ClaimKeeper:
         wake: Callable[[], None] | None = None,
     ) -> None:
         """`queues` are those to claim from, None: all; `lease` is in seconds; `insists` says whether to settle later,
-        after what errors of the source `away`; `wake` is called if jobs were rescued.
+        and `away` after which errors of the source; `wake` is called if jobs were recovered.
         """
         self._source = source = callable_anywhere(source)
         self._executor = executor
@@ -63,7 +63,7 @@ class ClaimKeeper:
         self._away = away
         self._wake = wake
         self._thread: RecurringThread | None = None
-        # What a source can't do in one step is done by each thread for itself.
+        # If a source can't do it in one step, each thread calls it by itself.
         combines = type(source).settle_and_claim is not JobSource.settle_and_claim
         self._combiner = Combiner(self._exchange) if combines else None
         in_each_process(self._begin)
@@ -76,7 +76,7 @@ class ClaimKeeper:
 
     @property
     def held(self) -> Sequence[JobClaim]:
-        """What was claimed here and is neither settled nor given back."""
+        """The claims of this process that are neither settled nor given back."""
         return list(self._held.values())
 
     def claim(self, limit: int = 1) -> Sequence[JobClaim]:
@@ -87,7 +87,7 @@ class ClaimKeeper:
         return claims
 
     def run(self, claim: JobClaim, *, stop: threading.Event | None = None) -> Outcome:
-        """Execute a claimed job and settle it; return what became of it. Raises as `execute` and `settle` do."""
+        """Execute a claimed job and settle it; return its outcome. Raises as `execute` and `settle` do."""
         outcome = self.execute(claim, stop=stop)
         self.settle(claim, outcome)
         return outcome
@@ -95,7 +95,7 @@ class ClaimKeeper:
     def execute(self, claim: JobClaim, *, stop: threading.Event | None = None) -> Outcome:
         """Execute a claimed job, as in a process of its own: in an empty context. Its outcome is to be settled.
 
-        What is raised is meant for the process, which stops: the job was given back, uncharged.
+        An exception is meant for the process, which stops: the job was given back, uncharged.
         """
         try:
             return Context().run(self._executor.execute, claim.raw, redelivered=claim.redelivered, stop=stop)
@@ -104,17 +104,17 @@ class ClaimKeeper:
             raise
 
     def settle(self, claim: JobClaim, outcome: Outcome) -> bool:
-        """Settle a job, now or once the server is back; return False, having logged it, if its lease was lost.
+        """Settle a job, now or once the server is reachable; return False, having logged it, if its lease was lost.
 
-        Raises the server's error in the end: when this keeper is closed, or it says for half a minute that it can't
-        keep this outcome. The job then comes again when its lease ends, and counts as lost.
+        Raises the server's error in the end: when this keeper is closed, or when the server answers for half a minute
+        that it can't keep this outcome. The job is then redelivered when its lease expires, and counts as lost.
         """
         try:
             if self._combiner is None:
                 held = self._source.settle(claim, outcome)
             else:
                 held, _ = self._combiner.settle_and_claim(claim, outcome, 0)
-        except Exception as error:  # noqa: BLE001  # it is raised if it doesn't pass
+        except Exception as error:  # noqa: BLE001  # raised below unless it passes
             return self._settle_later(claim, outcome, error)
         self._held.pop(id(claim), None)
         if not held:
@@ -122,10 +122,10 @@ class ClaimKeeper:
         return held
 
     def settle_and_claim(self, claim: JobClaim, outcome: Outcome, limit: int = 1) -> Sequence[JobClaim]:
-        """Settle a job, as `settle` does, and claim up to `limit`, in one step if the source can: with what other
-        threads end meanwhile.
+        """Settle a job, as `settle` does, and claim up to `limit`; in one step if the source can, together with the
+        jobs that other threads end meanwhile.
 
-        Nothing is claimed after an absence of the server, nor where a claim would wait.
+        It claims no job after the server was unreachable, nor if a claim would wait.
         """
         if self._combiner is None:
             self.settle(claim, outcome)
@@ -143,27 +143,27 @@ class ClaimKeeper:
         return claims
 
     def holds(self, claim: JobClaim) -> bool:
-        """Whether the server still knows the claim for ours: for who let it be settled elsewhere, in a child."""
+        """Whether the claim is still ours on the server: for a caller that lets a forked child settle it."""
         return claim not in self._source.renew([claim], self._lease)
 
     def release(self, claims: Sequence[JobClaim]) -> None:
-        """Give claims back that did not run, or are to run again uncharged."""
+        """Give back claims that did not run, or that are to run again uncharged."""
         for claim in claims:
             self._held.pop(id(claim), None)
         self._source.release(claims)
 
     def forget(self, claim: JobClaim) -> None:
-        """Keep a claim no more that was settled elsewhere."""
+        """Stop keeping a claim that was settled elsewhere."""
         self._held.pop(id(claim), None)
 
     def keep(self) -> float:
-        """Renew the leases of what is held, rescue what others lost; return the seconds until the next round."""
+        """Renew the leases of the claims, recover jobs of crashed workers; return the seconds until the next round."""
         self._source.renew(self.held, self._lease)
         self.recover()
         return self._lease.total_seconds() / 3
 
     def recover(self) -> None:
-        """Rescue the jobs whose lease ended."""
+        """Make jobs whose lease expired wait again."""
         lost = self._source.recover()
         for job in lost:
             expired = None if job.expired_for is None else float(job.expired_for)
@@ -178,7 +178,7 @@ class ClaimKeeper:
         return self
 
     def hand_back(self) -> Sequence[JobClaim]:
-        """Give back, uncharged, all that still runs when the time to stop is up; return it, for the exit code."""
+        """Give back, uncharged, the jobs that still run when the time to stop is up; return them, for the exit code."""
         left = self.held
         self._let_go(left)
         for claim in left:
@@ -187,7 +187,7 @@ class ClaimKeeper:
         return left
 
     def close(self) -> None:
-        """End the thread, and what waits to be settled later."""
+        """End the thread, and the attempts to settle later."""
         if self._thread is not None:
             self._thread.end()
         with self._changed:
@@ -195,7 +195,7 @@ class ClaimKeeper:
             self._changed.notify_all()
 
     def _let_go(self, claims: Sequence[JobClaim]) -> None:
-        """Release claims, or else leave them to the end of their leases."""
+        """Release claims; if that fails, their leases expire."""
         try:
             self.release(claims)
         except AnyjobError as error:
@@ -209,7 +209,9 @@ class ClaimKeeper:
         )
 
     def _settle_later(self, claim: JobClaim, outcome: Outcome, error: Exception) -> bool:
-        """Settle once the server is back, and keep the lease meanwhile. Nobody knows what the lost call did."""
+        """Settle once the server is reachable, and keep the lease meanwhile. The failed call may have had its
+        effect.
+        """
         pause, refused_for = FIRST_PAUSE, 0.0
         try:
             while self._goes_on(error) and refused_for < _PATIENCE:
@@ -241,7 +243,7 @@ class ClaimKeeper:
 
 
 def _is_absence(error: Exception) -> bool:
-    """Tell a server that does not answer from one that can't keep an outcome, today or tomorrow."""
+    """Tell an unreachable server from one that can't ever keep this outcome."""
     return isinstance(error, AnyjobError) and not isinstance(error, DuplicateJobIdError)
 
 

@@ -1,4 +1,4 @@
-"""The one long-lived event loop on which a process that runs jobs runs its async ones."""
+"""The one long-lived event loop for the async jobs of a process."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ T = TypeVar("T")
 class JobLoop:
     """An asyncio loop in a daemon thread, started on first use, anew in a forked child. Thread-safe.
 
-    One loop for all jobs, so that connection pools and locks made in one job work in the next. Nothing but `close` ends
-    it: a job that stops the loop, or cancels the tasks of others, is a bad neighbour, and they go on.
+    One loop for all jobs, so that connection pools and locks made in one job work in the next. Only `close` ends it: if
+    a job stops the loop, or cancels the tasks of others, those go on.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class JobLoop:
         `owner` is whoever may `cancel` it. Raises what the coroutine raises, and `JobDefinitionError` on the loop's own
         thread, where waiting would never end.
         """
-        import asyncio  # heavy, and needed only by who has async jobs
+        import asyncio  # a heavy import, which only async jobs need
 
         if threading.current_thread() is self._thread:
             coroutine.close()
@@ -52,10 +52,10 @@ class JobLoop:
         future = self.submit(self._owned(coroutine, owner))
         try:
             return future.result()
-        except CancelledError as error:  # the task was cancelled; asyncio's own class says so to who waits
+        except CancelledError as error:  # the task was cancelled; asyncio's own class tells the waiting thread
             raise asyncio.CancelledError from error
         except BaseException:
-            future.cancel()  # the waiter was interrupted: the coroutine must not go on alone
+            future.cancel()  # the waiting thread was interrupted: the coroutine must not go on alone
             raise
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
@@ -65,13 +65,13 @@ class JobLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._started())
 
     def cancel(self, owner: object) -> None:
-        """Cancel what runs on the loop for `owner`, and nothing else."""
+        """Cancel the coroutines that run on the loop for `owner`, and no others."""
         for task, each in list(self._owners.items()):
             if each is owner:
                 task.get_loop().call_soon_threadsafe(task.cancel)
 
     def close(self) -> None:
-        """Stop the loop, cancelling what is left on it, and give its thread a second. A later `run` starts anew."""
+        """Stop the loop, cancelling its tasks, and give its thread a second. A later `run` starts anew."""
         with self._lock:
             (loop, self._loop), (thread, self._thread) = (self._loop, None), (self._thread, None)
             if loop is None or loop.is_closed():
@@ -117,8 +117,8 @@ def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
             if not (closing.is_set() or loop.is_closed()):
                 logger.warning("a job stopped the loop of async jobs; it goes on, for the others")
         except BaseException:
-            # A task's SystemExit or KeyboardInterrupt: asyncio gives it to whoever awaits the task and leaves the loop.
-            # The others must go on.
+            # A task raised SystemExit or KeyboardInterrupt: asyncio raises it where the task is awaited, and leaves
+            # the loop. The other tasks must go on.
             logger.warning("the loop of async jobs goes on after", exc_info=True)
     if loop.is_closed():
         logger.error("a job closed the loop of async jobs, and with it what ran there; the next job starts another")

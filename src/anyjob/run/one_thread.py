@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def callable_anywhere(source: JobSource) -> JobSource:
-    """Return the source, or one that makes all its calls from a thread of its own if it is a `one_thread`."""
+    """Return the source; if it is `one_thread`, wrapped so that one thread of its own makes all calls."""
     if not source.one_thread:
         return source
     is_one_step = type(source).settle_and_claim is not JobSource.settle_and_claim
@@ -38,7 +38,7 @@ class _Call:
     def make(self) -> None:
         try:
             self.result = self.action()
-        except BaseException as error:  # noqa: BLE001  # it is raised where it was called from
+        except BaseException as error:  # noqa: BLE001  # raised in the calling thread
             self.error = error
         self.answered.release()
 
@@ -114,7 +114,7 @@ class _OneThreadSource(JobSource):
 
 
 class _OneStepSource(_OneThreadSource):
-    """One that settles and claims in one step."""
+    """The same for a source that settles and claims in one step."""
 
     def settle_and_claim(
         self,

@@ -1,4 +1,4 @@
-"""How a job is put off without being charged: by how much, how often, and where that is counted."""
+"""Postpones a job without charging it: by how much, how often, and where that is counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SNOOZES_HEADER: Final = "anyjob-snoozes"
 
 
 def defer(envelope: JobEnvelope, now: datetime, longest: float) -> JobEnvelope | None:
-    """Return the job as it waits for newer code, or None if it has waited for `longest` seconds in all.
+    """Return the envelope of a job that waits for newer code, or None if it has waited for `longest` seconds in all.
 
     The waits double from a 120th of that time: of an hour 30 s, 1 min, 2 min, ...
     """
@@ -32,14 +32,14 @@ def defer(envelope: JobEnvelope, now: datetime, longest: float) -> JobEnvelope |
 
 
 def snooze(envelope: JobEnvelope, wish: Snooze | RetryLater, started_at: datetime, now: datetime) -> JobEnvelope | None:
-    """Return the job as it waits until the time of its own wish, or None if it was snoozed too often for that.
+    """Return the envelope of a job that waits until the time it asked for, or None if it was snoozed too often.
 
-    What it did since `started_at` is no more charged than its wait. Raises what a wish raises that can't be followed.
+    Neither its run since `started_at` nor its wait is charged. Raises the error of a wish that can't be granted.
     """
     count = snoozes(envelope)
     if count >= MAX_SNOOZES:
         return None
-    due_at = max(plain_moment(wish.wanted_at(now)), now)  # now, not before: who waits already comes first
+    due_at = max(plain_moment(wish.wanted_at(now)), now)  # now, not before: jobs that wait already come first
     return _put_off(envelope, due_at, due_at - min(started_at, now), SNOOZES_HEADER, count + 1)
 
 
@@ -59,7 +59,7 @@ def _put_off(envelope: JobEnvelope, due_at: datetime, uncharged: timedelta, head
 
 
 def _count(envelope: JobEnvelope, header: str) -> int:
-    """Return the number in a header of ours; one that was tampered with starts anew."""
+    """Return the number in a header of ours; 0 if the header is damaged."""
     count = envelope.headers.get(header, "0")
     return int(count) if count.isascii() and count.isdigit() and len(count) < _LONGEST_COUNT else 0
 

@@ -1,4 +1,4 @@
-"""A thread that does one thing again and again, and outlives the server's absences."""
+"""A thread that makes one call again and again, and outlives an unreachable server."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ logger = JobLogger("anyjob.worker")
 class RecurringThread:
     """Calls `action` until it is stopped; each call returns the seconds until the next, on `clock`'s monotonic.
 
-    What the action raises is logged and never ends the thread. A forked child does not have it.
+    An exception of the action is logged, and never ends the thread. A forked child does not have it.
     """
 
     known_errors: ClassVar[tuple[type[Exception], ...]] = (AnyjobError,)
-    """What an absent server raises: told without a traceback."""
+    """The errors of an unreachable server: logged without a traceback."""
 
     def __init__(self, name: str, action: Callable[[], float], clock: Clock) -> None:
         self._action = action
@@ -75,8 +75,8 @@ class RecurringThread:
     def _act(self) -> float:
         try:
             pause = self._action()
-        except Exception as error:  # whatever it is, the next call may succeed
-            if not self._failing:  # an absence is told once
+        except Exception as error:  # of any kind: the next call may succeed
+            if not self._failing:  # an unreachable server is logged once
                 known = isinstance(error, self.known_errors)
                 logger.warning("%s fails, and is tried again: %s", self._thread.name, error, exc_info=not known)
             self._failing = True

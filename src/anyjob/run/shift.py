@@ -20,26 +20,27 @@ __all__ = ["WorkerShift"]
 
 
 class WorkerShift:
-    """The threads that serve a worker from one start to its stop, and what they hold. Thread-safe.
+    """The threads that serve a worker from one start to its stop, and their claims. Thread-safe.
 
-    A thread that outlives its shift is not revived by the next one, whose jobs this one's stop doesn't give back.
+    The next shift does not revive a thread that outlives this one, and the stop of this one gives back no jobs of the
+    next.
     """
 
     def __init__(self, source: JobSource, executor: JobExecutor, options: WorkerOptions, keeper: ClaimKeeper) -> None:
         self.keeper = keeper
         self.stop = threading.Event()
-        """Set by who ends the shift, and then calls `tell_all`."""
+        """Set to end the shift; then call `tell_all`."""
         self.serving = options.concurrency
         """How many threads have not ended."""
         self.idle = 0
-        """How many of them rest, for there is no job."""
+        """How many of them rest, because there is no job."""
         self.burst_is_over = False
         self._source = source
         self._executor = executor
         self._options = options
         self._clock = source.clock
-        self._looks = False  # whether one of those that rest looks for jobs, for all of them
-        self._ready: deque[JobClaim] = deque()  # what it found, for the others
+        self._looks = False  # whether one resting thread looks for jobs, for all of them
+        self._ready: deque[JobClaim] = deque()  # the jobs that it found for the others
         self._left = None if options.max_jobs is None else threading.Semaphore(options.max_jobs)
         self._numbers = itertools.count(1)
         self._news = 0
@@ -49,7 +50,7 @@ class WorkerShift:
     def start(self) -> None:
         """Start the threads, and the one that keeps the leases."""
         for number in range(self.serving):
-            # A daemon: a job that ignores the stop must not keep a process alive that was told to end.
+            # A daemon: a job that ignores the stop must not keep its process from ending.
             threading.Thread(target=self._serve, name=f"anyjob-worker-{number}", daemon=True).start()
         self.keeper.start()
 
@@ -61,13 +62,13 @@ class WorkerShift:
                 self._news_came.notify_all()
 
     def tell_all(self) -> None:
-        """Wake all that wait for anything."""
+        """Wake all waiting threads."""
         with self._changed:
             for each in (self._changed, self._handed, self._news_came):
                 each.notify_all()
 
     def wait_until_done(self, timeout: float | None) -> bool:
-        """Wait until the threads are done; each of them wakes us."""
+        """Wait until the threads have ended; each of them wakes us."""
         deadline = None if timeout is None else deadline_in(self._clock, timeout)
         with self._changed:
             while self.serving:
@@ -92,14 +93,14 @@ class WorkerShift:
                     pause = next_pause(pause)
         with self._changed:
             self.serving -= 1
-            self.wake()  # who looks may be the last one of a burst
+            self.wake()  # the thread that looks may be the last one of a burst
             self.tell_all()
         if not self.serving:
             self.keeper.close()
 
     def _run(self, claim: JobClaim) -> tuple[JobClaim | None, int | None]:
-        """Run a job; return the next one, if there is one at once and this thread may begin it, and else the number of
-        the last news before it was found that there is none.
+        """Run a job; return the next one, if there is one at once and this thread may begin it; else return the number
+        of the last news before the source had none.
         """
         keeper, claims = self.keeper, _NONE
         outcome = keeper.execute(claim, stop=self.stop)
@@ -113,17 +114,17 @@ class WorkerShift:
             if not claims:
                 self._begun_none()
         if self.idle and isinstance(outcome, Retry | Deferred):
-            self.wake()  # who looks does not know when this is due
+            self.wake()  # the thread that looks does not know when this is due
         if claims and self.stop.is_set():
             keeper.release(claims)
             return None, None
         return (claims[0], None) if claims else (None, seen)
 
     def _rest(self, seen: int | None) -> JobClaim | None:
-        """Wait until there is a job for this thread; return None if there is to be none.
+        """Wait until there is a job for this thread; return None if it is to end.
 
-        One of the threads that rest looks for all of them: a server is not asked by each, and an enqueue wakes one.
-        `seen`: nothing was due when this was the number of the last news; None: nobody looked.
+        One resting thread looks for all of them: so only one asks the server, and an enqueue wakes one. `seen`: no job
+        was due when this was the number of the last news; None: no thread has looked yet.
         """
         with self._changed:
             self.idle += 1
@@ -148,7 +149,7 @@ class WorkerShift:
                     with self._changed:
                         self._looks = False
                         self._ready.extend(found)
-                        self._handed.notify(len(found) + 1)  # one of them looks on
+                        self._handed.notify(len(found) + 1)  # one of them goes on to look
         finally:
             with self._changed:
                 self.idle -= 1
@@ -157,9 +158,9 @@ class WorkerShift:
         return None
 
     def _look(self, seen: int | None) -> Sequence[JobClaim]:
-        """Look for jobs for all threads that rest, until there are some or the shift is over.
+        """Look for jobs for all resting threads, until there are some or the shift is over.
 
-        The source is asked without the lock, for a slow one must not hold up who enqueues: that makes news.
+        It asks the source without the lock, because a slow source must not delay an enqueue, which makes news.
         """
         pause = FIRST_PAUSE
         while True:
@@ -187,7 +188,8 @@ class WorkerShift:
             return not self._is_over
 
     def _until_due(self) -> float:
-        """Return when to look again, on the monotonic clock: a wall clock that is set meanwhile is seen within `poll`.
+        """Return when to look again, on the monotonic clock: if the wall clock is set meanwhile, we see it within
+        `poll`.
 
         That clock is read first, so that time that passes before the wall's is read ends the wait early, never late.
         """
@@ -198,7 +200,7 @@ class WorkerShift:
         return begun + (poll if due_at is None else min((due_at - self._clock.now()).total_seconds(), poll))
 
     def _go_on(self, pause: float, error: BaseException) -> None:
-        """Log what failed, and wait before it is tried again."""
+        """Log the error, and wait before the next attempt."""
         log_pause(error, pause, self._executor.worker)
         until = deadline_in(self._clock, pause)
         with self._changed:
@@ -210,7 +212,7 @@ class WorkerShift:
         return self.burst_is_over or self.stop.is_set()
 
     def _may_begin(self) -> bool:
-        """Whether one more job may be claimed; `_begun_none` takes it back."""
+        """Whether this thread may claim one more job; `_begun_none` gives the permission back."""
         return self._left is None or self._left.acquire(blocking=False)
 
     def _begun_none(self) -> None:

@@ -1,4 +1,4 @@
-"""The bound of a stop: running jobs are told, get their time, and what is left goes back."""
+"""The bound of a stop: running jobs are told, get their time, and go back if they haven't ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["HANDED_BACK", "end_at_once", "stop_in_time"]
 logger = JobLogger("anyjob.worker")
 
 HANDED_BACK: Final = 5
-"""What a worker's process ends with that was stopped while jobs ran, and gave them back. Else it ends with 0."""
+"""Exit code of a worker process that was stopped while jobs ran, and gave them back. Else it is 0."""
 
 _GRACE: Final = 1.0
 
@@ -32,8 +32,8 @@ def stop_in_time(
 ) -> bool:
     """Wait `timeout` seconds for the jobs that were executed with `stop`, which is set; return whether they ended.
 
-    `ended` waits so long and tells. If they did not, async ones are cancelled, all get a second more, and `hand_back`
-    is called if that was not enough. `running` is how many they are, for the log.
+    `ended` waits for so many seconds and returns whether they ended. If not, async jobs are cancelled, all jobs get a
+    second more, and if that was not enough, `hand_back` is called. `running` is the number of jobs, for the log.
     """
     log_event(logger, logging.INFO, "stopping", running=running, timeout=float(timeout))
     if ended(timeout):
@@ -45,9 +45,9 @@ def stop_in_time(
 
 
 def end_at_once(executor: JobExecutor, code: int) -> NoReturn:
-    """End the process whatever its threads do: nothing else ends a job that doesn't want to."""
+    """End the process whatever its threads do: nothing else ends a job that ignores the stop."""
     executor.end_process()
-    # In a thread: whoever still runs may hold the lock of a handler.
+    # In a thread: a job that still runs may hold the lock of a handler.
     flush = threading.Thread(target=logging.shutdown, name="anyjob-flush", daemon=True)
     flush.start()
     flush.join(_GRACE)

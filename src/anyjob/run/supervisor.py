@@ -1,4 +1,4 @@
-"""Starts worker processes, and starts them again when a job took its process along. Needs no application."""
+"""Starts worker processes, and starts them again when they crash. Needs no application."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["UP_VARIABLE", "Supervisor", "say_up"]
 logger = JobLogger("anyjob.worker")
 
 UP_VARIABLE: Final = "_ANYJOB_UP"
-"""The environment's name for the path of a file that a supervised worker makes once it runs, and removes when it ends
-by itself: if the file outlives the process, a job, or the system, ended that.
+"""Environment variable with the path of a file. A supervised worker makes the file once it runs, and removes it when it
+ends by itself: if the file outlives the process, a job, or the system, ended the process.
 """
 
 
 def say_up(path: str | None = None) -> None:
-    """Tell who supervises this process, if anybody does, that it runs. `path`: what the environment said."""
+    """Tell the supervisor of this process, if it has one, that it runs. `path`: the value of the variable."""
     path = path or os.environ.get(UP_VARIABLE)
     if path:
         Path(path).touch()
 
 
 class _Worker:
-    """One command, its process and what is known of it."""
+    """One command, its process and their state."""
 
     def __init__(self, argv: Sequence[str], up: Path) -> None:
         self._argv = argv
@@ -47,7 +47,7 @@ class _Worker:
         self.starts_at: float | None = 0.0
         """When it is to be started, on the monotonic clock; None: it runs, or has ended for good."""
         self.code: int | None = None
-        """What it ended with, for good."""
+        """Exit code, once it has ended for good."""
         self.was_up = False
         """Whether it ever ran, not just began."""
 
@@ -71,7 +71,7 @@ class _Worker:
         return code, was_up
 
     def start_later(self) -> float:
-        """Start it again after a pause, which grows while it dies at once; return that, in seconds."""
+        """Start it again after a pause, which grows while it crashes at once; return the pause, in seconds."""
         now = time.monotonic()
         self._pause = 0.0 if now - self._begun > _LIVED else min(2 * self._pause + 0.5, _LONGEST_PAUSE)
         self.starts_at = now + self._pause
@@ -81,13 +81,13 @@ class _Worker:
 class Supervisor:
     """Runs a worker process for each command until TERM or INT, which it passes on. In the main thread, and for POSIX.
 
-    What dies while it runs jobs is started again, whatever its exit code, which a job may have chosen. What ends by
-    itself, or before it ran (wrong usage, a failed import), has the others told to stop: whoever started us starts all
-    anew. But if all are `bounded`, to end by themselves, one that ended well leaves the others to go on. None outlives
-    us.
+    A worker that crashes while it runs jobs is started again, whatever its exit code, which a job may have chosen. If
+    one ends by itself, or before it ran (wrong usage, a failed import), the others are told to stop, so that the
+    supervisor of this process can start all anew. But if all are `bounded`, to end by themselves, and one ended well,
+    the others go on. None outlives this process.
 
     `killed` are exit codes by which a command says that a process of its own was killed, `absent` those by which it
-    says that there was no server; once it ran, it is started again for these. `also` are more signals to pass on.
+    says that the server was unreachable; after these it is started again if it ran. `also` are more signals to pass on.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Supervisor:
                 self._sleep(workers.values())
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        # Nothing but this: a handler interrupts whatever holds a lock.
+        # Nothing but this: a handler may interrupt code that holds a lock.
         if number != signal.SIGCHLD:
             self._received.append(number)
         with suppress(BlockingIOError):  # full: it will wake us all the same
@@ -155,7 +155,7 @@ class Supervisor:
         code, was_up = ended
         if self._told is not None:
             unheard = code == -self._told or (not was_up and code in self._killed)
-            worker.code = 0 if unheard else code  # told before it listened
+            worker.code = 0 if unheard else code  # the signal came before it listened
             log_event(logger, logging.INFO, "ended", backend=name, code=worker.code)
         elif was_up or code in self._killed or (worker.was_up and code in self._absent):
             log_event(logger, logging.ERROR, "died", backend=name, code=code, pause=worker.start_later())

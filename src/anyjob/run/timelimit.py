@@ -22,15 +22,15 @@ logger = JobLogger("anyjob.worker")
 
 
 TIME_LIMIT_GRACE: Final = 5.0
-"""Seconds that a job has to end in after its time limit struck. Then it is stuck: who can end its process does."""
+"""Seconds in which a job has to end after its time limit. Then it is stuck: a worker that can ends its process."""
 
 
 class TimeIsUp(BaseException):
-    """What a job feels at its limit: no `except Exception` of its own swallows it."""
+    """Raised in a job at its limit: no `except Exception` of its own swallows it."""
 
 
 class TimeLimits:
-    """Calls back, once, whoever is not done by the time on the injected clock. Thread-safe, fork-safe."""
+    """Calls back once the time is up on the injected clock. Thread-safe, fork-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -67,7 +67,7 @@ class TimeLimits:
                 heapq.heapify(self._alarms)
 
     def close(self) -> None:
-        """End the thread, and with it all watches. A later one starts it anew."""
+        """End the thread, and with it all watches. A later watch starts it anew."""
         with self._changed:
             self._runs = False
             self._turn += 1
@@ -84,7 +84,7 @@ class TimeLimits:
                     due.append(heapq.heappop(self._alarms))
                 if not due:
                     self._clock.wait(self._changed, self._alarms[0][0] if self._alarms else None)
-            for _, number, expire in due:  # without the lock: who is interrupted may be about to take it
+            for _, number, expire in due:  # without the lock: the interrupted thread may be about to take it
                 try:
                     again = expire()
                 except Exception:
@@ -101,9 +101,9 @@ class TimeLimits:
     @contextmanager
     def limit(self, seconds: float, who: JobEnvelope | None, strike: Callable[[], None]) -> Iterator[None]:
         """Call `strike` from another thread once the body ran longer than `seconds`, and raise `JobTimeLimitError` at
-        its end, whatever that was: what comes late is no success.
+        its end, however it ended: a late result is no success.
 
-        If it goes on for `TIME_LIMIT_GRACE` seconds more, it is said that `who` is stuck, and struck again; and so on,
+        If it goes on for `TIME_LIMIT_GRACE` seconds more, this logs that `who` is stuck, and strikes again; and so on,
         after pauses that double.
         """
         begun, pause = self._clock.monotonic(), TIME_LIMIT_GRACE
@@ -133,7 +133,7 @@ class TimeLimits:
             late = error
         finally:
             ended = True
-        if struck or ran() > seconds:  # a call that kept the interpreter's lock kept us from striking, too
+        if struck or ran() > seconds:  # a call that kept the interpreter's lock kept `strike` from being called, too
             raise JobTimeLimitError(f"ran longer than {seconds:g} s") from late
 
     @contextmanager
@@ -171,7 +171,7 @@ class _Interrupt:
 
 
 def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
-    import ctypes  # heavy, and needed only when a limit has struck
+    import ctypes  # a heavy import, needed only at a time limit
 
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread_id), None if error is None else ctypes.py_object(error)

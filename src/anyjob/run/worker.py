@@ -29,7 +29,7 @@ class JobWorker:
 
     Use `start` and `stop` (or `with worker.start():`), or `drain` to run what is due in the calling thread. Async jobs
     run on one event loop beside the threads, each held by one of them. All methods are thread-safe; after `stop` a
-    worker may be started again. In a forked child it doesn't run, whatever it did in the parent.
+    worker may be started again. It doesn't run in a forked child, even if it ran in the parent.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class JobWorker:
         in_each_process(self._begin)
 
     def _begin(self) -> None:
-        """Begin with no threads, as a forked child does: what the parent's run is the parent's."""
+        """Begin with no threads, as a forked child does: the parent's threads stay in the parent."""
         self._lock = threading.Lock()
         self._shift: WorkerShift | None = None
 
@@ -83,7 +83,7 @@ class JobWorker:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, by itself (`burst`, `max_jobs`) or by `stop`; return whether it has.
 
-        For `timeout` seconds at most, None: as long as it takes. Even one that ended by itself is to be stopped.
+        For `timeout` seconds at most, None: as long as it takes. Stop it also if it ended by itself.
         """
         shift = self._shift
         return shift is None or shift.wait_until_done(timeout)
@@ -91,9 +91,9 @@ class JobWorker:
     def stop(self, timeout: float | None = None) -> bool:
         """Claim no more, wait up to `timeout` seconds (None: `stop_timeout`) for running jobs, give the rest back.
 
-        Jobs see `current_job().should_stop` at once; async ones are cancelled when the time is up. What was given back
-        costs its job no try. A sync job that goes on regardless can settle nothing any more. Return whether all
-        finished in time. Called again meanwhile, with a shorter timeout, it gives back sooner.
+        Jobs see `current_job().should_stop` at once; async ones are cancelled when the time is up. A job that is given
+        back is charged no try. A sync job that goes on regardless can't settle any more. Return whether all finished in
+        time. Called again meanwhile, with a shorter timeout, it gives back sooner.
         """
         with self._lock:
             shift = self._shift
@@ -115,14 +115,14 @@ class JobWorker:
             if self._shift is shift:
                 self._shift = None
         if self._is_alone:
-            self._source.close()  # with its thread
+            self._source.close()  # and end its thread
         return finished
 
     def drain(self, max_jobs: int | None = None) -> int:
-        """Run, in this thread, what is due now and what becomes due meanwhile; return how many jobs were run.
+        """Run, in this thread, all jobs that are due now or become due meanwhile; return how many jobs were run.
 
-        `max_jobs` at most; None: those of the options, if they say so.
-        A Ctrl-C meanwhile is raised here as KeyboardInterrupt; the job that ran goes back, uncharged.
+        `max_jobs` at most; None: the options' `max_jobs`, if they have one. A Ctrl-C meanwhile is raised here as
+        KeyboardInterrupt; the running job goes back, uncharged.
         """
         keeper, stop = self._keeper(insists=lambda: False), threading.Event()
         keeper.recover()
