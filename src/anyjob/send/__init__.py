@@ -1,1 +1,1 @@
-"""What sends a job: the manager checks it, chooses its backend and hands it over."""
+"""Sends a job: the manager checks it, chooses its backend and hands it over."""

@@ -16,8 +16,8 @@ _FOR_URLS: Final = "For a URL: anyjob.configure(backend=...)."
 
 
 class JobBackends(Mapping[str, JobBackend]):
-    """The backends by alias. One that is given as a function is made when it is first asked for, so that a process pays
-    only for those it uses. Thread-safe.
+    """The backends by alias. A backend that is given as a function is made on first use, so that a process pays only
+    for the backends that it uses. Thread-safe.
     """
 
     def __init__(self, backends: Mapping[str, JobBackend | Callable[[], JobBackend]]) -> None:

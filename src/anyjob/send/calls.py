@@ -1,4 +1,4 @@
-"""A job named at the call: which it is, with what arguments, and what is said about this one run."""
+"""A job that is named at the call, with its arguments and the options of this run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ P = ParamSpec("P")
 
 
 class TypedJob(Protocol[TArgs_contra]):
-    """A job class as type checkers see it: it takes what its `execute` takes."""
+    """A job class as type checkers see it: it takes the arguments of its `execute`."""
 
     def execute(self, args: TArgs_contra) -> Any:
         """Do the work."""
@@ -31,7 +31,7 @@ class JobCall(Generic[P]):
 
     @classmethod
     def of(cls, job: object) -> JobCall[Any]:
-        """Return what names the job at a call, which may have options already."""
+        """Return the call of a job, which may have options already."""
         return job if isinstance(job, JobCall) else JobCall(job, {})
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[object, EnqueueOptions]:

@@ -1,4 +1,4 @@
-"""The door in: checks everything about a job once, for every backend, and hands it to the one that is to carry it."""
+"""The way in: checks everything about a job once, for every backend, and hands the job to its backend."""
 
 from __future__ import annotations
 
@@ -56,16 +56,18 @@ P = ParamSpec("P")
 class JobManager:
     """Enqueues jobs. Thread-safe; `aenqueue` and its kin never block the event loop.
 
-    `backends` is one backend, or several by alias, or functions that make them on first use; `routes` choose among
-    them, first match first, else `default` takes the job. `queues` closes the list of logical queues of an alias.
+    `backends` is one backend, or several by alias, or functions that make them on first use; the first of `routes` that
+    matches chooses among them, else `default` takes the job. `queues` closes the list of logical queues of an alias.
     `imports` are the modules that define jobs; they are imported when a worker is made or an unknown name is asked for.
-    `worker_options` are those of the workers made here, unless they are told others.
-    With `enqueue_only`, no worker starts here. `enqueue_timeout` is what the backends were given, in seconds: within it
-    `aenqueue` succeeds or fails, also where others wait before it.
+    `worker_options` are those of the workers made here, unless a call gives others. With `enqueue_only`, no worker
+    starts here. `enqueue_timeout` is that of the backends, in seconds: within it `aenqueue` succeeds or fails, even if
+    others wait before it.
     """
 
     redirection: ClassVar[Callable[[JobManager], JobWiring] | None] = None
-    """What stands behind each manager in place of its own, if anything does. Only `anyjob.current.redirect` sets it."""
+    """Returns the wiring to use in place of a manager's own, if there is one. Only `anyjob.current.redirect` sets
+    it.
+    """
 
     def __init__(
         self,
@@ -134,7 +136,7 @@ class JobManager:
 
     @property
     def executor(self) -> JobExecutor:
-        """What runs this manager's jobs."""
+        """Runs this manager's jobs."""
         return self._wiring.executor
 
     # Enqueue
@@ -143,14 +145,15 @@ class JobManager:
         """Enqueue the job that takes `type(args)`; return its id once the backend accepted it.
 
         Raises `UnknownJobError`, `InvalidArgsError`, `InvalidOptionError`, `UnsupportedCapabilityError`, before
-        anything is sent, and `EnqueueError` when the backend did not take it.
+        anything is sent, and `EnqueueError` when the backend did not accept it.
         """
         return self._enqueue(self.registry.get_for(args), args, options)
 
     async def aenqueue(self, args: object, **options: Unpack[EnqueueOptions]) -> JobId:
         """Like `enqueue`. If it is cancelled, the job may have been enqueued all the same.
 
-        `enqueue_timeout` counts from the call, however many are in front: one that was not begun by then is rejected.
+        `enqueue_timeout` counts from the call, even if others wait before it: a job whose turn did not come by then is
+        rejected.
         """
         return await self._asend(self._prepare(self.registry.get_for(args), args, options), options)
 
@@ -161,7 +164,7 @@ class JobManager:
     def enqueue_for(self, job: Any, /, *args: Any, **kwargs: Any) -> JobId:
         """Enqueue the job that is named: a class with its one object and options, or a function with its own arguments.
 
-        A function's options, and a class's too, may be said by `using`: `enqueue_for(report.using(delay=60), 7)`.
+        A function's options, and a class's too, may be given by `using`: `enqueue_for(report.using(delay=60), 7)`.
         Raises as `enqueue` does.
         """
         return self._send(*self._preparer.prepare_for(job, args, kwargs, self._wiring.clock))
@@ -191,9 +194,8 @@ class JobManager:
     def enqueue_many(self, items: Iterable[object], **options: Unpack[EnqueueOptions]) -> list[JobId]:
         """Enqueue several jobs, of any kinds, in few round trips; return their ids in order.
 
-        Items are args objects, which take the `options`, or envelopes from `prepare`, which have theirs; `backend` is
-        where all of them go. Everything is checked before anything is sent. An `EnqueueError` tells which jobs got
-        through.
+        Items are args objects, which take the `options`, or envelopes from `prepare`, which have theirs; all of them go
+        to `backend`. Everything is checked before anything is sent. An `EnqueueError` tells which jobs got through.
         """
         return send_many(self._wiring, *self._prepare_many(items, options))
 
@@ -230,7 +232,7 @@ class JobManager:
         return wiring.backends[alias]
 
     def inspect(self, alias: str | None = None) -> JobInspector:
-        """Return what waits or is parked there; raise `UnsupportedCapabilityError` if it can't be looked into."""
+        """Return the backend's inspector; raise `UnsupportedCapabilityError` if it has none."""
         inspector = self.backend(alias).inspector
         if inspector is None:
             raise UnsupportedCapabilityError(f"Backend {alias or self.default!r} can't be looked into.")
@@ -252,9 +254,9 @@ class JobManager:
     def any_worker(self, alias: str, options: WorkerOptions) -> NativeCommand | JobWorker:
         """Return a backend's worker, the command of its own or one of ours; neither is started.
 
-        Raises `InvalidOptionError` for a queue outside of the settings' closed list, for one that nobody knows and that
-        looks like one that somebody does, or to exclude that nobody knows;
-        `UnsupportedCapabilityError` for a burst, or a number of jobs, where the worker doesn't end by itself.
+        Raises `InvalidOptionError` for a queue outside of the settings' closed list, for an unknown queue that is spelt
+        nearly as a known one, and for an unknown one to exclude; `UnsupportedCapabilityError` for a burst, or a number
+        of jobs, if the worker can't end by itself.
         """
         self._wiring.router.refuse_unknown_alias(alias)
         if options.stop_timeout is None:
@@ -281,11 +283,11 @@ class JobManager:
         options: MigrationOptions | None = None,
         progress: Callable[[MigrationReport], None] = lambda _: None,
     ) -> JobMigration:
-        """Return a migration of jobs from one alias to another, not begun; `progress` hears of each batch.
+        """Return a migration of jobs from one alias to another, not begun; it calls `progress` after each batch.
 
-        Raises `UnsupportedCapabilityError` if the source can't give them away.
+        Raises `UnsupportedCapabilityError` if the source can't give away its jobs.
         """
-        self.import_jobs()  # some systems can't tell which queues there are: the jobs do
+        self.import_jobs()  # some systems can't list their queues: the jobs name them
         self._refuse_unknown_aliases(source, destination)
         return make_migration(self._wiring, source, destination, options, progress)
 
@@ -299,13 +301,13 @@ class JobManager:
         queues: Collection[str] | None = None,
         progress: Callable[[MigrationReport], None] = lambda _: None,
     ) -> JobMigration:
-        """Return a migration, not begun, of what an application sent by its job library alone and still waits.
+        """Return a migration, not begun, of waiting messages that an application sent by its job library alone.
 
-        `tasks` says which job each native task becomes; what calls others, or does not fit the job's signature, stays
-        where it is. `source` is the alias of a backend whose application's `queues` can be read (None: all that are
-        known, by the library's own names). A job keeps the message's id, due time and tries.
+        `tasks` says which job each native task becomes; a message that calls other tasks, or does not fit the job's
+        signature, stays where it is. `source` is the alias of a backend whose application's `queues` can be read (by
+        the library's own names; None: all known ones). A job keeps the message's id, due time and tries.
 
-        Raises `UnknownJobError`, and `UnsupportedCapabilityError` if nobody can read those queues.
+        Raises `UnknownJobError`, and `UnsupportedCapabilityError` if those queues can't be read.
         """
         alias = destination or self.default
         found = {task: self._named(name) for task, name in tasks.items()}
@@ -322,8 +324,8 @@ class JobManager:
         return self.worker(alias).drain()
 
     def import_jobs(self) -> None:
-        """Import the modules of `imports`, so that their jobs are known, and what else the settings name; raise
-        `ConfigurationError` if something is missing.
+        """Import the modules of `imports`, so that their jobs are known, and the other objects that the settings name;
+        raise `ConfigurationError` if one is missing.
         """
         for module in self._imports:
             import_application(module, "imports")
@@ -334,7 +336,7 @@ class JobManager:
     def close(self) -> None:
         """Stop the workers that were made here, then close the backends' connections and the threads of `aenqueue`.
 
-        What is used later opens anew.
+        A later use opens them anew.
         """
         wiring = self._wiring
         every = (self._own,) if wiring is self._own else (self._own, wiring)
@@ -376,7 +378,7 @@ class JobManager:
         return envelopes, alias
 
     def _alias(self, envelope: JobEnvelope, options: EnqueueOptions) -> str | None:
-        """Return where the call says that the job goes; refuse it where its id may not be the only one."""
+        """Return the alias that the call gives, if any; refuse a `unique_id` that its backend can't keep."""
         if not options:
             return None
         alias: str | None = plain_text(options.get("backend"))

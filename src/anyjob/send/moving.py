@@ -1,4 +1,4 @@
-"""Makes the migrations of a manager: from backend to backend, and from what a job library's own queues hold."""
+"""Makes the migrations of a manager: from backend to backend, and from a job library's own queues."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class JobPreparer:
         )
 
     def at(self, clock: Clock) -> Callable[[JobConfiguration, object, PrepareOptions], JobEnvelope]:
-        """Return `prepare` by that clock."""
+        """Return `prepare` with that clock."""
         return partial(self.prepare, clock=clock)
 
     def prepare_for(
@@ -94,7 +94,7 @@ class JobPreparer:
 
 
 def kept(envelope: JobEnvelope, options: Mapping[str, object]) -> JobEnvelope:
-    """Return the envelope of what was said; raise `InvalidOptionError` for what no envelope can keep."""
+    """Return the envelope of these values; raise `InvalidOptionError` for one that no envelope can keep."""
     alias = options.get("backend")
     if alias is not None:
         raise InvalidOptionError(
@@ -114,7 +114,7 @@ def _headers(configuration: JobConfiguration, options: PrepareOptions) -> Mappin
 
 
 def _checked(envelope: JobEnvelope) -> JobEnvelope:
-    """Return the envelope, which anybody may have made, as the other side will read it, its values plain."""
+    """Return an envelope from any caller as the other side will read it, its values plain."""
     try:
         return read_envelope(write_envelope(envelope))
     except (EnvelopeError, TypeError, ValueError) as error:
@@ -122,7 +122,7 @@ def _checked(envelope: JobEnvelope) -> JobEnvelope:
 
 
 def _refuse_other_args(configuration: JobConfiguration, args: object) -> None:
-    """Raise unless `args` are what the job takes: exactly its type, or plain data for a TypedDict."""
+    """Raise unless `args` are of the job's args type, exactly, or plain data for a TypedDict."""
     wanted = configuration.args_type
     if isinstance(wanted, type) and type(args) is not wanted and not isinstance(args, dict):
         raise InvalidArgsError(

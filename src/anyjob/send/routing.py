@@ -1,4 +1,4 @@
-"""Which backend a job goes to, and whether that backend can do what the job asks for."""
+"""Chooses the backend of a job, and checks that it has the features that the job needs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class JobRoute(Struct, frozen=True, kw_only=True):
 
 
 class JobTarget(Struct, frozen=True):
-    """Where the jobs of one name and queue go."""
+    """The backend of the jobs of one name and queue."""
 
     alias: str
     backend: JobBackend
@@ -76,8 +76,8 @@ class JobRouter:
             self.refuse_unknown_alias(alias)
 
     def target_of(self, envelope: JobEnvelope, alias: str | None = None) -> JobTarget:
-        """Return where the job goes, by the routes unless the call said an alias; raise `UnsupportedCapabilityError` if
-        that can't do what the job asks for.
+        """Return the backend of a job, by the routes unless the call gave an alias; raise `UnsupportedCapabilityError`
+        if it lacks a feature that the job needs.
         """
         key = (envelope.name, envelope.queue, alias)
         try:
@@ -108,7 +108,7 @@ class JobRouter:
     def refuse_misspelt_queue(self, queue: str, registered: Collection[str]) -> None:
         """Raise `InvalidOptionError` for a queue of no job, route or setting that is spelt nearly as one of these is.
 
-        Any other may be named at the calls alone, as one for each tenant: that is logged.
+        Another unknown queue may be named at calls only, as one for each tenant: it is logged.
         """
         known = {*registered, *(route.queue for route in self._routes if route.queue)}
         known.update(*(queues for queues in self._queues.values() if queues))
@@ -123,12 +123,12 @@ class JobRouter:
         log_event(logger, logging.WARNING, "serves an unknown queue", queue=queue, reason=reason)
 
     def refuse_shared_id(self, envelope: JobEnvelope, alias: str | None) -> None:
-        """Raise `UnsupportedCapabilityError` if a second job with this one's id would be taken where it goes."""
+        """Raise `UnsupportedCapabilityError` if the job's backend would accept a second job with the same id."""
         target = self.target_of(envelope, alias)
         target.backend.capabilities.refuse_shared_ids(target.alias)
 
     def queues_but(self, alias: str, excluded: Collection[str], known: Collection[str]) -> tuple[str, ...]:
-        """Return the queues of the backend's closed list, else of the `known` ones, without the excluded.
+        """Return the queues of the backend's closed list, else the `known` ones, without the excluded.
 
         Raises `InvalidOptionError` for one that is not among them, and if none is left.
         """
@@ -147,7 +147,7 @@ class JobRouter:
         return left
 
     def _choose(self, envelope: JobEnvelope, alias: str | None) -> JobTarget:
-        """Check, once for a name and queue, what can't change from job to job."""
+        """Check, once for a name and queue, the facts that can't change from job to job."""
         if alias is None:
             fitting = (route.backend for route in self._routes if route.fits(envelope.name, envelope.queue))
             alias = next(fitting, self._default)

@@ -33,13 +33,13 @@ class JobSenders:
         self._threads: dict[str, ThreadPoolExecutor] = {}
 
     async def send(self, alias: str, ids: Sequence[str], call: Callable[[], T]) -> T:
-        """Return what `call`, which sends the jobs `ids` to that backend, returns.
+        """Return the result of `call`, which sends the jobs `ids` to that backend.
 
         Jobs that still wait for their turn when the time is up are never sent: `EnqueueError` says that they are
-        rejected. A single one that is being sent just then is in doubt, unless the backend tells what became of it very
-        soon. Many may take their time, for a backend bounds each of their batches.
+        rejected. A single job that is being sent just then is in doubt, unless the backend answers very soon. Many jobs
+        may take longer, because a backend bounds each of their batches.
         """
-        import asyncio  # heavy, and needed only by who awaits
+        import asyncio  # a heavy import, which only async callers need
 
         sending = self._thread_of(alias).submit(copy_context().run, call)
         sent = asyncio.wrap_future(sending)
@@ -52,12 +52,12 @@ class JobSenders:
                 )
             await _done(sent, _GRACE if len(ids) == 1 else None)
         if not sent.done():
-            sent.add_done_callback(lambda late: late.cancelled() or late.exception())  # it was told: in doubt
+            sent.add_done_callback(lambda late: late.cancelled() or late.exception())  # the caller was told: in doubt
             raise EnqueueError(f"Backend {alias!r}: no answer within {self._timeout:g} s.", in_doubt=ids)
         return sent.result()
 
     def close(self) -> None:
-        """End the threads, once they have sent what they were given. What is sent later starts others."""
+        """End the threads, once they have sent the jobs they were given. A later send starts others."""
         with self._lock:
             threads, self._threads = self._threads, {}
         for each in threads.values():
@@ -72,8 +72,8 @@ class JobSenders:
             return self._threads[alias]
 
 
-async def _done(sent: asyncio.Future[T], timeout: float | None) -> None:  # noqa: ASYNC109  # what it awaits goes on
-    """Wait until `sent` is done or the time is up. Cancelled, it cancels what has not begun."""
+async def _done(sent: asyncio.Future[T], timeout: float | None) -> None:  # noqa: ASYNC109  # the send itself goes on
+    """Wait until `sent` is done or the time is up. If it is cancelled, it cancels a send that has not begun."""
     import asyncio
 
     try:

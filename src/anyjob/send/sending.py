@@ -1,4 +1,4 @@
-"""Hands prepared jobs to the backends that are to carry them, and tells who looks on."""
+"""Hands prepared jobs to their backends, and tells the observers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = JobLogger("anyjob.enqueue")
 
 def send(wiring: JobWiring, envelope: JobEnvelope, alias: str | None) -> JobId:
     """Send a job to the backend of `alias` (None: to the one that the routes choose); return its id."""
-    wiring.observers.load()  # what is wrong with them is said before anything is sent
+    wiring.observers.load()  # their errors are raised before anything is sent
     target = wiring.router.target_of(envelope, alias)
     target.backend.send((envelope,))
     _report(wiring, envelope, target.alias)
@@ -35,7 +35,7 @@ async def asend(wiring: JobWiring, envelope: JobEnvelope, alias: str | None) -> 
 
 
 def send_many(wiring: JobWiring, envelopes: Sequence[JobEnvelope], alias: str | None) -> list[JobId]:
-    """Send jobs, those of a backend together; return their ids in order. An `EnqueueError` tells of all of them."""
+    """Send jobs, those of a backend together; return their ids in order. An `EnqueueError` covers all jobs."""
     sent: dict[str, JobId] = {}
     for target, group in _grouped(wiring, envelopes, alias).items():
         with _telling_of_all(target, sent, envelopes):
@@ -89,7 +89,7 @@ def _report(wiring: JobWiring, envelope: JobEnvelope, alias: str) -> None:
 
 @contextmanager
 def _telling_of_all(alias: str, sent: Mapping[str, str], envelopes: Sequence[JobEnvelope]) -> Iterator[None]:
-    """Let the error of one backend tell what became of the jobs that went, or were to go, to others."""
+    """Add the jobs that went, or were to go, to other backends to the error of one backend."""
     try:
         yield
     except EnqueueError as error:

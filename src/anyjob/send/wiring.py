@@ -1,4 +1,4 @@
-"""What stands behind a manager, as one value, so that a test can put another in its place."""
+"""A manager's backends, clock, executor and observers as one value, so that a test can replace it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ OffLoop = Callable[[str, Sequence[str], Callable[[], Any]], Awaitable[Any]]
 
 
 class JobWiring(Struct, frozen=True):
-    """What stands behind a manager: where its jobs go, by which clock, what runs them, who hears of it.
+    """A manager's backends and routes, its clock, its executor and its observers.
 
-    A value of its own, for a test puts another in its place while everything in front (registry, routes, codec, checks)
-    stays the application's.
+    A value of its own, because a test replaces it, while the registry, the routes' rules, the codec and the checks stay
+    the application's.
     """
 
     clock: Clock
@@ -37,10 +37,10 @@ class JobWiring(Struct, frozen=True):
     observers: JobObservers
     off_loop: OffLoop
     workers: WeakSet[JobWorker] = field(default_factory=WeakSet)
-    """Those that were made for this process and may still run."""
+    """Workers that were made for this process and may still run."""
 
     def close(self) -> None:
-        """Close the backends that were made, and end the threads of the executor. What is used later opens anew."""
+        """Close the backends that were made, and end the threads of the executor. A later use opens them anew."""
         for backend in self.backends.made.values():
             backend.close()
         self.executor.close()

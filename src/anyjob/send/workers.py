@@ -1,4 +1,4 @@
-"""Makes the worker of a backend: the command of its own, or one of ours."""
+"""Makes the worker of a backend: the command of its own worker, or a `JobWorker`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_worker(wiring: JobWiring, alias: str, options: WorkerOptions) -> Native
 
 
 def _served(wiring: JobWiring, alias: str, backend: JobBackend, options: WorkerOptions) -> WorkerOptions:
-    """Return the options with the queues that are to be served spelt out; refuse what can't be."""
+    """Return the options, with `exclude_queues` turned into `queues`; refuse those that can't be served."""
     router, known = wiring.router, wiring.executor.registry.queues()
     if options.burst or options.max_jobs is not None:
         backend.capabilities.refuse_bounded_worker(alias)
