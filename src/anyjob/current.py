@@ -83,8 +83,8 @@ def configure(
     """Set the default manager and return it: the given one, or one made from `settings` over environment and files.
 
     `settings` have the keys of the schema, and `backend="memory:"` (a URL) or `backend="main"` (an alias) for short.
-    `resolver` makes job objects and `observers` look on; each in place of what the other sources name, and as an object
-    or by its name, as `"shop.container:resolver"`, which is imported on first use.
+    `resolver` makes job objects and `observers` are told of events; each replaces that of the other sources, and is an
+    object or a name, as `"shop.container:resolver"`, which is imported on first use.
     """
     global _manager
     made = _given_or_made(manager, resolver, observers, clock, settings)
@@ -159,7 +159,7 @@ def load_application(app: str | None = None) -> JobManager:
 def load_served(kind: type[TBackend]) -> tuple[JobManager, TBackend]:
     """Return the application's manager and the backend that a worker of this process is to serve, which is a `kind`.
 
-    For the entry points of native workers. Raises `ConfigurationError` if that backend is none, or if no worker is to
+    For the entry points of native workers. Raises `ConfigurationError` if that backend is none, or if no worker may
     start here; `JobDefinitionError` if some registered job can't travel.
     """
     manager = load_application()
@@ -195,7 +195,7 @@ def _given_or_made(
 
 
 def _stood_in() -> JobManager:
-    """Return the manager of an application without settings; made once, for looking for settings takes its time."""
+    """Return the manager of an application without settings; made once, because looking for settings is slow."""
     global _stand_in
     _stand_in = _load({"backends": {"default": "memory:"}})
     return _stand_in

@@ -1,4 +1,4 @@
-"""What the author of an adapter or a store needs: adapters import nothing else of anyjob's.
+"""The names that the author of an adapter or a store needs: adapters import nothing else of anyjob's.
 
 `anyjob` itself is for those who define, enqueue, run and operate jobs.
 """

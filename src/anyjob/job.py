@@ -1,4 +1,4 @@
-"""What an application writes: jobs as classes or functions, which register themselves and enqueue by themselves."""
+"""Jobs that an application writes as classes or functions; they register themselves, and can be enqueued."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 
 class _Elsewhere:
-    """What a job is told to do in another library; here it says what to write instead, and counts as missing."""
+    """An attribute of jobs in other libraries; here its error says what to write instead, and it counts as missing."""
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
         self._name = name
@@ -53,7 +53,7 @@ class _Hints:
 
 
 class _Job(_Hints, ABC, Generic[TArgs]):
-    """What the sync and the async base have in common. Concrete subclasses register themselves."""
+    """Base of the sync and the async base class. Concrete subclasses register themselves."""
 
     queue: ClassVar[str] = "default"
     priority: ClassVar[JobPriority] = JobPriority.NORMAL
@@ -62,7 +62,9 @@ class _Job(_Hints, ABC, Generic[TArgs]):
     time_limit: ClassVar[timedelta | float | None] = None
     """Seconds, or a timedelta; longer runs end with `JobTimeLimitError`, a failed try."""
     upgrades: ClassVar[Mapping[int, JobUpgrade]] = {}
-    """By version from 1 on, what makes the JSON data of older arguments into that version's: `{1: rename_address}`."""
+    """By version from 1 on, the step that makes the JSON data of older arguments into that version's: `{1:
+    rename_address}`.
+    """
 
     def __init_subclass__(cls, *, registry: JobRegistry | None = default_registry, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -158,7 +160,7 @@ class FunctionJob(JobFunction[P, R], _Hints):
 
 
 class JobWithOptions(JobCall[P]):
-    """What `using` returns: a class's or a function's job, to be enqueued as it would be."""
+    """The result of `using`: a class's or a function's job, to be enqueued as it would be."""
 
     def __init__(self, job: object, options: EnqueueOptions, manager: JobManager | None) -> None:
         super().__init__(job, options)

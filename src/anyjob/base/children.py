@@ -12,7 +12,7 @@ __all__ = ["start_child"]
 
 
 def start_child(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start a command that is told to stop (TERM) when this process dies, however it dies: on Linux; elsewhere it
+    """Start a command that is told to stop (TERM) when this process ends, even by `kill -9`: on Linux; elsewhere it
     outlives a `kill -9`. To be called in the main thread, before others are started.
 
     It has a process group of its own: what a terminal sends to all would reach it twice, and twice means hurry.
@@ -23,13 +23,13 @@ def start_child(argv: Sequence[str], environment: Mapping[str, str] | None = Non
 def _stop_with(parent: int) -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
-    import ctypes  # heavy, and needed by no other process than one that starts workers
+    import ctypes  # a heavy import, needed only to start workers
 
     libc = ctypes.CDLL(None)
 
     def ask_the_kernel() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # kept by exec
-        if os.getppid() != parent:  # it died before it could be watched
+        if os.getppid() != parent:  # it ended before it could be watched
             os.kill(os.getpid(), signal.SIGTERM)
 
     return ask_the_kernel

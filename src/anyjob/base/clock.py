@@ -14,8 +14,8 @@ __all__ = ["Clock", "SystemClock", "deadline_in"]
 class Clock(Protocol):
     """Tells the time, measures it, and waits. All methods are thread-safe.
 
-    `now` is the wall clock: by it jobs are due, and somebody may set it at any moment, back or forth. What lasts (a
-    wait, a limit, a lease) is measured by `monotonic`, which nobody sets.
+    `now` is the wall clock: by it jobs are due, and somebody may set it at any moment, back or forth. A duration (a
+    wait, a limit, a lease) is measured by `monotonic`, which can't be set.
     """
 
     def now(self) -> datetime:
@@ -45,7 +45,7 @@ class SystemClock:
         if until is None:
             condition.wait()
             return
-        # Past TIMEOUT_MAX the lock raises OverflowError; whoever waits for years may look up once in between.
+        # Past TIMEOUT_MAX the lock raises OverflowError; a wait for years may return once in between.
         condition.wait(min(max(until - self.monotonic(), 0.0), threading.TIMEOUT_MAX))
 
 

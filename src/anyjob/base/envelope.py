@@ -1,4 +1,4 @@
-"""What travels: one queued run of a job, as one JSON object that is the same on every broker."""
+"""The envelope: one queued run of a job, as one JSON object that is the same on every broker."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _COPY: Final = "~"  # in no `JOB_ID`
 
 JobName = Annotated[str, Meta(min_length=1, max_length=128)]
 MAX_COUNT: Final = 1_000_000
-"""More tries or losses than this are read from nobody: a hostile count must not defeat a budget."""
+"""A higher count of tries or losses is read as invalid: a hostile count must not defeat a budget."""
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 UtcDatetime = Annotated[datetime, Meta(tz=True)]
 
@@ -97,14 +97,14 @@ class JobEnvelope(Struct, frozen=True, gc=False, omit_defaults=True):
     """Failed tries so far."""
     last_try_at: UtcDatetime | None = None
     last_error: str | None = None
-    """What the last try failed with, cut to `MAX_ERROR_LENGTH` characters."""
+    """The error of the last try, cut to `MAX_ERROR_LENGTH` characters."""
     lost_count: Count = 0
-    """Tries that ended with their process."""
+    """Tries whose process crashed."""
     headers: Mapping[str, str] = {}
     """The application's own (trace, tenant, correlation) and, under `anyjob-`, ours."""
 
 
-# What hostile bytes raise: bad JSON, bad UTF-8, a hundred thousand brackets.
+# The errors of hostile bytes: bad JSON, bad UTF-8, a hundred thousand brackets.
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _encoder = msgspec.json.Encoder()
@@ -159,7 +159,7 @@ def read_envelope(raw: bytes) -> JobEnvelope:
 
 
 def id_in(raw: bytes) -> str | None:
-    """Return the id of the job in `raw`, that `enqueue` returned, of whatever version; None if there is none."""
+    """Return the id, which `enqueue` returned, of the job in `raw`, of any version; None if there is none."""
     try:
         job_id = _id_decoder.decode(raw).id
     except UNREADABLE:
@@ -173,17 +173,17 @@ def copy_id(job_id: str, mark: str) -> str:
 
 
 def own_id(copy: str) -> str:
-    """Return the job's own id of which that is a `copy_id`."""
+    """Return the job's own id from its `copy_id`."""
     return copy.partition(_COPY)[0]
 
 
 def count_loss(envelope: JobEnvelope) -> JobEnvelope:
-    """Return the envelope of a job whose process ended while it ran, fit to be kept alone; at `MAX_COUNT` it stays."""
+    """Return the envelope of a job that lost its process, fit to be kept alone; its count stays at `MAX_COUNT`."""
     return replace(envelope, args=envelope.args.copy(), lost_count=min(envelope.lost_count + 1, MAX_COUNT))
 
 
 def count_loss_in(raw: bytes) -> bytes:
-    """Do the same to an envelope as it is kept; what can't be read stays as it is, for whoever runs it parks it."""
+    """Do the same to an envelope as it is kept; bytes that can't be read stay as they are: a worker will park them."""
     try:
         envelope = read_envelope(raw)
     except EnvelopeError:
@@ -207,7 +207,7 @@ class JobIds:
     """Makes ids that sort by time and never repeat, in threads, processes and forked children. Thread-safe.
 
     28 hex digits: milliseconds, 40 random bits of this process, a count. Drawing all bits anew for each id would cost
-    as much as everything else in an enqueue; and `random` won't do, for an application that seeds it in each worker
+    as much as everything else in an enqueue; and `random` won't do, because an application that seeds it in each worker
     would draw the same ids twice.
     """
 
@@ -220,6 +220,6 @@ class JobIds:
 
     def new(self, now: datetime) -> str:
         """Return a fresh id for a job made at `now`."""
-        milliseconds = max(int(now.timestamp() * 1000), 0)  # of a clock before 1970, they don't sort
+        milliseconds = max(int(now.timestamp() * 1000), 0)  # if the clock is before 1970, ids don't sort
         number = milliseconds << 64 | self._process | next(self._count) & 0xFFFFFF
         return number.to_bytes(14, "big").hex()

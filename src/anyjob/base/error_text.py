@@ -1,4 +1,4 @@
-"""Describes exceptions of jobs, which may lie, and raise in whatever they are asked."""
+"""Describes exceptions of jobs, which may lie, and whose attributes may raise."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def type_name(error: BaseException, *, module: bool = False) -> str:
 def tellable(error: BaseException) -> BaseException:
     """Return `error`, or an `UntellableError` in its place if one of its attributes, or of its causes', raises.
 
-    Who logs, reports or compares an exception asks for these, and must be safe from what they do.
+    Code that logs, reports or compares an exception reads them, and must be safe from their errors.
     """
     try:
         for each in _chain(error):

@@ -71,10 +71,10 @@ class UnsupportedCapabilityError(AnyjobError):
 
 
 class EnqueueError(AnyjobError):
-    """The backend did not take every job.
+    """The backend did not accept every job.
 
     `accepted`, `rejected` and `in_doubt` hold the ids of the call's jobs: those that the backend confirmed, those that
-    it certainly does not have, and those of which nobody can tell (sent, but the answer never came).
+    it certainly does not have, and those whose fate is unknown (sent, but the answer never came).
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class JobResolutionError(AnyjobError):
 
 
 class JobLostError(AnyjobError):
-    """The job's process ended while it ran, more often than `max_losses` allows."""
+    """The job's process crashed while it ran, more often than `max_losses` allows."""
 
 
 class JobTimeLimitError(AnyjobError):
@@ -112,16 +112,16 @@ class JobTimeLimitError(AnyjobError):
 
 
 class UntellableError(AnyjobError):
-    """Stands in for what a job raised if that raises in turn when it is looked at; it has the same traceback."""
+    """Replaces an exception of a job that raises when it is inspected; it has the same traceback."""
 
     def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
         self.error_type = error_type
-        """Module and name of the type of what the job raised."""
+        """Module and name of the type of the job's exception."""
 
 
 def shown(value: object) -> str:
-    """Return the `repr` of a value for a message: cut to a line, and told also where there is none."""
+    """Return the `repr` of a value for a message: cut to a line; a text in its place if `repr` raises."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001  # a number of 5,000 digits has none either

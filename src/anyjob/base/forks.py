@@ -1,4 +1,4 @@
-"""Renews locks and threads in a forked child: a thread of the parent's may have held the lock, and is not there."""
+"""Renews locks and threads in a forked child: a thread that held a lock in the parent doesn't exist in the child."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def in_each_process(begin: Callable[[], None]) -> None:
 def forks_wait() -> Iterator[None]:
     """Hold off forks of other threads, for some seconds at most, while the body imports modules.
 
-    A module that is half imported at the fork never gets whole in the child: who imports it there waits for ever.
+    A module that is half imported at the fork stays so in the child: an import of it there waits for ever.
     """
     with _importing:
         yield

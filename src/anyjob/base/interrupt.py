@@ -26,7 +26,7 @@ class _StopFirst:
 
 @contextmanager
 def stopped_by_interrupt(stop: Event) -> Iterator[None]:
-    """Let a Ctrl-C set `stop` before it raises KeyboardInterrupt, so that whoever runs jobs knows it for an order.
+    """Let a Ctrl-C set `stop` before it raises KeyboardInterrupt, so that the worker knows it as an order to stop.
 
     In the main thread, and where Python's own handler is in force; elsewhere it changes nothing. If something in the
     body swallowed the interrupt, it is raised at the body's end.

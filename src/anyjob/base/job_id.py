@@ -1,4 +1,4 @@
-"""What an enqueue returns: the job's id, which knows where the job went."""
+"""The result of an enqueue: the job's id, with the alias of its backend."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ FENCED: Final = "its lease was lost while it ran; it may have run twice"
 
 
 class JobLogger(logging.LoggerAdapter[logging.Logger]):
-    """The logger `name`, which never raises: what ends a try must not depend on an application's filters and handlers.
+    """The logger `name`, which never raises: an application's filters and handlers must not end a try.
 
-    `logging` guards handlers, but lets what a filter or a record factory raises through. It is told on stderr, as
+    `logging` guards handlers, but not filters and record factories. Their exceptions are printed on stderr, as
     `logging` tells of a broken handler, if `logging.raiseExceptions` is set.
 
     Names, ids and errors come from anywhere: a record of ours is one line, and what follows it, a traceback, can't pass
@@ -47,7 +47,7 @@ class JobLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 def tell_stderr() -> None:
-    """Print the exception that is handled, as `logging` does with what a handler raises, where nothing else is left."""
+    """Print the exception that is handled, as `logging` does with a handler's, as the last resort."""
     if logging.raiseExceptions:
         with suppress(Exception):
             traceback.print_exc()
@@ -66,8 +66,8 @@ def log_event(
     `job_<key>`, a field of the record: an int, a float, or a string. None is no fact.
 
     A float is a duration in seconds, a datetime is written in ISO 8601. A fact's name may end in `_` where Python
-    reserves the word. Values come from messages, which anybody may have written: what could look like another fact, or
-    another line, is quoted.
+    reserves the word. Values come from messages, which anybody may have written: a value that could look like another
+    fact, or another line, is quoted.
     """
     if not logger.isEnabledFor(level):
         return

@@ -1,4 +1,4 @@
-"""Times that users give, made plain: what travels is the standard library's own type, in UTC."""
+"""Times that users give, made plain: envelopes carry the standard library's own type, in UTC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONGEST_WAIT: Final = 100.0 * 365 * 86_400
 
 
 def plain_moment(moment: datetime) -> datetime:
-    """Return an aware datetime as a plain one in UTC: of a subclass (pendulum, freezegun) no encoder knows the way.
+    """Return an aware datetime as a plain one in UTC: encoders don't know its subclasses (pendulum, freezegun).
 
     Raises `ValueError` if it is naive, `OverflowError` if UTC has no such time.
     """

@@ -1,4 +1,4 @@
-"""What settings and command lines name of an application: modules, and objects in them, imported when needed."""
+"""Modules of an application, and objects in them, that settings and command lines name; imported when needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def import_application(module: str, where: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # something that the module imports: its own affair
+            raise  # an import of the module's own failed
         raise ConfigurationError(f"{where}: there is no module {module!r} here or on the path.") from error
 
 
@@ -37,7 +37,7 @@ class NamedObject(Struct, frozen=True):
     """Which setting says so, and its place."""
 
     def load(self) -> Any:
-        """Import and return it; raise `ConfigurationError` if it is missing, or no name."""
+        """Import and return it; raise `ConfigurationError` if it is missing, or if the text is no name."""
         if not OBJECT_NAME.fullmatch(self.text):
             raise ConfigurationError(f"{self}: it must be 'module:name', as 'shop.container:resolver'.")
         module_name, _, path = self.text.partition(":")

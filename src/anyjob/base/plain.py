@@ -1,7 +1,7 @@
-"""Texts and numbers that users give, made plain: what travels is of Python's own types.
+"""Texts and numbers that users give, made plain: envelopes carry Python's own types.
 
-Of a subclass (an Enum's member, Markup, a number of numpy's) no encoder knows the way, and an f-string may make
-something else of it than its text.
+Encoders don't know a subclass (an Enum's member, Markup, a number of numpy's), and an f-string may format it as
+something else than its text.
 """
 
 from __future__ import annotations

@@ -51,9 +51,9 @@ def expand_url(url: str, environ: Mapping[str, str]) -> str:
 
 
 def refuse_unreadable(url: str) -> None:
-    """Raise `ValueError` if the URL says something else to each of its readers, as with a '/' in the password.
+    """Raise `ValueError` if parsers read the URL differently, as with a '/' in the password.
 
-    The message shows nothing of it: who can't tell the password from the rest can't hide it.
+    The message shows nothing of it: a password that can't be told from the rest can't be hidden.
     """
     authority, rest = _split(url)
     ambiguous = "@" in rest and (":" in authority or "@" in authority)  # without these it is a file's path
@@ -103,7 +103,7 @@ def hide_password(url: str) -> str:
 
 
 def hide_in(text: str, url: str) -> str:
-    """Return what somebody says of a URL without what `hide_password` hides of it."""
+    """Return a text about a URL without the parts that `hide_password` hides."""
     authority, _ = _split(url)
     userinfo = authority.rpartition("@")[0].partition(":")[2]
     hidden = [value for name, value in parse_qsl(urlsplit(url).query) if name not in _OBJECTS]

@@ -38,7 +38,7 @@ class JobConfiguration:
     time_limit: float | None = None
     is_async: bool = False
     upgrades: Mapping[int, JobUpgrade] = field(default_factory=dict)
-    """By version, what makes arguments of the version before into that version's; the last is today's."""
+    """By version, the step from the version before to this one; the last version is today's."""
 
     def __post_init__(self) -> None:
         for attribute, plain in _PLAIN.items():

@@ -1,4 +1,4 @@
-"""What a running job may ask about its own run."""
+"""The facts that a running job may ask for about its own run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class JobExecutionContext(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def try_count(self) -> int:
-        """Which try this is, from 1. Tries that ended with their process are in `lost_count` instead."""
+        """Which try this is, from 1. Tries whose process crashed are in `lost_count` instead."""
         return self._envelope.try_count + 1
 
     @property
@@ -75,7 +75,7 @@ class JobExecutionContext(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def last_error(self) -> str | None:
-        """What the try before failed with."""
+        """The error of the try before."""
         return self._envelope.last_error
 
     @property

@@ -42,10 +42,10 @@ def names_of(cls: Any) -> tuple[str, ...]:
 
 
 def name_after(owner: Any) -> str:
-    """Return the name of a job that was given none: where its function or class is; refuse one that is in a function.
+    """Return the default name of a job: where its function or class is; refuse one that is inside a function.
 
-    Each call of that makes another, which would take the place of the one before; and who imports the module alone has
-    none.
+    Each call of that function makes another job, which would replace the one before; and a process that only imports
+    the module has none.
     """
     if "<" in owner.__qualname__:
         raise JobDefinitionError(
@@ -56,7 +56,7 @@ def name_after(owner: Any) -> str:
 
 
 def refuse_bad_name(name: object) -> None:
-    """Raise `JobDefinitionError` for what can't be a job's name."""
+    """Raise `JobDefinitionError` for a value that can't be a job's name."""
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable() or " " in name:
         raise JobDefinitionError(
             f"{name!r} can't be a job's name: 1 to {_MAX_NAME} printable characters without spaces, as 'mail.send'."

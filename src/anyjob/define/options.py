@@ -1,4 +1,4 @@
-"""What a call may say about one run, checked where it is said."""
+"""The options of one run, checked where they are given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EnqueueOptions", "PrepareOptions", "due_at", "plain_options"]
 
 
 class PrepareOptions(TypedDict, total=False):
-    """What an envelope keeps of what is said about one run; the rest comes from the job's configuration."""
+    """The options of one run that its envelope keeps; the rest comes from the job's configuration."""
 
     priority: JobPriority | None
     delay: timedelta | float | None
@@ -30,17 +30,17 @@ class PrepareOptions(TypedDict, total=False):
 
 
 class EnqueueOptions(PrepareOptions, total=False):
-    """What may be said about one run when it is enqueued."""
+    """The options of one run when it is enqueued."""
 
     backend: str | None
-    """Alias of the backend that is to take it, in place of the one that the routes choose."""
+    """Alias of the backend to send it to, in place of the one that the routes choose."""
     unique_id: bool | None
     """Refuse to send a `job_id` that may come to stand for two jobs, where the backend has no `unique_ids`. Where it
     has, `DuplicateJobIdError` says that a job of this id is there already: waiting, running or parked."""
 
 
 def plain_options(options: PrepareOptions) -> EnqueueOptions:
-    """Return the options that are said (None is unsaid), each as a plain value that may travel.
+    """Return the options that are given (None is not given), each as a plain value that may travel.
 
     Raises `InvalidOptionError`, saying what is wrong with which option and what would be right.
     """

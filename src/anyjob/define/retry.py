@@ -111,7 +111,7 @@ _LARGEST: Final = 1e300
 DEFAULT_RETRY: Final = RetryPolicy()
 
 
-class _Wish(Exception):  # noqa: N818  # an order to the executor, not an error
+class _Wish(Exception):  # noqa: N818  # an order to the executor, no error
     """Raised by a job: run me again at a time that I choose."""
 
     def __init__(

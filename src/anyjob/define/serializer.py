@@ -68,7 +68,7 @@ class JsonJobSerializer:
             raise InvalidArgsError(f"{_name(args_type)}: {_told(error)}") from error
 
     def _encode_checked(self, args: object, decoder: _Decoder, encoders: Sequence[msgspec.json.Encoder]) -> bytes:
-        """Return the JSON of the first encoder whose JSON comes back as `args`; raise what ails that of the last."""
+        """Return the JSON of the first encoder whose JSON decodes to `args`; raise the error of the last one's."""
         try:
             data = encoders[0].encode(args)
             if len(data) > self._max_size:

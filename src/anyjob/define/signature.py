@@ -79,7 +79,7 @@ class JobFunction(Generic[P, R]):
         )
 
     def _hints(self) -> Mapping[str, Any]:
-        """Return the parameters' types; what the function returns is nobody's affair, and need not be importable."""
+        """Return the parameters' types; the type that the function returns need not be importable."""
         annotations = getattr(self.function, "__annotations__", {})
         parameters = SimpleNamespace(
             __annotations__={p.name: annotations[p.name] for p in self._parameters if p.name in annotations},
@@ -125,7 +125,7 @@ def refuse_generator(function: Callable[..., Any]) -> None:
 
 
 def is_unrun(result: object) -> bool:
-    """Whether what a job returned is the very work, which nobody ran."""
+    """Whether a job returned the work itself, unrun."""
     return isinstance(result, _UNRUN)
 
 
