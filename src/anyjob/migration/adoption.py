@@ -1,4 +1,4 @@
-"""Native messages as jobs: what an application sent by its job library alone, bound to the signature of a job."""
+"""Native messages as jobs: their arguments are bound to the signature of a job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from anyjob.seams.stored import JobState
 __all__ = ["NativeReader", "NativeSource"]
 
 Prepare = Callable[[JobConfiguration, object, EnqueueOptions], JobEnvelope]
-"""What an enqueue does before it sends. Raises `AnyjobError`."""
+"""Prepares an envelope as an enqueue does before it sends. Raises `AnyjobError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class NativeSource:
 class NativeReader:
     """Makes the job of a native message that an enqueue of the same arguments would have made.
 
-    It keeps the message's id, due time, tries and headers; queue and priority are the job's, for the numbers of others
-    mean something else. `tasks` says which job stands for which task.
+    It keeps the message's id, due time, tries and headers; queue and priority are the job's, because the numbers of
+    other libraries mean something else. `tasks` says which job stands for which task.
     """
 
     def __init__(self, tasks: Mapping[str, JobConfiguration], prepare: Prepare, clock: Clock) -> None:

@@ -34,16 +34,18 @@ class MigrationOptions:
     """What to move, and how. Raises `InvalidOptionError`."""
 
     states: frozenset[JobState] = frozenset({JobState.WAITING, JobState.SCHEDULED})
-    """Of WAITING, SCHEDULED and ABANDONED. What runs is never touched."""
+    """Of WAITING, SCHEDULED and ABANDONED. Running jobs are never touched."""
     queues: frozenset[str] | None = None
     name: str | None = None
     """A pattern of job names, as `mail.*`."""
     batch: int = 200
-    """How many jobs are on the way at a time: as many are in doubt if the mover is killed."""
+    """How many jobs are on the way at a time: so many are in doubt if the mover is killed."""
     rate: float | None = None
     """At most so many jobs a second."""
     verify: bool = False
-    """Read each batch back from the destination before the source lets go of it; refused where nobody can look."""
+    """Read each batch back from the destination before the source deletes it; refused if the destination can't list
+    jobs.
+    """
     resume: str | None = None
     """The run to go on with."""
 
@@ -59,7 +61,7 @@ class MigrationOptions:
 
 
 class MoveSource(Protocol):
-    """What jobs are moved from: a backend, or an inspector of native messages."""
+    """The source of a migration: a backend, or an inspector of native messages."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -77,7 +79,7 @@ class JobMigration:
     `resume` tells the destination which jobs it may have got already.
 
     `refuse` raises `AnyjobError` for a job that the destination must not get, beyond what its capabilities say.
-    `progress` hears of each batch; its reports have no groups.
+    `progress` is called after each batch; its reports have no groups.
 
     Raises `UnsupportedCapabilityError` if the source can't give away jobs of these states.
     """
@@ -108,7 +110,7 @@ class JobMigration:
         self._chosen = JobFilter(
             states=options.states, queues=options.queues, name=options.name, where=self._tally.may_move
         )
-        # What is held goes back by itself after five minutes: no batch may take longer.
+        # A held job goes back by itself after five minutes: no batch may take longer.
         self._batch = min(options.batch, max(1, int(60 * options.rate))) if options.rate else options.batch
         self._next_at = clock.monotonic()
         self._pause = threading.Condition()
@@ -117,13 +119,12 @@ class JobMigration:
         self._verified = 0
         self._in_doubt: dict[str, None] = {}
         self.run = options.resume or JobIds().new(clock.now())
-        """What a `resume` needs to know."""
+        """The name of this run, which `resume` takes."""
 
     def preview(self) -> MigrationReport:
         """Look, and move nothing.
 
-        A source that shows its waiting jobs to nobody is looked into by taking them and giving them back: to a worker
-        each then counts as delivered before.
+        If a source can't list its waiting jobs, each is held and given back: a worker then sees it as redelivered.
         """
         self._tally.begin_pass()
         with ExitStack() as stack:
@@ -133,10 +134,10 @@ class JobMigration:
         return self._report(dry_run=True, remaining=self._inspector.count())
 
     def move(self) -> MigrationReport:
-        """Move all that is chosen, until a pass over the source finds nothing more to move.
+        """Move all chosen jobs, until a pass over the source finds no more to move.
 
-        Raises `MigrationError` when a side is away, or a job reads otherwise at the destination; `InvalidOptionError`
-        if both turn out to be one place.
+        Raises `MigrationError` when a side is unreachable, or a job reads otherwise at the destination;
+        `InvalidOptionError` if both turn out to be one place.
         """
         try:
             self._begin()
@@ -145,7 +146,7 @@ class JobMigration:
                 if (self._pass() == 0 and self._is_empty()) or self.is_stopped:
                     break
             self._doubt(self._destination.marks.in_doubt(self.run))
-            if not self._tally.under_way:  # else it is at the destination, and may come again from the source
+            if not self._tally.under_way:  # else jobs are at the destination that the source may give again
                 self._destination.marks.forget(self.run)
             return self._report(remaining=self._inspector.count())
         except EnqueueError as error:
@@ -167,7 +168,7 @@ class JobMigration:
             self._pause.notify_all()
 
     def _pass(self) -> int:
-        """Come past the whole source once; return how many jobs were moved."""
+        """Go over the whole source once; return how many jobs were moved."""
         self._tally.begin_pass()
         before = self._tally.moved
         with self._drain() as taken:
@@ -209,15 +210,15 @@ class JobMigration:
         self._let_go(sent)
 
     def _let_go(self, sent: Sequence[HeldJob]) -> None:
-        """Take off the source what the destination has."""
+        """Delete from the source the jobs that the destination accepted."""
         held = self._inspector.acknowledge(sent)
         gone = [each.job for each, was_held in zip(sent, held, strict=True) if was_held]
-        for job in gone:  # the others are back at the source, and come again
+        for job in gone:  # the others are back at the source, and will be read again
             self._tally.move(job)
         self._destination.marks.forget(self.run, [job.id for job in gone])
 
     def _verify(self, sent: Sequence[HeldJob]) -> None:
-        """Compare with what the destination shows. What it doesn't show any more, a worker has taken meanwhile."""
+        """Compare with the jobs at the destination. If one is missing there, a worker has claimed it meanwhile."""
         wanted = {each.job.id: each.job.envelope for each in sent}
         found = (
             _inspector_of(self._to, self._destination)
@@ -239,14 +240,14 @@ class JobMigration:
         return self._options.states <= self._source.capabilities.listing
 
     def _is_empty(self) -> bool:
-        """Whether the source counts no more than what is left there: jobs on their way from one of a broker's queues to
-        the next are in no queue.
+        """Whether the source counts no more jobs than are left there: jobs on their way from one of a broker's queues
+        to the next are in no queue.
         """
         if self._options.queues is not None or self._options.name is not None:
             return True
         counts = self._inspector.count()
         if not counts.keys() >= self._options.states:
-            return True  # nobody can tell: a pass found nothing
+            return True  # it can't be counted: a pass found nothing
         return sum(counts[state] for state in self._options.states) <= self._tally.left + self._tally.foreign
 
     def _reason_to_leave(self, envelope: JobEnvelope) -> str | None:

@@ -1,4 +1,4 @@
-"""What a migration did: counted by job while it goes, told as a report."""
+"""The report of a migration, which counts jobs while it goes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ __all__ = ["MigrationError", "MigrationReport", "MovedGroup", "Tally"]
 
 
 class MovedGroup(Struct, frozen=True):
-    """The jobs of one queue, state and name, as they were at the source; what is no job of ours has neither, but for
-    native messages that are adopted: theirs are the library's own queue and task."""
+    """The jobs of one queue, state and name, as they were at the source; foreign messages have neither queue nor name,
+    except native messages that are adopted: theirs are the library's own queue and task.
+    """
 
     queue: str
     state: JobState
@@ -40,9 +41,9 @@ class MigrationReport(Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     passes: int = 0
     read: int = 0
-    """How many different jobs it came past."""
+    """How many different jobs it read."""
     moved: int = 0
-    """Taken on by the destination, and off the source; of a dry run: what would be."""
+    """Accepted by the destination, and deleted from the source; in a dry run: that would be."""
     left: int = 0
     """Left where they were; `groups` say why."""
     foreign: int = 0
@@ -50,14 +51,16 @@ class MigrationReport(Struct, frozen=True, kw_only=True):
     verified: int = 0
     """Of the moved: read back from the destination and found equal."""
     in_doubt: Sequence[str] = ()
-    """Jobs that may be at the destination twice: a mover was killed, or a server away, when they were on the way."""
+    """Jobs that may be at the destination twice: a mover was killed, or a server unreachable, when they were on the
+    way.
+    """
     groups: Sequence[MovedGroup] = ()
     remaining: Mapping[JobState, int] = field(default_factory=dict)
-    """What the source still counts, whether or not it was chosen."""
+    """The jobs that the source still counts, chosen or not."""
 
     @property
     def is_balanced(self) -> bool:
-        """Whether `read` = `moved` + `left` + `foreign`; what is missing went back to the source while under way."""
+        """Whether `read` = `moved` + `left` + `foreign`; missing jobs went back to the source while under way."""
         return self.read == self.moved + self.left + self.foreign
 
 
@@ -83,7 +86,7 @@ class _Group(Struct, frozen=True, order=True):
 
 
 class Tally:
-    """Decides what is left where it is, and counts. What is left is counted by the last pass, by its id."""
+    """Decides which jobs are left where they are, and counts. The last pass counts those that are left, by id."""
 
     def __init__(self, reason: Callable[[JobEnvelope], str | None]) -> None:
         self.passes = 0

@@ -15,8 +15,8 @@ __all__ = ["JobLane", "JobRow"]
 class JobRow(Struct, order=True, gc=False):
     """A job. Rows compare by `due`, then `seq`, which is unique: within its lane, the order in which they run.
 
-    No field can form a cycle, hence gc=False: a million waiting jobs cost the collector nothing. What few jobs have
-    (a lease, a failure) is kept beside the rows.
+    No field can form a cycle, hence gc=False: a million waiting jobs cost the collector nothing. Facts that few jobs
+    have (a lease, a failure) are kept beside the rows.
     """
 
     due: datetime
@@ -30,10 +30,10 @@ class JobRow(Struct, order=True, gc=False):
 class JobLane:
     """The free jobs of one queue and one priority.
 
-    Two structures: jobs that are due as they come line up in a deque, for they come in order; scheduled ones, and
+    Two structures: jobs that are due when they come line up in a deque, because they come in order; scheduled ones, and
     those that go back to an old place, are in a heap. So neither a million due nor a million scheduled jobs slow down
-    an immediate one. What is taken out of the middle stays where it is, no longer the row that `rows` holds, until it
-    surfaces or is the greater part.
+    an immediate one. A row that is taken out of the middle stays there as a stale row, which `rows` no longer holds,
+    until it is first or stale rows are the greater part.
     """
 
     def __init__(self, rows: dict[str, JobRow]) -> None:
@@ -43,14 +43,14 @@ class JobLane:
         self._stale = 0
 
     def append(self, row: JobRow) -> None:
-        """Take a row that is due: to the end of the line, if that is its place."""
+        """Add a row that is due: to the end of the line, if that is its place."""
         if not self._line or self._line[-1] < row:
             self._line.append(row)
         else:
             self.push(row)
 
     def push(self, row: JobRow) -> None:
-        """Take a row that is due at any time."""
+        """Add a row that is due at any time."""
         heapq.heappush(self._heap, row)
 
     def first(self) -> JobRow | None:
@@ -62,7 +62,7 @@ class JobLane:
         return self._line[0] if self._line else None
 
     def pop_due(self, now: Callable[[], datetime]) -> JobRow | None:
-        """Remove and return the first row, if it is due; `now` is asked only where that is in question."""
+        """Remove and return the first row, if it is due; `now` is called only if that is in question."""
         if not self._heap and not self._stale:  # nearly always; nothing in the line is early
             return self._line.popleft() if self._line else None
         row = self.first()

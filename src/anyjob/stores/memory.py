@@ -27,7 +27,7 @@ __all__ = ["InMemoryJobStore"]
 
 
 class _Lease(Struct, frozen=True, gc=False):
-    """A row out of its lane: run by a worker, or held by whoever took it."""
+    """A row out of its lane: claimed by a worker, or held by an operator."""
 
     row: JobRow
     token: int
@@ -36,7 +36,9 @@ class _Lease(Struct, frozen=True, gc=False):
     running: bool
 
     def is_over(self, now: float) -> bool:
-        return round(self.until, 6) <= now  # as in `deadline_in`, but here, for each claim would pay for it
+        return (
+            round(self.until, 6) <= now
+        )  # as in `deadline_in`, but here, because each claim would pay for the rounding
 
 
 class _Marks(SendMarks):
@@ -44,7 +46,7 @@ class _Marks(SendMarks):
         self._keys: dict[str, set[str]] = {}
 
     def keys(self, mark: str) -> set[str]:
-        """Return the keys of the jobs that came under a mark."""
+        """Return the keys of the jobs that were inserted under a mark."""
         return self._keys.setdefault(mark, set())
 
     def begin(self, mark: str) -> None:
@@ -65,12 +67,13 @@ class _Marks(SendMarks):
 class InMemoryJobStore(JobStore):
     """Keeps jobs in memory, as the bytes that any other backend would carry; they end with the process.
 
-    They are of the process that enqueued them: a forked child begins with none, else each would run its parent's again.
+    They belong to the process that enqueued them: a forked child begins with none, else it would run its parent's
+    again.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
-        self._ids = JobIds()  # for what is parked without one
+        self._ids = JobIds()  # for parked messages without an id
         self._tokens = itertools.count(1)
         self.marks: _Marks = _Marks()
         self._listeners = Listeners()
@@ -84,7 +87,7 @@ class InMemoryJobStore(JobStore):
         self._rows: dict[str, JobRow] = {}
         self._leases: dict[str, _Lease] = {}
         self._failures: dict[str, JobFailure] = {}
-        self._copies: dict[str, dict[str, None]] = {}  # ids of what is parked beside a job of the same id, by that
+        self._copies: dict[str, dict[str, None]] = {}  # `copy_id`s of parked jobs, by the id of the job
         self._lanes: dict[int, dict[str, JobLane]] = {}  # by priority, highest first, then by queue
 
     def insert(self, envelopes: Sequence[JobEnvelope], *, once: str | None = None) -> None:
@@ -129,10 +132,10 @@ class InMemoryJobStore(JobStore):
                 del self._leases[row.id]
                 self._failures[row.id], row.raw = outcome.failure, outcome.raw
             else:
-                job_id = outcome.envelope.id  # another than the row's, if this was parked as a copy, or as unreadable
+                job_id = outcome.envelope.id  # differs from the row's if this was parked as a copy, or as unreadable
                 if job_id != row.id:
                     self._refuse_taken(job_id, [outcome.envelope])
-                again = self._row(outcome.envelope)  # first, for it may not be encodable
+                again = self._row(outcome.envelope)  # first, because it may not be encodable
                 self._drop(row)
                 self._add(again, outcome.envelope)
         if not isinstance(outcome, Completed):
@@ -251,9 +254,9 @@ class InMemoryJobStore(JobStore):
             self._forget_copy(row.id)
 
     def _out_of_its_lane(self, row: JobRow) -> JobRow:
-        """Return what goes on in place of a row in the middle of a lane: another one."""
+        """Return a copy that replaces a row in the middle of a lane."""
         another = self._rows[row.id] = replace(row)
-        self._lanes[row.priority][row.queue].leave_stale()  # only now, for it looks which rows are still the same
+        self._lanes[row.priority][row.queue].leave_stale()  # only now, because it compares rows with `rows`
         return another
 
     def _copy_of(self, job_id: str) -> str | None:

@@ -62,7 +62,7 @@ class StoreBackend(JobBackend):
 
 
 def memory_capabilities(lease: float) -> Capabilities:
-    """Return what jobs in memory can do, with leases of so many seconds."""
+    """Return the capabilities of jobs in memory, with leases of so many seconds."""
     return Capabilities(
         priority=Quality.EXACT,
         delay=Quality.EXACT,
@@ -81,7 +81,7 @@ def memory_capabilities(lease: float) -> Capabilities:
 
 
 def memory_backend(config: BackendConfig) -> StoreBackend:
-    """Make the backend of `memory:` URLs. What is still to be run when the process exits is logged with its count."""
+    """Make the backend of `memory:` URLs. When the process exits, the number of jobs not run is logged."""
     if config.options or config.url not in ("memory:", "memory://"):
         raise ConfigurationError(f"backends.{config.alias}: 'memory:' is the whole URL, and it takes no options.")
     backend = StoreBackend(InMemoryJobStore(config.clock), memory_capabilities(config.lease), lease=config.lease)
@@ -141,7 +141,7 @@ class _StoreInspector(JobInspector):
         try:
             yield come_past()
         finally:
-            self._store.release(held)  # those settled are no longer held
+            self._store.release(held)  # claims that were settled are no longer held
 
     def recover(self) -> None:
         self._store.recover()
