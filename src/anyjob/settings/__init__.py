@@ -33,18 +33,18 @@ class BackendSettings(Struct, frozen=True, kw_only=True):
     url: str
     """With `${...}` filled in: it may hold a password, and is never shown."""
     queues: tuple[str, ...] | None = None
-    """The logical queues there are, if the list is to be closed."""
+    """All logical queues, if the list is to be closed."""
     options: Mapping[str, Any] = {}
-    """Handed to the native library as they are."""
+    """Passed to the native library unchanged."""
     unset: str = ""
-    """What the URL lacks to be used, where nobody `connects`."""
+    """Why the URL can't be used, if it was read without `connects`."""
 
     def __repr__(self) -> str:
         return f"BackendSettings(url={hide_password(self.url)!r}, queues={self.queues!r})"
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """What all sources say together."""
+    """The settings of all sources together."""
 
     default: str
     """Alias of the backend that new jobs go to, unless a route says otherwise."""
@@ -54,9 +54,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     imports: tuple[str, ...] = ()
     """Modules that define jobs."""
     observers: tuple[JobObserver | str, ...] = ()
-    """Who looks on, by its name (`shop.tracing:Tracing`) or itself."""
+    """Observers, each by its name (`shop.tracing:Tracing`) or as an object."""
     resolver: JobResolver | str | None = None
-    """What makes job objects, likewise; None calls the job class without arguments."""
+    """The resolver that makes job objects, likewise; None calls the job class without arguments."""
     routes: tuple[JobRoute, ...] = ()
     retry: RetryPolicy | None = DEFAULT_RETRY
     """Policy of the jobs that have none of their own; None is a single try."""
@@ -68,15 +68,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_args_size: int = DEFAULT_MAX_ARGS_SIZE
     """Bytes of JSON."""
     max_losses: int = DEFAULT_MAX_LOSSES
-    """How often a job's process may end while it runs before the job is given up."""
+    """How often a job's process may crash while it runs before the job is given up."""
     defer_unknown: float = DEFER_UNKNOWN
     """Seconds for which a job of an unknown name waits for a process with newer code before it is given up."""
     lease: float = DEFAULT_LEASE
-    """Seconds after which a job whose worker gave no sign of life runs again, where no broker notices the loss."""
+    """Seconds after which a job runs again if its worker didn't renew its lease, where no broker notices the crash."""
     stop_timeout: float = DEFAULT_STOP_TIMEOUT
     """Seconds that running jobs may take to finish when a worker stops."""
     sources: Mapping[str, str] = {}
-    """Which source said it, by path."""
+    """The source of each setting, by path."""
 
 
 def load_settings(
@@ -92,8 +92,8 @@ def load_settings(
 
     Of files, `config` (else `ANYJOB_CONFIG`) is read, else anyjob.toml and [tool.anyjob] of pyproject.toml in the
     nearest of `directory` (default: the current one) and its parents that has any. `schemes`: the URL schemes to
-    accept; None accepts all. Where nobody `connects`, a URL may name a variable that isn't set.
-    Raises `ConfigurationError` with every fault that there is.
+    accept; None accepts all. Without `connects`, a URL may name a variable that isn't set. Raises `ConfigurationError`
+    with every fault that there is.
     """
     environ = os.environ if environ is None else environ
     faults: list[str] = []
@@ -124,7 +124,7 @@ def _assemble(
     faults: list[str],
     schemes: Collection[str] | None,
 ) -> Settings | None:
-    """Put the parts together; note the faults that show only now: what names what."""
+    """Put the parts together; note the faults that show only now: names that lead nowhere."""
     rows, plain = _split(values)
     backends: dict[str, BackendSettings] = {}
     for alias, row in rows.items():
@@ -156,7 +156,7 @@ def _assemble(
 
 
 def _only_candidate(aliases: Collection[str], worker_backend: str | None, faults: list[str]) -> str | None:
-    """Return where new jobs go if nobody says so: to the only backend, the worker's apart."""
+    """Return the default for new jobs if none is set: the only backend, except the worker's."""
     candidates = [alias for alias in aliases if alias != worker_backend] or list(aliases)
     if len(candidates) == 1:
         return candidates[0]

@@ -32,8 +32,8 @@ def load(
     """Read the settings from all sources, `given` the strongest, and return the manager they describe.
 
     Raises `NotConfiguredError` if no source names a backend, `ConfigurationError` with all faults otherwise. Backends
-    are made on first use; none connects before it is used. Where nobody `connects`, in a test's sandbox, a URL may name
-    a variable that isn't set: its backend raises `ConfigurationError` if it is asked for all the same.
+    are made on first use; none connects before it is used. Without `connects`, in a test's sandbox, a URL may name a
+    variable that isn't set: its backend raises `ConfigurationError` if it is used all the same.
     """
     settings = load_settings(given, schemes=installed_schemes(), connects=connects)
     if settings is None:

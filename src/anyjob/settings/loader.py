@@ -51,9 +51,9 @@ def installed_schemes() -> Mapping[str, EntryPoint]:
 
 
 def load_backend(config: BackendConfig) -> JobBackend:
-    """Make the backend of `config.url`; imports its package, connects to nothing.
+    """Make the backend of `config.url`; import its package, connect to no server.
 
-    Raises `ConfigurationError` for a scheme that nobody registered, and `BackendNotInstalledError`, with the pip
+    Raises `ConfigurationError` for a scheme that no package registered, and `BackendNotInstalledError`, with the pip
     command, when the library behind it is missing.
     """
     scheme = config.url.partition(":")[0]

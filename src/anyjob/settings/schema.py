@@ -23,7 +23,7 @@ Reader = Callable[[Any], Any]
 
 
 def _plain(kind: Any, *, at_least: float | None = None) -> Reader:
-    """Make a reader of one type; strings stand for numbers and switches, for the environment has nothing else."""
+    """Make a reader of one type; strings stand for numbers and switches, because the environment has nothing else."""
 
     def read(value: Any) -> Any:
         converted = msgspec.convert(plain_number(plain_text(value)), kind, strict=False)
@@ -150,7 +150,9 @@ BACKEND_FIELDS: Final[Mapping[str, Reader]] = {
 
 
 def read_source(source: str, said: Any, faults: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield what a source says as (path, value), checked; note every fault. `backends.x` stands before a whole row."""
+    """Yield the settings of a source as (path, value), checked; note every fault. `backends.x` stands before a whole
+    row.
+    """
     if not isinstance(said, Mapping):
         faults.append(f"{source}: must be a table.")
         return

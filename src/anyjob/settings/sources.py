@@ -22,13 +22,13 @@ __all__ = [
 ]
 
 Source = tuple[str, Mapping[str, Any]]
-"""A source's name for messages, and what it says."""
+"""A source's name for messages, and its settings."""
 
 APP_VARIABLE: Final = "ANYJOB_APP"
 CONFIG_VARIABLE: Final = "ANYJOB_CONFIG"
 _PREFIX: Final = "ANYJOB_"
 _RESERVED: Final = "ANYJOB_TEST_"
-# What Kubernetes tells each container of services: of one called `anyjob`, or `anyjob-redis`, it begins as ours do.
+# Kubernetes sets variables for each service: those of one called `anyjob`, or `anyjob-redis`, begin as ours do.
 _OF_KUBERNETES: Final = re.compile(
     r".*_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)", re.DOTALL
 )
@@ -112,7 +112,7 @@ def read_files(directory: Path | None, config: Path | None, faults: list[str]) -
 def _read(path: Path, faults: list[str]) -> list[Source]:
     if not path.is_file():
         return []
-    import tomllib  # only who has a file pays for it
+    import tomllib  # imported only if there is a file
 
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
