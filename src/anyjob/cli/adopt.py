@@ -1,4 +1,4 @@
-"""`anyjob adopt`: what an application sent by its job library alone, as jobs."""
+"""`anyjob adopt`: makes jobs of messages that an application sent by its job library alone."""
 
 from __future__ import annotations
 

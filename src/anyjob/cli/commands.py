@@ -42,7 +42,7 @@ P = ParamSpec("P")
 
 
 class ExitCode(IntEnum):
-    """What the command ends with; 2 (wrong usage) is click's, 130 (Ctrl-C) the shell's."""
+    """Exit codes of the command; 2 (wrong usage) is click's, 130 (Ctrl-C) the shell's."""
 
     DONE = 0
     FAILED = 1
@@ -288,7 +288,7 @@ def _value(settings: Settings, path: str) -> Any:
 def _shown(path: str, value: Any) -> str:
     if path.endswith(".url"):
         return hide_password(value)
-    if path.endswith(".options"):  # whatever a native library takes: it may well be a secret
+    if path.endswith(".options"):  # an option of a native library may well be a secret
         return ", ".join(f"{key}=***" for key in value)
     return ", ".join(value) if isinstance(value, tuple) and all(isinstance(each, str) for each in value) else str(value)
 
@@ -308,7 +308,7 @@ def _command(alias: str, options: WorkerOptions) -> Sequence[str]:
 
 
 def _become(alias: str, worker: NativeCommand, options: WorkerOptions) -> NoReturn:
-    """Go on as the native worker: what it serves, and its argv can't say, is in the environment."""
+    """Become the native worker: the environment has those options that its argv can't."""
     said = {"ANYJOB_WORKER_BACKEND": alias, "ANYJOB_STOP_TIMEOUT": f"{options.stops_within:g}"}
     try:
         os.execvpe(worker.argv[0], worker.argv, {**os.environ, **said, **worker.environment})  # noqa: S606
@@ -317,9 +317,9 @@ def _become(alias: str, worker: NativeCommand, options: WorkerOptions) -> NoRetu
 
 
 def _refuse_absence(alias: str, backend: JobBackend) -> None:
-    """Raise `EnqueueError` if a worker would find no server: whoever supervises it is to know, and to start it again.
+    """Raise `EnqueueError` if the server is unreachable: a supervisor is to know it, and to start the worker again.
 
-    Once a worker runs, it waits out whatever its server does.
+    Once a worker runs, it waits until its server is reachable.
     """
     try:
         if backend.inspector is not None:

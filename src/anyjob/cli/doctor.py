@@ -1,4 +1,4 @@
-"""What stands between the settings and jobs that run: whether each backend answers, and what it puts at risk."""
+"""Examines settings, jobs and backends: whether each backend answers, and its risks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anyjob migrate`: jobs that wait, from one backend to another."""
+"""`anyjob migrate`: moves waiting jobs from one backend to another."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def migrate(source: str, destination: str, *, dry_run: bool, report: Path | None
 
 def _total(counts: Mapping[JobState, int], options: MigrationOptions) -> int | None:
     if options.queues is not None or options.name is not None or not counts.keys() >= options.states:
-        return None  # nobody knows before it is done
+        return None  # unknown before it is done
     return sum(counts[state] for state in options.states)

@@ -61,7 +61,7 @@ def moving_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def options_of(chosen: Mapping[str, Any]) -> MigrationOptions:
-    """Return what the options of a command say; None is unsaid."""
+    """Return the options of a command; None is not given."""
     return MigrationOptions(**{key: value for key, value in chosen.items() if value is not None})
 
 
@@ -72,9 +72,9 @@ def move_or_preview(
     dry_run: bool,
     file: Path | None,
 ) -> MigrationReport:
-    """Run what `make` makes of a function that hears of its progress; `total` jobs are to come, if anybody knows.
+    """Run the migration that `make` returns for a progress callback; `total` jobs are to come, None if unknown.
 
-    Ends the process when it was interrupted, with what is left to do.
+    If it was interrupted, this ends the process, and prints how to go on.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     console = Console(stderr=True)
@@ -108,7 +108,7 @@ def move_or_preview(
 
 
 def _told(remaining: Mapping[JobState, int]) -> str:
-    """Tell what is left, as far as it can be counted: what can't may well be there."""
+    """Tell how many jobs are left, as far as they can be counted: others may well be there."""
     left = ", ".join(f"{state.value} {count}" for state, count in remaining.items() if count)
     unseen = [state for state in JobState if state not in remaining]
     if not unseen:
@@ -133,7 +133,7 @@ def _stops(migration: JobMigration) -> Iterator[None]:
 
 
 def _report(report: MigrationReport, file: Path | None) -> Sequence[str]:
-    """Print a report and write it to the file; if that fails, print that as well, and return what to say of it."""
+    """Print a report and write it to the file; if that fails, print the report's data, and return the message."""
     _print(report)
     if file is None:
         return ()

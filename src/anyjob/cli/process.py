@@ -64,11 +64,11 @@ def _run_until_told(worker: JobWorker) -> bool:
 
 
 class _Events(Generic[T]):
-    """What happens, one after the other: TERM and INT, and what is put here."""
+    """Events, one after the other: TERM and INT, and those that are put here."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[T | signal.Signals] = SimpleQueue()
-        # A handler interrupts whatever holds the locks of logging or of an Event; a SimpleQueue is made for it.
+        # A handler may interrupt code that holds the locks of logging or of an Event; a SimpleQueue is made for it.
         self.put = self._queue.put
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, lambda number, _frame: self.put(signal.Signals(number)))
