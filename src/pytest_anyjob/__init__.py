@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def anyjob_sandbox(request: pytest.FixtureRequest) -> Iterator[JobSandbox]:
     """Every backend of the application is memory for the length of the test, on a clock that stands still."""
-    from anyjob.testing import in_memory  # with all of anyjob, by who asks for it
+    from anyjob.testing import in_memory  # imports all of anyjob, so only here
 
     marker = request.node.get_closest_marker("anyjob_sandbox")
     with in_memory(**(marker.kwargs if marker is not None else {})) as sandbox:

@@ -1,4 +1,4 @@
-"""What pytest tells of the conformance kit: the logs of the workers of a test that failed, and what was not proved."""
+"""Pytest's report on the conformance kit: the logs of the workers of a failed test, and the promises not proved."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tell of each class of the kit's tests what was not proved of its backend, and why."""
+    """Tell for each class of the kit's tests which promises of its backend were not proved, and why."""
     unproved: dict[str, dict[str, None]] = {}
     for report in terminalreporter.stats.get("skipped", ()):
         why = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""

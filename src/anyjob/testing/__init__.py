@@ -1,4 +1,4 @@
-"""What tests use: a sandbox for the jobs of an application, and a clock that stands still until it is moved."""
+"""Tools for tests: a sandbox for the jobs of an application, and a clock that stands still until it is moved."""
 
 from anyjob.testing.case import JobSandboxMixin
 from anyjob.testing.clock import FakeClock

@@ -1,4 +1,4 @@
-"""What a test may claim about jobs; a claim that fails shows what there was, and how the nearest one differs."""
+"""Assertions about jobs; one that fails shows the recorded jobs, and how the nearest one differs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class JobAssertions:
             raise AssertionError(f"No job was to be given up.\n{_list('given up', self.abandoned)}")
 
     def part(self) -> JobAssertions:
-        """Return the same claims about what happens from now on."""
+        """Return the same claims about all events from now on."""
         return JobAssertions(self._record, self._known, self._record)
 
     @contextmanager

@@ -17,7 +17,7 @@ _START: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 class FakeClock:
     """Starts at noon of 1 January 2026 (or `start`) and moves by `travel` and `step` alone. Thread-safe.
 
-    Who waits on it is woken by a journey, and not by a step.
+    `travel` wakes the threads that wait on it, `step` does not.
     """
 
     def __init__(self, start: datetime = _START) -> None:
@@ -43,7 +43,7 @@ class FakeClock:
     def travel(self, duration: timedelta | float = 0.0, *, to: datetime | None = None, **units: float) -> None:
         """Move on by `duration` (seconds, or a timedelta) or by `units` (`minutes=5`), or `to` an aware datetime.
 
-        Never back: nothing that waits could notice.
+        Never back: no waiting thread could notice that.
         """
         way = duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
         with self._lock:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class JobDelivery:
-    """A claim on one job. What is neither settled nor left to its lease is to be released."""
+    """A claim on one job. Release it unless it is settled, or left until its lease expires."""
 
     def __init__(self, backend: SandboxBackend, executor: JobExecutor, claim: JobClaim) -> None:
         self.id = claim.id
@@ -65,7 +65,7 @@ class JobDelivery:
 
 
 def _has_django() -> bool:
-    return "django.db" in sys.modules  # who never imported it has no transaction to join
+    return "django.db" in sys.modules  # a process that never imported it has no transaction to join
 
 
 def _on_a_loop() -> bool:

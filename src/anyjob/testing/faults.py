@@ -1,4 +1,4 @@
-"""What goes wrong in production, on demand: the broker is away, a worker is killed, a message comes twice."""
+"""Faults of production, on demand: the broker is unreachable, a worker is killed, a message is redelivered."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ class SandboxFaults:
         return _any_strikes(self._kills, envelope)
 
     def doubles(self, envelope: JobEnvelope) -> bool:
-        """Whether this message comes a second time."""
+        """Whether this message is delivered a second time."""
         return _any_strikes(self._doubles, envelope)
 
     def accept(
         self, envelopes: Sequence[JobEnvelope], bulk: BulkAtomicity, take: Callable[[Sequence[JobEnvelope]], None]
     ) -> None:
-        """Let the broker `take` what reaches it before a fault strikes; raise `EnqueueError` if one does.
+        """Let the broker `take` the jobs that reach it before a fault strikes; raise `EnqueueError` if one does.
 
-        A broker that takes all or none got none; of one in doubt, nobody can tell.
+        A broker that takes all or none got none; it is unknown whether it got a job in doubt.
         """
         for index, envelope in enumerate(envelopes):
             struck = [fault for fault in self._away if fault.strikes(envelope)]

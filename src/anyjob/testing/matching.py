@@ -31,7 +31,7 @@ Matcher = Callable[[Any], object]
 
 
 class ExpectedJob(TypedDict, total=False):
-    """What a job must have been enqueued with. Every value may be a function of the actual one, or equal anything."""
+    """Values that a job must have been enqueued with. Each may be a function of the actual value, or equal anything."""
 
     queue: str | Matcher
     priority: JobPriority | Matcher
@@ -46,7 +46,7 @@ class ExpectedJob(TypedDict, total=False):
 
 
 class ExpectedRun(ExpectedJob, total=False):
-    """What a run, or an abandoned job, must have had."""
+    """Values that a run, or an abandoned job, must have had."""
 
     error: type[BaseException] | BaseException | Matcher | None
     """Its class, or None for a success."""

@@ -1,4 +1,4 @@
-"""What a sandbox saw: every job that was enqueued, every try that ended, every job that was given up."""
+"""The record of a sandbox: every job that was enqueued, every try that ended, every job that was given up."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class RanJob(EnqueuedJob):
     try_count: int
     """Which try it was, from 1."""
     error: BaseException | None
-    """What it raised; None if it succeeded."""
+    """The exception that it raised; None if it succeeded."""
     next_try_at: datetime | None
     """When it is tried again, if it failed and will be, or was snoozed."""
 
@@ -90,7 +90,7 @@ class AbandonedJob(EnqueuedJob):
 
 
 class JobRecord:
-    """What happened, in order. Grows only; thread-safe in what it does."""
+    """The events, in order. It only grows; thread-safe."""
 
     def __init__(self) -> None:
         self.enqueued: list[EnqueuedJob] = []
@@ -99,7 +99,7 @@ class JobRecord:
 
 
 class JobWatcher(JobObserver):
-    """Writes down what happens to one manager's jobs, and says when an enqueue is over."""
+    """Records the events of one manager's jobs, and tells when an enqueue is over."""
 
     executor: JobExecutor
     """The manager's, inside the sandbox."""
@@ -120,7 +120,7 @@ class JobWatcher(JobObserver):
         return self._known[_key(envelope)]
 
     def accepted(self, envelope: JobEnvelope, backend: str, *, enqueued: bool = True) -> None:
-        """Note a new job; one that came by itself was not `enqueued`."""
+        """Record a new job; one that `receive` put there was not `enqueued`."""
         seen = EnqueuedJob(
             envelope=envelope,
             backend=backend,

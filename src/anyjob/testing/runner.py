@@ -1,4 +1,4 @@
-"""Runs the jobs of a sandbox in the calling thread or task: which, in what order, and what a failure does."""
+"""Runs the jobs of a sandbox in the calling thread or task: chooses them, orders them, and raises failures."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class SandboxRunner:
                     delivery.release()
                     raise
                 count += 1
-                if stop.is_set():  # where nobody felt it
+                if stop.is_set():  # if no job was interrupted by it
                     break
                 if raises and not (isinstance(outcome, Completed) and isinstance(again, Completed)):
                     self.raise_first(seen)
@@ -117,14 +117,14 @@ class SandboxRunner:
                     delivery.release()
                     raise
                 count += 1
-                if stop.is_set():  # where nobody felt it
+                if stop.is_set():  # if no job was interrupted by it
                     break
                 if raises and not (isinstance(outcome, Completed) and isinstance(again, Completed)):
                     self.raise_first(seen)
         return count
 
     def due_now(self, chosen: JobChoice) -> Plan:
-        """Plan what is due at this moment, and nothing that comes of it."""
+        """Plan the jobs that are due at this moment, without their follow-up jobs."""
         wanted = [(line, line.due_ids(chosen)) for line in list(self._lines)]
         for line, ids in wanted:
             aside = []
@@ -140,14 +140,14 @@ class SandboxRunner:
                     delivery.release()
 
     def all_due(self, chosen: JobChoice, at_most: int | None = None) -> Plan:
-        """Plan what is due, with what comes of it, while the clock stands still."""
+        """Plan the jobs that are due, with their follow-up jobs, while the clock stands still."""
         count = 0
         while count != at_most and (delivery := self._first(chosen)) is not None:
             yield delivery
             count += 1
 
     def everything(self, chosen: JobChoice) -> Plan:
-        """Plan what is due now and later, moving the clock to each."""
+        """Plan all jobs that are due now and later, moving the clock to each."""
         while True:
             yield from self.all_due(chosen)
             events = [line.backend.store.next_event_at(line.rows(chosen)) for line in self._lines]
@@ -180,7 +180,7 @@ class SandboxRunner:
         return next((delivery for line in list(self._lines) if (delivery := line.claim(chosen)) is not None), None)
 
     def _settled(self, delivery: JobDelivery, outcome: Outcome) -> bool:
-        """Settle, unless the worker is killed now; return whether the message comes a second time."""
+        """Settle, unless the worker is killed now; return whether the message is delivered a second time."""
         envelope = delivery.envelope
         if self._faults.kills(envelope):
             return False

@@ -32,11 +32,11 @@ __all__ = ["JobSandbox", "in_memory"]
 
 @contextmanager
 def in_memory(*, profile: Capabilities | str | None = None, start: datetime | None = None) -> Iterator[JobSandbox]:
-    """Send the jobs of every manager, in all threads, into a sandbox of memory; leave nothing behind.
+    """Send the jobs of every manager, in all threads, into a sandbox of memory; it leaves no trace.
 
-    `profile` is what to behave like: the URL of a backend, whose adapter must be installed and which is not connected
-    to, or its `Capabilities`; then what that backend lacks is refused as there. Default is all that memory can do.
-    `start` is where the clock stands; default is now.
+    `profile` is a backend to behave like: its URL (its adapter must be installed; it is not connected to), or its
+    `Capabilities`; a feature that it lacks is refused as there. Default is all that memory can do. `start` is where the
+    clock stands; default is now.
     """
     clock, record = SandboxClock(start), JobRecord()
     world = SandboxWorld(clock, record, capabilities_of(profile))
@@ -48,11 +48,11 @@ def in_memory(*, profile: Capabilities | str | None = None, start: datetime | No
 
 
 class JobSandbox(JobAssertions):
-    """What a test sees of its jobs, and by which it runs them. Made by the fixture `anyjob_sandbox` or `in_memory()`.
+    """Shows a test its jobs, and runs them. Made by the fixture `anyjob_sandbox` or `in_memory()`.
 
-    Jobs are encoded, checked and stored as ever, and run by nobody until the test says so. Nothing here sleeps. A try
-    that fails raises its own error in the test, with a note that tells the job, after it was settled; `RetryLater` is
-    no failure while tries are left, nor is `Snooze`. `raises=False` leaves errors to `ran` and `abandoned`.
+    Jobs are encoded, checked and stored as in production, and run only when the test says so. Nothing here sleeps. A
+    try that fails raises its own error in the test, with a note that tells the job, after it was settled; `RetryLater`
+    is no failure while tries are left, nor is `Snooze`. `raises=False` leaves errors to `ran` and `abandoned`.
     """
 
     def __init__(self, clock: SandboxClock, record: JobRecord, world: SandboxWorld) -> None:
@@ -86,7 +86,8 @@ class JobSandbox(JobAssertions):
     # Run
 
     def run(self, *, raises: bool = True, **chosen: Unpack[ChosenJobs]) -> int:
-        """Run what is due now, in true order; return how many jobs ran. What they enqueue waits for the next run.
+        """Run the jobs that are due now, in true order; return how many ran. Jobs that they enqueue wait for the next
+        run.
 
         `queue` is a queue or several; `only` is a job, or several, as in claims, or a function of an `EnqueuedJob`. All
         other jobs stay as they are; so it is with `run_one` and `run_all`.
@@ -117,7 +118,7 @@ class JobSandbox(JobAssertions):
         return await self._runner.adrive(self._runner.everything(self._choice(chosen)), raises=raises, limit=max_jobs)
 
     def run_at_enqueue(self) -> AbstractContextManager[None]:
-        """Run what is due at the end of each enqueue, in its thread (of `aenqueue`, in its task), and raise as `run`.
+        """Run the due jobs at the end of each enqueue, in its thread (of `aenqueue`, in its task), and raise as `run`.
 
         What a job enqueues runs after it, not inside of it. Jobs are stored and read again as ever.
         """
@@ -137,7 +138,7 @@ class JobSandbox(JobAssertions):
             self._runner.raise_first(since)
 
     def wait_until_idle(self, timeout: float = IDLE_WITHIN) -> None:
-        """Wait until the workers have run what is due; raise AssertionError if that takes over `timeout` seconds."""
+        """Wait until the workers have run all due jobs; raise AssertionError if that takes over `timeout` seconds."""
         self._world.wait_until_idle(timeout)
 
     def clear(self) -> None:
@@ -155,7 +156,7 @@ class JobSandbox(JobAssertions):
     ) -> AbstractContextManager[None]:
         """Let the `at`-th enqueue of the block (None: each), of `job` if given, raise `EnqueueError`.
 
-        `in_doubt`: the job is in there, but the answer never came. Fails if it was never needed, as all faults do.
+        `in_doubt`: the broker has the job, but its answer never came. Fails if it never struck, as all faults do.
         """
         return self._world.faults.broker_away(Fault(at, self._concerns(job), in_doubt=in_doubt))
 
@@ -168,7 +169,9 @@ class JobSandbox(JobAssertions):
         return self._world.faults.worker_killed(Fault(at, self._concerns(job)))
 
     def delivered_twice(self, at: int | None = None, job: object = UNSET) -> AbstractContextManager[None]:
-        """Let the message of the `at`-th run of the block come, and the job run, a second time. As `worker_killed`."""
+        """Redeliver the message of the `at`-th run of the block, so that the job runs a second time. As
+        `worker_killed`.
+        """
         return self._world.faults.delivered_twice(Fault(at, self._concerns(job)))
 
     def receive(

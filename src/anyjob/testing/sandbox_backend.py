@@ -30,11 +30,11 @@ __all__ = ["MEMORY", "SandboxBackend", "SandboxStore", "capabilities_of"]
 
 MEMORY: Final = memory_capabilities(30.0)
 ChosenRow = Callable[[JobRow], bool]
-_UNBOUNDED: Final = timedelta(minutes=5)  # for a profile that names no bound: jobs come again, some time
+_UNBOUNDED: Final = timedelta(minutes=5)  # for a profile that names no bound: jobs are redelivered, some time
 
 
 def capabilities_of(profile: Capabilities | str | None) -> Capabilities:
-    """Return what to behave like: the capabilities given, or those of the backend of a URL, which is not connected to.
+    """Return the capabilities given, or those of the backend of a URL, which is not connected to.
 
     Raises as `load_backend` does: the adapter and its library must be installed.
     """
@@ -50,7 +50,7 @@ def capabilities_of(profile: Capabilities | str | None) -> Capabilities:
 
 
 class SandboxStore(InMemoryJobStore):
-    """A store that says when a job was settled, and when one of a killed worker comes again.
+    """A store that tells when a job was settled, and when a killed worker's job is redelivered.
 
     Without `unique_ids` it takes a second job of an id, as most brokers do.
     """
@@ -147,7 +147,7 @@ class SandboxBackend(StoreBackend):
         self._faults.accept(envelopes, self.capabilities.bulk, partial(self._take, once=once))
 
     def put(self, envelopes: Sequence[JobEnvelope]) -> None:
-        """Keep jobs that nobody here enqueued, whatever the faults say."""
+        """Keep jobs that were not enqueued here, whatever the faults are."""
         super().send(envelopes)
 
     def _take(self, envelopes: Sequence[JobEnvelope], once: str | None) -> None:

@@ -80,7 +80,7 @@ class _Writer:
         return self._named(info.cls.__qualname__, lambda: self._fields(info))
 
     def custom(self, info: Any) -> dict[str, Any]:
-        """Describe what msgspec doesn't know; what can't be told fits everything."""
+        """Describe a type that msgspec doesn't know; one that can't be described fits everything."""
         cls = info.cls
         if isinstance(cls, type) and issubclass(cls, os.PathLike):
             return {"type": "string"}

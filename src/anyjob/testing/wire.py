@@ -1,4 +1,4 @@
-"""A snapshot of what every job's messages look like: a test that fails before a deploy breaks the queued ones."""
+"""A snapshot of the form of every job's messages: a test that fails before a deploy breaks the queued ones."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def assert_wire_unbroken(
 
     It holds each job's names, the JSON schema of its arguments and their version. A job that is gone, a field that is
     gone, new without a default or of a narrower type fails, unless a step of `upgrades` leads away from the version in
-    the snapshot. What is compatible is written down; with `CI` set in the environment it fails instead, for the file
-    was to be committed. `packages` are those whose jobs count (as ["shop"], to leave out those of tests); default is
-    all in `registry`, which is by default the default one. Import the jobs first: `get_manager().import_jobs()`.
+    the snapshot. A compatible change is written down; with `CI` set in the environment it fails instead, because the
+    file had to be committed. `packages` are those whose jobs count (as ["shop"], to leave out those of tests); default
+    is all in `registry`, which is by default the default one. Import the jobs first: `get_manager().import_jobs()`.
     """
     __tracebackhide__ = True
     path, registry = Path(path), registry or default_registry

@@ -1,4 +1,4 @@
-"""What stands behind the application's managers inside a sandbox: a line of jobs for each alias of each manager."""
+"""The wirings of the application's managers inside a sandbox: a line of jobs for each alias of each manager."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SandboxWorld:
         self._workers: list[JobWorker] = []
 
     def wiring_of(self, manager: JobManager) -> JobWiring:
-        """Return what stands behind a manager in here."""
+        """Return the wiring of a manager in here."""
         wiring = self._wirings.get(manager)
         if wiring is None:
             with self._lock:
@@ -144,7 +144,7 @@ class SandboxWorld:
                     self.runner.drive(self.runner.all_due(EVERY_JOB), raises=True, limit=MAX_JOBS)
 
     async def _on_the_loop(self, _alias: str, _ids: Sequence[str], call: Callable[[], Any]) -> Any:
-        """Call it here, for memory never blocks."""
+        """Call it here, because memory never blocks."""
         self._here.awaits, self._here.due = True, False
         try:
             result, due = call(), self._here.due

@@ -1,4 +1,4 @@
-"""The conformance kit: what every backend and every store must do, as tests that an adapter's own test module runs.
+"""The conformance kit: the duties of every backend and store, as tests that an adapter's own test module runs.
 
     class TestMyBackend(BackendConformance):
         @classmethod

@@ -1,4 +1,4 @@
-"""What an adapter gives the kit: worlds that are apart from each other, real workers, and a server to stop."""
+"""An adapter gives the kit a harness: worlds that are apart from each other, real workers, and a server to stop."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOGS: Final = "anyjob.testing.probes.logs"
 """A module that sets up the log."""
 
 UNREACHABLE: Final = 4
-"""What `anyjob worker` ends with that meets no server at its start."""
+"""Exit code of an `anyjob worker` whose server is unreachable at its start."""
 SHORT: Final[Mapping[str, Any]] = {"lease": 2.0, "stop_timeout": 10.0, "retry": {"max_tries": 2, "first_wait": 0.2}}
 """Settings of the kit's worlds: a crash shows soon. The defaults are proved by one slow test."""
 
@@ -120,7 +120,8 @@ class World(AbstractContextManager["World"], ABC):
 
     @abstractmethod
     def put_hostile(self, path: Path) -> int:
-        """Put messages into the queue `default`, past the core, that a careless worker would die of, or run.
+        """Put messages into the queue `default`, past the core, that would crash a careless worker, or that it would
+        run.
 
         Whatever runs code would make the file `path`. Return how many must end up parked.
         """

@@ -1,4 +1,4 @@
-"""The server is away: an enqueue fails soon and says which jobs are where; what was accepted is still there after."""
+"""The server is unreachable: an enqueue fails soon and says which jobs are where; accepted jobs survive."""
 
 from __future__ import annotations
 

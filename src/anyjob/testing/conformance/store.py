@@ -1,4 +1,4 @@
-"""What seam 2 promises, as tests that any `JobStore` runs, on a clock that they move."""
+"""The promises of seam 2, as tests for any `JobStore`, on a clock that they move."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ class StoreConformance:
         assert store.settle(new, Completed())
         assert not store.settle(new, Completed())
 
-    # Take, park, look
+    # Hold, park, look
 
     def test_take_holds_any_job_that_does_not_run(self, store: JobStore, clock: FakeClock) -> None:
         waiting, scheduled, running = (
