@@ -306,7 +306,9 @@ class JobWorkerMixin(PerformingMixin):
         assert claim is not None  # noqa: S101  # for mypy
         self._source.begin()
         try:
-            outcome = self._keeper.run(claim, stop=self._stop)
+            # In the context that RQ and its wrappers made: there they, and tracers, look for the job.
+            outcome = self._executor.execute(claim.raw, redelivered=claim.redelivered, stop=self._stop)
+            self._keeper.settle(claim, outcome)
         except BaseException as error:
             # While we stop it was meant for the process. Else a step between the job's begin and end failed: it
             # is redelivered, counted as a loss.

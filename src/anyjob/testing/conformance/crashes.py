@@ -46,10 +46,12 @@ class CrashesConformance(KitFixtures):
         for number in range(2):
             worker = world.start_worker(observers=[OBSERVER])
             world.journal.wait(number + 1, "begin", timeout=30)
+            _wait_until_heard(world, number)
             worker.kill()
         gate.touch()
         world.start_worker(observers=[OBSERVER])
         world.journal.wait(3, "begin", timeout=30)
+        _wait_until_heard(world, 2)
         last = world.journal.entries("begin")[-1]
         counted = world.can.exact_loss_count
         assert last.try_count == 1
@@ -260,3 +262,8 @@ def _kill_in_the_middle(world: World) -> None:
     _, again = world.journal.wait(2, "begin", timeout=min(3 * bound, max(UNBOUNDED, bound)))
     assert again.at - died <= bound
     assert (again.id, again.name, again.try_count, again.lost_count) == (job_id, f"{NAME}.probe", 1, 1)
+
+
+def _wait_until_heard(world: World, losses: int) -> None:
+    """Wait for observers: the thread that recovers a job tells them while another may run it already."""
+    wait_until(lambda: len(heard(world.journal.path, "lost")) >= losses, what=f"{losses} losses to be told")
