@@ -27,12 +27,6 @@ class WritesAtTheEnd(FolderStore):
         atexit.register(super().insert, envelopes, once=once)
 
 
-class LooksSeldom(FolderStore):
-    """Waits as long as a worker whose process all jobs come from."""
-
-    poll = 30.0  # so long that no job happens to become due just before a look
-
-
 def _backend(store: type[FolderStore]) -> Callable[[BackendConfig], StoreBackend]:
     def make(config: BackendConfig) -> StoreBackend:
         declared = folder_backend(config).capabilities
@@ -41,11 +35,10 @@ def _backend(store: type[FolderStore]) -> Callable[[BackendConfig], StoreBackend
     return make
 
 
-writes_at_the_end, looks_seldom = _backend(WritesAtTheEnd), _backend(LooksSeldom)
+writes_at_the_end = _backend(WritesAtTheEnd)
 
 FOLDERS_FOUND_BY: Mapping[str, str] = {
     "writes_at_the_end": "test_what_was_accepted_outlives_its_sender",
-    "looks_seldom": "test_never_early_and_in_time",
 }
 """The test that is about the promise each of these entry points breaks."""
 
