@@ -1,1 +1,1 @@
-"""What defines a job: names, arguments and how they travel, when it is tried again, what it knows of its run."""
+"""Defines jobs: their names, arguments and retry policies, and the context of a running job."""

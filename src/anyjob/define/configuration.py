@@ -1,4 +1,4 @@
-"""What a registry knows of one job: its name and aliases, what runs it, its queue, its retries, its time limit."""
+"""The configuration of one job: its name and aliases, its code, its queue, its retries, its time limit."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class JobConfiguration:
 
     @property
     def args_type(self) -> Any:
-        """What the job's arguments decode to; a function's is made from its signature on first use."""
+        """The type that the job's arguments decode to; a function's is made from its signature on first use."""
         return self.declared_args_type or self.job.args_type
 
     @property

@@ -1,1 +1,1 @@
-"""What runs a job: the executor, and the worker of every backend that has none of its own."""
+"""Runs jobs: the executor, and the worker of every backend without a worker of its own."""

@@ -1,1 +1,1 @@
-"""What an adapter or a store promises, and what it may rely on: the contracts between the core and a job system."""
+"""The contracts between the core and a job system: the promises of adapters and stores, and of the core to them."""

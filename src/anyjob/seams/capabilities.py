@@ -1,4 +1,4 @@
-"""What one backend can do, as data: by it the core refuses a missing feature; docs and tests are made from it."""
+"""The capabilities of one backend, as data: the core refuses missing features by it; docs and tests are made from it."""
 
 from __future__ import annotations
 

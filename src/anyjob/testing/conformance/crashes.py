@@ -60,7 +60,7 @@ class CrashesConformance(KitFixtures):
 
     @needs("parked jobs")
     def test_a_job_that_kills_its_process_is_parked(self, *, world: World) -> None:
-        """Whoever supervises the worker starts it again, if that was its process too."""
+        """A supervisor starts the worker again if the job ended the worker's process, too."""
         if world.threaded:
             world.manager.enqueue(world.probe("fatal", gate=str(world.new_gate())))
             for number in range(2):
