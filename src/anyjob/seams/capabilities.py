@@ -1,4 +1,4 @@
-"""The capabilities of one backend, as data: the core refuses missing features by it; docs and tests are made from it."""
+"""The capabilities of one backend, as data: the core refuses missing features by it, docs and tests follow it."""
 
 from __future__ import annotations
 

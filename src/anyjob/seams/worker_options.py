@@ -20,7 +20,7 @@ DEFAULT_STOP_TIMEOUT: Final = 30.0
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):
-    """The queues that a worker serves, and how. Native workers translate these into their own options. Durations in seconds."""
+    """The queues that a worker serves, and how. Native workers translate these. Durations in seconds."""
 
     queues: tuple[str, ...] | None = None
     """Logical queues to serve; None is all."""
